@@ -1,0 +1,120 @@
+"""Weights that were made elsewhere: strict about the trunk, liberal about names, wrapping dicts and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facenet.backbones.embedder import Embedder
+from facenet.errors import UserError
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net_state_dict", "embedder", "net")
+PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Tensor names: loaded and missing as the network calls them, skipped as the file does."""
+
+    path: Path
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...]
+    """In the file, not in the network or of another shape there: a classifier, mostly."""
+    missing: tuple[str, ...]
+    """In the network, not in the file: these keep the values they had. Counters of batches are not listed."""
+
+    def __str__(self) -> str:
+        parts = [f"{self.path.name}: {len(self.loaded)} tensors loaded"]
+        parts += [f"{len(self.skipped)} of the file skipped ({shortened(self.skipped)})"] if self.skipped else []
+        parts += (
+            [f"{len(self.missing)} of the network not in the file ({shortened(self.missing)})"] if self.missing else []
+        )
+        return ", ".join(parts)
+
+
+def load_weights(embedder: Embedder, path: str | Path, *, whole: bool = False) -> LoadReport:
+    """Copies a weight file into the network and says what was copied.
+
+    Every tensor of the trunk must be in the file, under a known name and in the same shape; counters of batches may be
+    absent. Those behind the trunk (`embedder.head_prefixes`) may be absent or differ, as in a fine-tune, unless `whole`
+    is set, as for a test of the weights as they are.
+
+    UserError, and the network unchanged: no such file, an unreadable one, one that holds more than tensors and plain
+    values (nothing in it is executed), the weights of another network.
+    """
+    path = Path(path)
+    found = {plain_name(name): tensor for name, tensor in tensors_of(read(path), path).items()}
+    own = embedder.state_dict()
+    names = embedder.own_names(list(found))
+    matched = {names[name]: tensor for name, tensor in found.items() if fits(own.get(names[name]), tensor)}
+    missing = tuple(name for name in own if name not in matched and not name.endswith("num_batches_tracked"))
+    needed = [name for name in missing if whole or not name.startswith(embedder.head_prefixes)]
+    if needed:
+        shapes = {names[name]: tuple(tensor.shape) for name, tensor in found.items()}
+        raise UserError(another_network(path, needed, own, shapes))
+    embedder.load_state_dict(matched, strict=False)
+    return LoadReport(path, tuple(matched), tuple(name for name in found if names[name] not in matched), missing)
+
+
+def reference_state_dict(embedder: Embedder, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the reference saves: the network, then its classifier's weight (I, D) and bias (I,), for I identities."""
+    return {**embedder.state_dict(), "classifier.weight": weight.detach(), "classifier.bias": bias.detach()}
+
+
+def read(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"weights: no file at {path}; give the path of a weight file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"weights: cannot read {path}: {error.strerror or error}") from error
+    except (
+        Exception
+    ) as error:  # broken bytes surface as almost any type: UnpicklingError, RuntimeError, EOFError, KeyError, ...
+        problem = f"is damaged or holds more than tensors and plain values ({type(error).__name__})"
+        raise UserError(f"weights: {path} {problem}; save its state_dict() again") from error
+
+
+def tensors_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a state dict, however deep a training script wrapped it."""
+    while isinstance(content, Mapping):
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            if tensors := {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}:
+                return tensors
+            break
+        content = inner
+    raise UserError(
+        f"weights: {path} holds no named tensors, neither directly nor under {', '.join(WRAPPERS)}; "
+        "save the state_dict() of a network"
+    )
+
+
+def plain_name(name: str) -> str:
+    while name.startswith(PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def fits(own: torch.Tensor | None, found: torch.Tensor) -> bool:
+    return own is not None and own.shape == found.shape
+
+
+def another_network(
+    path: Path, needed: list[str], own: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> str:
+    """The message for a trunk that the file does not fill."""
+    absent = [name for name in needed if name not in shapes]
+    differ = [f"{name} {shapes[name]} instead of {tuple(own[name].shape)}" for name in needed if name in shapes]
+    problems = [f"{len(absent)} of its tensors are absent, first {absent[0]}"] if absent else []
+    problems += [f"{len(differ)} have another shape, first {differ[0]}"] if differ else []
+    advice = f"the file begins with {next(iter(shapes))}; choose the backbone and input size that it was made for"
+    return f"weights: {path} does not fill this network: {'; '.join(problems)}; {advice}"
+
+
+def shortened(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

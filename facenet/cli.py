@@ -1,0 +1,159 @@
+"""The commands. Nothing heavy is imported before the arguments are known to be good; exit code 2 is the user's mistake, 1 is a failure."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from facenet.errors import UserError
+
+USER, FAILURE = 2, 1
+
+
+def own_experiments() -> str:
+    """Presets and sweeps beside the user's work; Hydra warns about a folder that is not there, so then the built-in one is named again."""
+    folder = Path.cwd() / "experiments"
+    return f"file://{folder}" if folder.is_dir() else "pkg://facenet.experiments"
+
+
+OmegaConf.register_new_resolver("facenet_own_experiments", own_experiments, replace=True)
+
+
+def train() -> None:
+    """facenet-train"""
+    hydra_command(train_job, "train")
+
+
+def train_job(composed: DictConfig) -> float | None:
+    from facenet import config
+    from facenet.tasks.job import run_job
+
+    settings = HydraConfig.get()
+    tags = {}
+    if settings.mode == RunMode.MULTIRUN:
+        tags = {"sweep_id": Path(settings.sweep.dir).name, "job_num": str(settings.job.num)}
+    return run_job(config.resolve(composed), run_dir=output_dir(), overrides=list(settings.overrides.task), tags=tags)
+
+
+def evaluate() -> None:
+    """facenet-evaluate"""
+    hydra_command(evaluate_job, "evaluate")
+
+
+def evaluate_job(composed: DictConfig) -> float:
+    from facenet import config
+    from facenet.tasks.evaluate import run_evaluation
+
+    overrides = list(HydraConfig.get().overrides.task)
+    return run_evaluation(config.resolve(composed), run_dir=output_dir(), overrides=overrides)
+
+
+def output_dir() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir).absolute()
+
+
+def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
+
+    @functools.wraps(job)
+    def task(composed: DictConfig) -> Any:
+        from facenet.launch import RankFailed, stop_signals_raise
+
+        try:
+            with stop_signals_raise():
+                return job(composed)
+        except (UserError, RankFailed) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # Hydra goes on with the next job
+            fail(str(error), USER if isinstance(error, UserError) else FAILURE)
+
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://facenet.conf", config_name=config_name)(task)()
+    except UserError as error:
+        fail(str(error), USER)
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(composition_problem(error, config_name), USER)
+    except OSError as error:  # Hydra makes the run directory before the job starts
+        fail(f"hydra.run.dir: {error.filename or error}: {error.strerror}; choose another with hydra.run.dir=DIR", USER)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def composition_problem(error: Exception, config_name: str) -> str:
+    """Hydra stops at its first complaint. Composing once more with unknown keys let in shows all of them, checked against the signatures."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    forced = [f"++{item}" if is_plain_key(item) else item for item in overrides]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("facenet.conf", version_base="1.3"):
+            composed = compose(config_name, overrides=forced)
+        from facenet import config
+
+        config.check(config.resolve(composed), root_of(config_name))
+    except UserError as problems:
+        return str(problems)
+    except (HydraException, OmegaConfBaseException):
+        pass
+    lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
+    return "config: " + "\n  ".join(lines)
+
+
+def root_of(config_name: str) -> Callable[..., Any]:
+    """The function whose parameters are the keys of the config."""
+    if config_name == "train":
+        from facenet.tasks.train import train
+
+        return train
+    from facenet.tasks.evaluate import evaluate
+
+    return evaluate
+
+
+def is_plain_key(override: str) -> bool:
+    """`optimizer.lr=1`, not a group's choice, nor one that says itself how it is to be applied."""
+    key = override.split("=")[0]
+    return "." in key and "/" not in key and not key.startswith(("hydra.", "+", "~"))
+
+
+def data() -> None:
+    """facenet-data"""
+    parser = argparse.ArgumentParser(prog="facenet-data", description="Prepare and inspect folders of faces.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    annotate = commands.add_parser(
+        "annotate",
+        help="write the annotation file of a folder of faces",
+        description="Writes one line <label>;<absolute path> per image of ROOT/<identity>/<image>, sorted, labels without gaps.",
+    )
+    annotate.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
+    annotate.add_argument("--out", default="cls_train.txt", metavar="FILE", help="file to write (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        from facenet.tasks.annotate import run_annotate
+
+        print(run_annotate(arguments.root, arguments.out))
+    except UserError as error:
+        fail(str(error), USER)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)

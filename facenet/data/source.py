@@ -1,0 +1,90 @@
+"""The choices of the config group `data`: where faces come from and how many go together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from facenet.data.annotation import read_annotation
+from facenet.data.identities import Faces, FolderFaces, with_min_images
+from facenet.data.synthetic import SyntheticFaces
+from facenet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What every source has.
+
+    batch_size: images per optimizer step over all processes. image_size: side of the network's input in pixels.
+    num_workers: decoding threads per process, 0 decodes in the training thread. val_images: share of images held out
+    for the validation loss. val_identities: share of identities held out for test pairs; None takes 0.1 where the
+    benchmark draws pairs from them, else 0. max_unreadable: share of images that may be unreadable before a run stops.
+    min_images: identities with fewer images are left out.
+    """
+
+    batch_size: int = 96
+    image_size: int = 160
+    num_workers: int = 2
+    val_images: float = 0.01
+    val_identities: float | None = None
+    max_unreadable: float = 0.01
+    min_images: int = 1
+
+    def __post_init__(self) -> None:
+        for key, lowest in (("batch_size", 1), ("image_size", 1), ("num_workers", 0), ("min_images", 1)):
+            if getattr(self, key) < lowest:
+                raise UserError(f"data.{key}: expected {lowest} or more, got {getattr(self, key)}")
+        for key in ("val_images", "val_identities", "max_unreadable"):
+            share = getattr(self, key)
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"data.{key}: expected a share in [0, 1], got {share}")
+
+    def open(self) -> Faces:
+        """The labelled images; UserError when there is nothing to train on."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData(Data):
+    """root/<identity>/<image>."""
+
+    root: str
+
+    def open(self) -> Faces:
+        try:
+            faces = FolderFaces(self.root)
+        except UserError as error:
+            raise UserError(f"data.root: {error}") from error
+        if faces.skipped:
+            log.warning("%s: %d files are not images of an identity and are left out", self.root, faces.skipped)
+        return with_min_images(faces, self.min_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationData(Data):
+    """An annotation file, as `facenet-data annotate` writes it."""
+
+    list: str
+
+    def open(self) -> Faces:
+        return with_min_images(read_annotation(self.list), self.min_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticData(Data):
+    """Drawn faces, no files. seed: another value draws other people."""
+
+    num_identities: int
+    images_per_identity: int
+    seed: int = 0
+
+    def open(self) -> Faces:
+        faces = SyntheticFaces(
+            num_identities=self.num_identities,
+            images_per_identity=self.images_per_identity,
+            size=self.image_size,
+            seed=self.seed,
+        )
+        return with_min_images(faces, self.min_images)

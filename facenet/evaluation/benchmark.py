@@ -1,0 +1,196 @@
+"""What `benchmark=` chooses: pairs of images and the protocol by which they are judged. Opening one reads no pixels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facenet.data.identities import Faces, ImageList, Subset
+from facenet.errors import UserError
+from facenet.evaluation.drawn_pairs import draw_different, draw_same
+from facenet.evaluation.pairs_file import read_pairs
+from facenet.evaluation.protocol import Protocol
+
+log = logging.getLogger(__name__)
+SUFFIXES = (".jpg", ".png", ".jpeg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSet:
+    """P pairs over the images of `faces`, each of which occurs in some pair; left and right (P,) index them.
+
+    num_asked: pairs that the configuration asked for, where the images gave fewer.
+    """
+
+    name: str
+    faces: Faces
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    same: NDArray[np.bool_]
+    folds: NDArray[np.int64]
+    protocol: Protocol
+    batch_size: int
+    num_asked: int | None = None
+
+    def __str__(self) -> str:
+        asked = f" of {self.num_asked:,} asked for" if self.num_asked else ""
+        num_folds = len(np.unique(self.folds))
+        return f"{self.name}: {len(self.same):,} pairs{asked} in {num_folds} folds, {len(self.faces):,} images"
+
+
+class NoBenchmark:
+    """No pairs are tested."""
+
+    name = "none"
+    needs_heldout = False
+
+    def open(self, heldout: Faces | None = None) -> None:
+        return None
+
+
+class Lfw:
+    """Labeled Faces in the Wild, View 2: the folds of the list are kept.
+
+    root: folder with root/<identity>/<identity>_0001.jpg (or .png, .jpeg).
+    pairs: the list; where null, pairs.txt in root or beside it. batch_size: images per forward pass.
+    """
+
+    name = "lfw"
+    needs_heldout = False
+
+    def __init__(self, *, root: str, protocol: Protocol, pairs: str | None = None, batch_size: int = 64) -> None:
+        self.root = Path(root).expanduser()
+        self.protocol = protocol
+        self.batch_size = _positive("batch_size", batch_size)
+        self.pairs = None if pairs is None else Path(pairs).expanduser()
+
+    def open(self, heldout: Faces | None = None) -> PairSet:
+        """UserError for a missing or empty root, a missing or wrong list, and missing images of the list."""
+        _check_root(self.root)
+        path = self.pairs or self._found_list()
+        listed = read_pairs(path)
+        images = sorted({*listed.left, *listed.right})
+        number = {image: position for position, image in enumerate(images)}
+        return PairSet(
+            name=self.name,
+            faces=self._faces(images, path),
+            left=np.array([number[image] for image in listed.left]),
+            right=np.array([number[image] for image in listed.right]),
+            same=listed.same,
+            folds=listed.folds,
+            protocol=self.protocol,
+            batch_size=self.batch_size,
+        )
+
+    def _found_list(self) -> Path:
+        places = (self.root / "pairs.txt", self.root.absolute().parent / "pairs.txt")
+        for place in places:
+            if place.is_file():
+                return place
+        raise UserError(
+            f"lfw: no pairs.txt in {self.root} or beside it; set benchmark.pairs to the list, or benchmark=none"
+        )
+
+    def _faces(self, images: list[str], pairs: Path) -> ImageList:
+        paths = [_existing(self.root / image) for image in images]
+        missing = [image for image, path in zip(images, paths, strict=True) if path is None]
+        if missing:
+            raise UserError(
+                f"lfw: {len(missing)} files named by {pairs.name} are missing under {self.root}, "
+                f"first {missing[0]}.jpg; set benchmark.root, or benchmark=none"
+            )
+        identities, labels = np.unique([image.split("/")[0] for image in images], return_inverse=True)
+        return ImageList([path for path in paths if path is not None], labels, [str(name) for name in identities])
+
+
+class HeldOut:
+    """Balanced pairs of identities that were kept out of training, drawn once from `seed`, whatever the run's own seed.
+
+    Pairs are dealt into folds at random: folds fit only a threshold, and few identities would not fill their own.
+    num_pairs: half of them of one identity. batch_size: images per forward pass.
+    """
+
+    name = "heldout"
+    needs_heldout = True
+
+    def __init__(
+        self, *, num_pairs: int, protocol: Protocol, num_folds: int = 10, seed: int = 0, batch_size: int = 64
+    ) -> None:
+        if num_folds < 2 or num_pairs < 2 * num_folds:
+            raise UserError(
+                f"heldout: {num_pairs} pairs in {num_folds} folds; "
+                "benchmark.num_folds must be at least 2 and benchmark.num_pairs at least twice that"
+            )
+        self.num_pairs, self.num_folds, self.seed, self.protocol = num_pairs, num_folds, seed, protocol
+        self.batch_size = _positive("batch_size", batch_size)
+
+    def open(self, heldout: Faces | None = None) -> PairSet:
+        """A warning where the images give fewer pairs than asked; UserError below one of each kind per fold."""
+        if heldout is None or len(heldout.identities) < 2:
+            count = 0 if heldout is None else len(heldout.identities)
+            raise UserError(
+                f"heldout: {count} identities are held out, at least 2 are needed; "
+                "raise data.val_identities, or set benchmark=none"
+            )
+        rng = np.random.default_rng(self.seed)
+        same = draw_same(heldout.labels, self.num_pairs // 2, rng)
+        different = draw_different(heldout.labels, self.num_pairs // 2, rng)
+        half = min(len(same[0]), len(different[0])) // self.num_folds * self.num_folds
+        if half == 0:
+            raise UserError(
+                f"heldout: {len(heldout.identities)} held-out identities give {len(same[0])} pairs of one identity and "
+                f"{len(different[0])} of two, benchmark.num_folds={self.num_folds} of each are needed; "
+                "raise data.val_identities"
+            )
+        pair_set = self._pair_set(heldout, same, different, half)
+        if half < self.num_pairs // 2 // self.num_folds * self.num_folds:
+            log.warning("%s; raise data.val_identities or lower benchmark.num_pairs", pair_set)
+        return pair_set
+
+    def _pair_set(
+        self,
+        heldout: Faces,
+        same: tuple[NDArray[np.int64], NDArray[np.int64]],
+        different: tuple[NDArray[np.int64], NDArray[np.int64]],
+        half: int,
+    ) -> PairSet:
+        sides = [np.concatenate([same[side][:half], different[side][:half]]) for side in (0, 1)]
+        used, numbers = np.unique(np.concatenate(sides), return_inverse=True)
+        folds = np.arange(half, dtype=np.int64) % self.num_folds
+        return PairSet(
+            name=self.name,
+            faces=Subset(heldout, used),
+            left=numbers[: 2 * half],
+            right=numbers[2 * half :],
+            same=np.arange(2 * half) < half,
+            folds=np.concatenate([folds, folds]),
+            protocol=self.protocol,
+            batch_size=self.batch_size,
+            num_asked=self.num_pairs if 2 * half < self.num_pairs else None,
+        )
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise UserError(f"benchmark.{name}: expected at least 1, got {value}")
+    return value
+
+
+def _check_root(root: Path) -> None:
+    hint = "set benchmark.root to the folder of <identity>/<image>, or benchmark=none"
+    if not root.is_dir():
+        raise UserError(f"lfw: {root} is not a folder; {hint}")
+    with os.scandir(root) as entries:
+        if next(entries, None) is None:
+            raise UserError(f"lfw: {root} is empty; {hint}")
+
+
+def _existing(stem: Path) -> str | None:
+    """The path of the image with this stem, or None."""
+    paths = (f"{stem}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in paths if os.path.isfile(path)), None)

@@ -1,0 +1,99 @@
+"""Images to embeddings: each image decoded once and forwarded once, twice where the mirror image counts too."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facenet.accelerator import Accelerator
+from facenet.backbones.embedder import Embedder
+from facenet.data.identities import Faces, UnreadableImage
+from facenet.data.loader import Loader
+from facenet.data.transforms import Preprocess
+from facenet.errors import UserError
+from facenet.evaluation.verification import Flip
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+def embed(
+    embedder: Embedder,
+    faces: Faces,
+    preprocess: Preprocess,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    flip: Flip = "none",
+    num_workers: int = 2,
+    indices: NDArray[np.int64] | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Unit rows (N, D), or (N, 2D) for `flip="concat"`, float32, in the order of `indices` (all images where None).
+
+    The forward pass runs in the accelerator's precision; the network may be in training mode and is left as it was.
+    UserError names an image that cannot be read: a stand-in would be judged in its place.
+    """
+    chosen = np.arange(len(faces)) if indices is None else indices
+    batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    loader = Loader(Readable(faces), preprocess, num_workers=num_workers)
+    rows, done = [], 0
+    stream = loader.epoch(batches)
+    with evaluating(embedder), torch.inference_mode(), accelerator.autocast(), contextlib.closing(stream):  # type: ignore[type-var]
+        for batch in stream:
+            images = preprocess.normalize(accelerator.to_device(batch.images))
+            rows.append(embedded(embedder, images, flip))
+            done += len(batch.indices)
+            if progress is not None:
+                progress(done, len(chosen))
+        if not rows:
+            return np.empty((0, embedder.embedding_size * (2 if flip == "concat" else 1)), np.float32)
+        return torch.cat(rows).numpy(force=True)  # the device is waited for once, not once per batch
+
+
+def embedded(embedder: Embedder, images: Tensor, flip: Flip) -> Tensor:
+    """(N, D) or (N, 2D) unit rows of images (N, 3, H, W), on their device."""
+    rows: Tensor = embedder(images)
+    if flip == "none":
+        return rows
+    mirrored: Tensor = embedder(images.flip(dims=[3]))
+    return F.normalize(torch.cat([rows, mirrored], dim=1) if flip == "concat" else rows + mirrored, dim=1)
+
+
+class Readable:
+    """The same faces, whose unreadable images end the run instead of being replaced."""
+
+    def __init__(self, faces: Faces) -> None:
+        self.faces = faces
+        self.labels, self.identities, self.fingerprint = faces.labels, faces.identities, faces.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def name(self, index: int) -> str:
+        return self.faces.name(index)
+
+    def load(self, index: int) -> NDArray[np.uint8]:
+        try:
+            return self.faces.load(index)
+        except UnreadableImage as error:
+            raise UserError(
+                f"{error.name}: cannot be read ({error.reason}); mend or replace the file to embed it"
+            ) from error
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each part is in the mode it was in, frozen parts of a training network too."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

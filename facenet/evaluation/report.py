@@ -1,0 +1,91 @@
+"""A verification as metrics, as text, as JSON and as a picture. Nothing is written here except the picture's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facenet.evaluation.verification import Roc, Verification
+
+ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
+
+
+def metrics(name: str, result: Verification) -> dict[str, float]:
+    """Flat numbers for a tracker, named `lfw/accuracy`, `lfw/tar_at_far_0.001`, ...: letters that MLflow allows."""
+    values = {
+        "accuracy": result.accuracy,
+        "accuracy_std": result.accuracy_std,
+        "auc": result.auc,
+        "eer": result.eer,
+        "threshold": result.threshold.value,
+        **{f"tar_at_far_{target:g}": at.tar for target, at in result.tar_at_far.items()},
+    }
+    return {f"{name}/{key}": float(value) for key, value in values.items()}
+
+
+def as_dict(name: str, result: Verification) -> dict[str, Any]:
+    """Everything, as plain values that JSON can hold; the ROC is thinned."""
+    roc = thinned(result.roc)
+    return {
+        "benchmark": name,
+        "num_pairs": result.num_pairs,
+        "accuracy": result.accuracy,
+        "accuracy_std": result.accuracy_std,
+        "fold_accuracies": list(result.fold_accuracies),
+        "fold_thresholds": list(result.fold_thresholds),
+        "threshold": result.threshold.as_dict(),
+        "auc": result.auc,
+        "eer": result.eer,
+        "tar_at_far": {f"{target:g}": at._asdict() for target, at in result.tar_at_far.items()},
+        "roc": {"fpr": roc.fpr.tolist(), "tpr": roc.tpr.tolist()},
+    }
+
+
+def table(name: str, result: Verification) -> str:
+    """Lines for a terminal."""
+    threshold = result.threshold
+    lines = [
+        f"{name}: {result.num_pairs:,} pairs, {len(result.fold_accuracies)} folds",
+        f"  accuracy         {percent(result.accuracy)} ± {percent(result.accuracy_std)}   (other folds' thresholds)",
+        f"  by fold          {' '.join(f'{100 * accuracy:.2f}' for accuracy in result.fold_accuracies)}",
+        f"  AUC              {result.auc:.5f}",
+        f"  EER              {percent(result.eer)}",
+    ]
+    for target, at in result.tar_at_far.items():
+        lines.append(f"  TAR @ FAR {target:<6g} {percent(at.tar)} ± {percent(at.std)}   (measured FAR {at.far:.4f})")
+    how = f"{threshold.distance} distance, flip {threshold.flip}" + (", mean subtracted" if threshold.mean else "")
+    return "\n".join([*lines, f"  threshold        {threshold.value:.4f}   ({how}; from all pairs)"])
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def thinned(roc: Roc) -> Roc:
+    """At most ROC_POINTS points of the curve: half even in order, half in the logarithm of the false-accept rate."""
+    last = len(roc.fpr) - 1
+    even = np.linspace(0, last, ROC_POINTS // 2).round().astype(np.int64)
+    rates = np.geomspace(max(roc.fpr[roc.fpr > 0].min(), 1e-9), 1.0, ROC_POINTS // 2)
+    logarithmic = np.searchsorted(roc.fpr, rates, side="right") - 1
+    kept = np.unique(np.concatenate([even, logarithmic]))
+    return Roc(roc.fpr[kept], roc.tpr[kept])
+
+
+def save_roc(path: Path, curves: dict[str, Verification]) -> None:
+    """A PNG with one curve per name, on linear and on logarithmic false-accept rate."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, and pyplot's global state left alone
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, scale in zip(figure.subplots(1, 2, sharey=True), ("linear", "log"), strict=True):
+        for name, result in curves.items():
+            axes.plot(result.roc.fpr, result.roc.tpr, label=f"{name}: {percent(result.accuracy)}, AUC {result.auc:.4f}")
+        limits = (0, 1) if scale == "linear" else (1e-4, 1)
+        axes.set(xscale=scale, xlabel=f"false-accept rate ({scale})", xlim=limits, ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("true-accept rate")
+    figure.axes[0].legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,76 @@
+"""A weighted sum of named losses, each logged by itself."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from facenet.errors import UserError
+from facenet.losses.term import Term
+
+
+class LossValue(NamedTuple):
+    """`total` (0-d) to go backward from; `scalars`: per term its loss before the weight under its name, its figures
+    under "name/figure"."""
+
+    total: torch.Tensor
+    scalars: dict[str, torch.Tensor]
+
+
+class LossMix(nn.Module):
+    """Sum of weight * loss over `terms`: {name: {weight: float, loss: Term}}. A term of weight 0 is left out whole,
+    parameters too.
+
+    Raises UserError for a name that is no word, a missing or unknown key, a weight that is no number >= 0, and nothing
+    left to train on.
+    """
+
+    def __init__(self, *, terms: dict[str, Any]) -> None:
+        super().__init__()
+        self.weights = {name: weight_of(name, entry) for name, entry in terms.items()}
+        self.terms = nn.ModuleDict({name: terms[name]["loss"] for name, weight in self.weights.items() if weight > 0})
+        if not self.terms:
+            raise UserError("loss.terms: no term has a weight above 0; set loss.terms.<name>.weight")
+
+    def start(self, *, embedding_size: int, num_identities: int) -> None:
+        """Makes the parameters of the heads: once, before the move to the device and before the optimizer is built."""
+        for term in self.terms.values():
+            assert isinstance(term, Term)
+            term.start(embedding_size=embedding_size, num_identities=num_identities)
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor, *, triplets: bool) -> LossValue:
+        """`features` (B, D) before normalisation, in any float type; the arithmetic is float32. `labels` (B,) int64.
+
+        `triplets` says that the rows are thirds: anchors, positives, negatives.
+        """
+        # Half precision cannot tell distances near the margin apart; doubles stay doubles, for gradient checks.
+        features = features if features.dtype == torch.float64 else features.float()
+        embedding = functional.normalize(features)
+        total = features.new_zeros(())
+        scalars: dict[str, torch.Tensor] = {}
+        for name, term in self.terms.items():
+            loss, figures = term(features, embedding, labels, triplets=triplets)
+            total = total + self.weights[name] * loss
+            scalars[name] = loss.detach()
+            scalars.update({f"{name}/{figure}": value for figure, value in figures.items()})
+        return LossValue(total, scalars)
+
+
+def weight_of(name: str, entry: Any) -> float:
+    if not re.fullmatch(r"[A-Za-z]\w*", name, flags=re.ASCII):
+        raise UserError(f"loss.terms: a name is a word (letters, digits, _), got {name!r}")
+    if not isinstance(entry, dict) or set(entry) != {"weight", "loss"}:
+        given = ", ".join(sorted(map(str, entry))) if isinstance(entry, dict) else type(entry).__name__
+        raise UserError(f"loss.terms.{name}: expected the keys weight and loss, got {given or 'nothing'}")
+    if not isinstance(entry["loss"], Term):
+        given = type(entry["loss"]).__name__
+        raise UserError(f"loss.terms.{name}.loss: expected a loss of facenet.losses, got {given}")
+    weight = entry["weight"]
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise UserError(f"loss.terms.{name}.weight: expected a number from 0 up, got {weight!r}")
+    return float(weight)

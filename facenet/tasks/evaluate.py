@@ -1,0 +1,132 @@
+"""Tests one network on one benchmark, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from facenet import config as configs
+from facenet.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.backbones.embedder import Embedder
+from facenet.data.transforms import Preprocess
+from facenet.engine.tracking import MlflowTracking, NoTracking, RunFacts
+from facenet.errors import UserError
+from facenet.evaluation import report
+from facenet.evaluation.benchmark import PairSet
+from facenet.evaluation.run import run_benchmark
+from facenet.tasks.job import origin
+from facenet.tasks.plan import Benchmark, divide
+from facenet.tasks.restore import Restored, from_checkpoint, from_weights
+
+log = logging.getLogger(__name__)
+
+
+def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str]) -> float:
+    """The accuracy. Prints the table and writes ROC and JSON into `run_dir`.
+
+    Raises UserError for a config that does not fit, a file that cannot be loaded and a benchmark that is not complete.
+    """
+    configs.check(config, evaluate)
+    checkpoint = config["checkpoint"]
+    if (checkpoint is None) == (config["weights"] is None):
+        raise UserError(
+            "give either checkpoint=FILE that facenet-train wrote, or weights=FILE with backbone= and preprocess="
+        )
+    if checkpoint is not None:
+        refuse_second_network(checkpoint, overrides)
+        config = {**config, "backbone": None, "preprocess": None}
+    parts = configs.build({name: node for name, node in config.items() if name != "data"})
+    return evaluate(**parts, data=config["data"], run_dir=run_dir, overrides=overrides)
+
+
+def evaluate(
+    *,
+    checkpoint: str | None,
+    weights: str | None,
+    backbone: Embedder,
+    preprocess: Preprocess,
+    benchmark: Benchmark,
+    tracking: MlflowTracking | NoTracking,
+    accelerator: DeviceChoice,
+    precision: Precision,
+    num_workers: int,
+    data: dict[str, Any],
+    run_dir: Path,
+    overrides: list[str],
+) -> float:
+    """The parameters are the keys of `conf/evaluate.yaml`; `data.image_size` is there for `preprocess`."""
+    if checkpoint is not None:
+        restored = from_checkpoint(checkpoint)
+    else:
+        restored = from_weights(str(weights), backbone, preprocess)
+    pair_set = pairs_of(benchmark, restored)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    name = pair_set.name
+    facts = RunFacts(
+        name=f"evaluate {Path(str(checkpoint or weights)).name} on {name}",
+        directory=run_dir,
+        config={"checkpoint": checkpoint, "weights": weights, "preprocess": restored.preprocess.as_dict()},
+        config_yaml=configs.to_yaml(restored.content.get("config", {})),
+        plan={"benchmark": str(pair_set), "precision": precision.dtype},
+        tags={**origin(run_dir, overrides), "trained_by_run": str(restored.content.get("run_id"))},
+        datasets={"test": (name, str(getattr(benchmark, "root", name)), pair_set.faces.fingerprint)},
+    )
+    with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id)) as tracker:
+        with Accelerator.start(accelerator, precision) as device, progress_bar(len(pair_set.faces)) as progress:
+            embedder = restored.embedder.to(device.device)
+            result = run_benchmark(
+                embedder, pair_set, restored.preprocess, device, num_workers=num_workers, progress=progress
+            )
+        written = run_dir / f"{name}.json"
+        written.write_text(json.dumps(report.as_dict(name, result), indent=1), encoding="utf-8")
+        report.save_roc(run_dir / "roc.png", {name: result})
+        tracker.metrics(report.metrics(name, result), step=int(restored.content.get("step", 0)))
+        tracker.artifact(run_dir / "roc.png", "curves")
+        tracker.artifact(written, "records")
+    print(report.table(name, result))
+    print(f"\ndirectory   {run_dir}")
+    if (view := tracking.view(run_id)) is not None:
+        print(f"see the run: {view}")
+    return float(result.accuracy)
+
+
+def pairs_of(benchmark: Benchmark, restored: Restored) -> PairSet:
+    """Opens the benchmark; held-out identities are those of the data that the checkpoint names."""
+    if not benchmark.needs_heldout:
+        pair_set = benchmark.open(None)
+    elif not restored.content:
+        raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
+    else:
+        material = divide(configs.build(restored.content["config"]["data"]), benchmark)
+        if material.source.fingerprint != restored.content.get("data_fingerprint"):
+            log.warning("the data changed since training: held-out identities may have been trained on")
+        pair_set = material.pair_set
+    if pair_set is None:
+        raise UserError("benchmark=none: there is nothing to test on; use benchmark=lfw")
+    return pair_set
+
+
+def refuse_second_network(checkpoint: str, overrides: list[str]) -> None:
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+")
+        if key.split(".")[0].split("/")[0] in ("backbone", "preprocess", "data"):
+            raise UserError(
+                f"{override}: {checkpoint} carries its own network and preprocessing; leave it out, or load bare weights with weights="
+            )
+
+
+@contextlib.contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int, int], None]]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def progress(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        yield progress

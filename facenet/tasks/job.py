@@ -1,0 +1,134 @@
+"""One training job from the launcher's side: plan, tracked run, ranks, summary."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from facenet import config as configs
+from facenet.engine.tracking import RunFacts
+from facenet.errors import UserError
+from facenet.launch import Distributed, launch
+from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.train import train
+
+log = logging.getLogger(__name__)
+PLANNED = ("data", "sampler", "optimizer", "schedule", "trainer", "accelerator", "precision", "distributed")
+
+
+def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags: dict[str, str]) -> float | None:
+    """Trains; returns the metric that `trainer.select` names. Prints the plan before and where everything lies after.
+
+    Raises UserError for a mistake in config or data, RankFailed when a process fails, and the signal's exception when one stops it.
+    """
+    configs.check(config, train)
+    material, plan = prepare(config)
+    print(plan, flush=True)
+    tracking = configs.build(config["tracking"])
+    distributed: Distributed = configs.build(config["distributed"])
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        configs.write(config, run_dir / "resolved.yaml")
+    except OSError as error:
+        raise UserError(f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); choose another") from None
+    facts = RunFacts(
+        name=", ".join(overrides)[:200] or "default",
+        directory=run_dir,
+        config=config,
+        config_yaml=configs.to_yaml(config),
+        plan=plan.as_dict(),
+        tags={**origin(run_dir, overrides), **tags},
+        datasets=datasets(config, material, plan),
+    )
+    with tracking.run(facts) as run_id:
+        result = launch(run_dir, distributed, environment=rank_environment(run_id, tracking))
+    print(summary(result, run_dir, tracking.view(run_id)), flush=True)
+    objective = result["objective"]
+    return None if objective is None else float(objective)
+
+
+def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
+    """The divided data and the plan; builds only what they need, no network and no device."""
+    parts = {name: configs.build(config[name]) for name in PLANNED}
+    material = divide(parts["data"], configs.build(config["benchmark"]))
+    return material, make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
+
+
+def rank_environment(run_id: str | None, tracking: Any) -> dict[str, str]:
+    if run_id is None:
+        return {}
+    return {"FACENET_RUN_ID": run_id, "MLFLOW_TRACKING_URI": tracking.where()}
+
+
+def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:
+    """For MLflow: context -> (name, source, fingerprint)."""
+    data = config["data"]
+    source = str(data.get("root") or data.get("list") or data["_target_"])
+    found = {"train": (Path(source).name or source, source, plan.data_fingerprint)}
+    if material.pair_set is not None:
+        pairs = material.pair_set
+        found["test"] = (pairs.name, str(config["benchmark"].get("root") or source), pairs.faces.fingerprint)
+    return found
+
+
+def origin(run_dir: Path, overrides: list[str]) -> dict[str, str]:
+    """Where a run came from: code, machine, versions and the command that repeats it."""
+    command = shlex.join([Path(sys.argv[0]).name, *overrides])
+    tags = {
+        "run_dir": str(run_dir),
+        "command": command,
+        "hydra.overrides": " ".join(overrides),
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": command,
+        "python": platform.python_version(),
+    }
+    for package in ("facenet", "torch", "numpy", "hydra-core", "mlflow", "albumentations"):
+        try:
+            tags[f"version.{package}"] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a source tree without an installation
+            continue
+    return {**tags, **git_state(Path.cwd())}
+
+
+def git_state(directory: Path) -> dict[str, str]:
+    """Commit and cleanliness of the working directory's repository; empty outside one."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {
+        "mlflow.source.git.commit": commit,
+        "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
+    }
+
+
+def summary(result: dict[str, Any], run_dir: Path, view: str | None) -> str:
+    """The last lines of a run: checkpoint, metrics of its epoch, and how to look at it."""
+    metrics = result["metrics"]
+    lines = ["", f"checkpoint  {result['checkpoint']}", f"directory   {run_dir}"]
+    if metrics:
+        names = sorted(name for name in metrics if name != "epoch")
+        width = max(len(name) for name in names)
+        lines.append(f"metrics of its epoch ({metrics['epoch']:.0f})")
+        lines.extend(f"  {name:<{width}}  {metrics[name]:.4f}" for name in names)
+    if view is not None:
+        lines.append(f"see the run: {view}")
+    return "\n".join(lines)

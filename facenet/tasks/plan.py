@@ -1,0 +1,196 @@
+"""What a run will do, computed before it does it: sizes, effective learning rate, device. Printed, logged, and obeyed by the ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from facenet.accelerator import DeviceChoice, Precision, check_precision
+from facenet.data.identities import Faces, Subset
+from facenet.data.sampler import Sampler
+from facenet.data.source import Data
+from facenet.data.split import Indices, split_identities, split_images
+from facenet.engine.schedule import Schedule
+from facenet.engine.trainer import Settings
+from facenet.errors import UserError
+from facenet.evaluation.benchmark import HeldOut, Lfw, NoBenchmark, PairSet
+from facenet.launch import Distributed
+
+Benchmark = Lfw | HeldOut | NoBenchmark
+SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
+DEFAULT_HELDOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Material:
+    """A data source, divided. `val` keeps the labels of `train`; `val_plan` is (batch size, number of batches), or why there is none."""
+
+    source: Faces
+    train: Faces
+    val: Faces
+    heldout: Faces | None
+    val_indices: Indices
+    heldout_indices: Indices
+    pair_set: PairSet | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every derived number of a run, in the units the names say."""
+
+    device: str
+    device_reason: str
+    precision: str
+    num_processes: int
+    num_identities: int
+    num_images: int
+    num_val_images: int
+    num_heldout_identities: int
+    data_fingerprint: str
+    benchmark: str
+    layout: str
+    batch_size: int
+    batch_size_per_process: int
+    accumulate: int
+    val_batch_size: int
+    num_val_batches: int
+    epochs: int
+    steps_per_epoch: int
+    total_steps: int
+    lr: float
+    min_lr: float | None
+    lr_note: str
+    select: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        validation = (
+            f"{self.num_val_images:,} images for the validation loss" if self.num_val_batches else "no validation loss"
+        )
+        smallest = "" if self.min_lr is None else f", down to {self.min_lr:g}"
+        rows = {
+            "data": f"{self.num_images:,} images of {self.num_identities:,} identities ({self.layout} batches), {validation}",
+            "fingerprint": self.data_fingerprint,
+            "benchmark": self.benchmark,
+            "device": f"{self.device} ({self.device_reason}), {self.precision}, {self.num_processes} process(es)",
+            "batch": f"{self.batch_size} images a step, {self.batch_size_per_process} a process"
+            + (f" in {self.accumulate} parts" if self.accumulate > 1 else ""),
+            "steps": f"{self.steps_per_epoch:,} an epoch, {self.epochs} epochs, {self.total_steps:,} in all",
+            "lr": f"{self.lr:g}{smallest}" + (f" ({self.lr_note})" if self.lr_note else ""),
+            "best by": self.select,
+        }
+        return "\n".join(["plan", *(f"  {name:<12} {value}" for name, value in rows.items())])
+
+
+def divide(data: Data, benchmark: Benchmark) -> Material:
+    """Opens the source and the benchmark and divides the images; reads no pixels. Raises UserError for data that cannot train or be tested."""
+    source = data.open()
+    share = data.val_identities
+    if share is None:
+        share = DEFAULT_HELDOUT if benchmark.needs_heldout else 0.0
+    rest, heldout = split_identities(source, share, SPLIT_SEED)
+    training = Subset(source, rest)
+    train, val = split_images(training, data.val_images, SPLIT_SEED)
+    held = Subset(source, heldout) if len(heldout) else None
+    return Material(
+        source=source,
+        train=Subset(training, train, keep_labels=True),
+        val=Subset(training, val, keep_labels=True),
+        heldout=held,
+        val_indices=rest[val],
+        heldout_indices=heldout,
+        pair_set=benchmark.open(held),
+    )
+
+
+def make_plan(
+    material: Material,
+    *,
+    data: Data,
+    sampler: Sampler,
+    optimizer: functools.partial[Any],
+    schedule: Schedule,
+    trainer: Settings,
+    accelerator: DeviceChoice,
+    precision: Precision,
+    distributed: Distributed,
+    num_processes: int,
+) -> Plan:
+    """Raises UserError for a batch size that does not divide, data too small for one step, and an absent device or precision."""
+    device, reason = accelerator.resolve()
+    check_precision(device, precision)
+    check_batch_size(data.batch_size, num_processes, trainer.accumulate, sampler)
+    num_images = len(material.train)
+    steps_per_epoch = num_images // data.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"data.batch_size={data.batch_size}: more than the {num_images} training images; lower it or add images"
+        )
+    total = steps_per_epoch * trainer.epochs
+    val_batch_size, num_val_batches = validation_batches(material.val, sampler, data.batch_size, num_processes)
+    lr = schedule.effective(float(optimizer.keywords["lr"]), data.batch_size)
+    return Plan(
+        device=device,
+        device_reason=reason,
+        precision=precision.dtype,
+        num_processes=num_processes,
+        num_identities=len(material.train.identities),
+        num_images=num_images,
+        num_val_images=len(material.val),
+        num_heldout_identities=0 if material.heldout is None else len(material.heldout.identities),
+        data_fingerprint=material.source.fingerprint,
+        benchmark=str(material.pair_set or "none"),
+        layout=sampler.layout,
+        batch_size=data.batch_size,
+        batch_size_per_process=data.batch_size // num_processes,
+        accumulate=trainer.accumulate,
+        val_batch_size=val_batch_size,
+        num_val_batches=num_val_batches,
+        epochs=trainer.epochs,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total if trainer.max_steps is None else min(total, trainer.max_steps),
+        lr=lr.lr,
+        min_lr=lr.min_lr,
+        lr_note=lr.note,
+        select=trainer.select or default_select(material.pair_set, num_val_batches),
+    )
+
+
+def check_batch_size(batch_size: int, num_processes: int, accumulate: int, sampler: Sampler) -> None:
+    """The reference trains on fewer images than it was told instead: 90 of 96 over three processes."""
+    unit = num_processes * accumulate * sampler.multiple
+    if batch_size % unit:
+        below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+        nearest = " or ".join(str(value) for value in (below, above) if value > 0)
+        raise UserError(
+            f"data.batch_size={batch_size}: must be a multiple of {unit} ({num_processes} process(es) x trainer.accumulate={accumulate} x "
+            f"{sampler.multiple} for {sampler.layout} batches); the nearest valid values are {nearest}"
+        )
+
+
+def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_processes: int) -> tuple[int, int]:
+    """(batch size, number of batches): whole batches, or one smaller one; (0, 0) where these images make none."""
+    unit = num_processes * sampler.multiple
+    size = min(batch_size, len(val) // unit * unit)
+    if size == 0:
+        return 0, 0
+    count = len(val) // size
+    try:
+        next(
+            sampler.batches(
+                val.labels, batch_size=size, num_batches=1, epoch=0, seed=0, rank=0, world_size=num_processes
+            )
+        )
+    except UserError:  # too few images of one identity among them
+        return 0, 0
+    return size, count
+
+
+def default_select(pair_set: PairSet | None, num_val_batches: int) -> str:
+    if pair_set is not None:
+        return f"{pair_set.name}/accuracy"
+    return "val/loss" if num_val_batches else "train/loss"

@@ -1,0 +1,48 @@
+"""A network and its preprocessing, from a checkpoint alone or from weights made elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from facenet import config as configs
+from facenet.backbones.embedder import Embedder
+from facenet.backbones.weights import load_weights
+from facenet.data.transforms import Preprocess
+from facenet.engine import checkpoint as checkpoints
+from facenet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """`content` is the whole checkpoint, empty for weights made elsewhere."""
+
+    embedder: Embedder
+    preprocess: Preprocess
+    content: dict[str, Any]
+
+
+def from_checkpoint(path: str) -> Restored:
+    """Strict: the file's own config builds the network, and every tensor must fit. Raises UserError for a damaged or foreign file."""
+    content = checkpoints.load(path)
+    nodes = {}
+    for name, kind in (("backbone", Embedder), ("preprocess", Preprocess)):
+        nodes[name] = configs.build(content["config"].get(name))
+        if not isinstance(nodes[name], kind):
+            raise UserError(f"checkpoint={path}: damaged, its config has no {name}")
+    try:
+        nodes["backbone"].load_state_dict(content["embedder"])
+    except RuntimeError as error:
+        raise UserError(
+            f"checkpoint={path}: its weights do not fit its own network ({str(error).splitlines()[1].strip()})"
+        ) from None
+    return Restored(nodes["backbone"], nodes["preprocess"], content)
+
+
+def from_weights(path: str, backbone: Embedder, preprocess: Preprocess) -> Restored:
+    """Raises UserError when the file does not fill the whole network."""
+    log.info("%s", load_weights(backbone, path, whole=True))
+    return Restored(backbone, preprocess, {})

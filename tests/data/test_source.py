@@ -1,0 +1,79 @@
+"""Sources as the configuration makes them, and the YAML of the groups data, sampler, augment and preprocess."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from facenet.data.source import AnnotationData, FolderData, SyntheticData
+from facenet.data.transforms import Augment, Preprocess
+from facenet.errors import UserError
+
+from .conftest import MakeFolder
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = [
+    path for group in ("data", "sampler", "augment", "preprocess") for path in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+def test_folder_and_annotation_open_the_same_faces(make_folder: MakeFolder) -> None:
+    from facenet.data.annotation import annotate
+
+    root = make_folder({"a": 3, "b": 1, "c": 2})
+    annotate(root, root.parent / "list.txt")
+    folder = FolderData(root=str(root), min_images=2).open()
+    listed = AnnotationData(list=str(root.parent / "list.txt"), min_images=2).open()
+    assert folder.identities == listed.identities == ("a", "c")
+    assert folder.labels.tolist() == listed.labels.tolist() == [0, 0, 0, 1, 1]
+    assert folder.fingerprint == listed.fingerprint
+
+
+def test_synthetic_is_drawn_at_the_input_size() -> None:
+    faces = SyntheticData(num_identities=3, images_per_identity=2, image_size=40).open()
+    assert len(faces) == 6
+    assert faces.load(0).shape == (40, 40, 3)
+
+
+def test_folder_errors_name_the_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^data.root: .*gone: no such folder"):
+        FolderData(root=str(tmp_path / "gone")).open()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0}, {"image_size": 0}, {"num_workers": -1}, {"min_images": 0}, {"val_images": 1.5},
+        {"val_identities": -0.1}, {"max_unreadable": 2.0},
+    ],
+)  # fmt: skip
+def test_wrong_numbers_name_the_key(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"^data.{next(iter(wrong))}: expected"):
+        FolderData(root="x", **wrong)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_yaml_spells_every_parameter_and_builds(path: Path) -> None:
+    config = OmegaConf.load(path)
+    if path.parent.name == "augment":
+        pytest.importorskip("albumentations")
+    for key in ("root", "list"):
+        if OmegaConf.is_missing(config, key):
+            config[key] = "somewhere"
+    assert set(config) - {"_target_"} == set(inspect.signature(get_class(config._target_)).parameters)
+    context = OmegaConf.create({"data": {"image_size": 48}, "it": config})
+    built = instantiate(context.it, _convert_="all")
+    if isinstance(built, Preprocess):
+        assert built.size == [48, 48]
+    if isinstance(built, Augment):
+        image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        for number in range(30):
+            changed = built(image, key=(number,))
+            assert changed.shape == (48, 48, 3)
+            assert changed.dtype == np.uint8
