@@ -229,6 +229,12 @@ def check_precision(name: str, precision: Precision) -> None:
         )
 
 
+def check_sync_batch_norm(name: str) -> None:
+    """Raises UserError on the device where torch has no such layer."""
+    if name == "cpu":
+        raise UserError("distributed.sync_batch_norm: torch has no such layer on cpu; set it to false")
+
+
 def host_copy(state: Any) -> Any:
     """Nested dicts, lists and tuples with every tensor copied to host memory, so that a checkpoint loads where the device is absent."""
     if isinstance(state, Tensor):

@@ -7,19 +7,22 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet.errors import UserError
+from facenet.launch import RankFailed, stop_signals_raise
 
 USER, FAILURE = 2, 1
+CHOICES = ("facenet.conf", "facenet.experiments")
 
 
 def own_experiments() -> str:
@@ -67,11 +70,10 @@ def output_dir() -> Path:
 def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
+    defects: list[Exception] = []  # raised inside a job: nothing that another command line mends
 
     @functools.wraps(job)
     def task(composed: DictConfig) -> Any:
-        from facenet.launch import RankFailed, stop_signals_raise
-
         try:
             with stop_signals_raise():
                 return job(composed)
@@ -79,39 +81,70 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra goes on with the next job
             fail(str(error), USER if isinstance(error, UserError) else FAILURE)
+        except Exception as error:
+            defects.append(error)
+            raise
 
     try:
         hydra.main(version_base="1.3", config_path="pkg://facenet.conf", config_name=config_name)(task)()
     except UserError as error:
         fail(str(error), USER)
-    except (HydraException, OmegaConfBaseException) as error:
+    except RankFailed as error:
+        fail(str(error), FAILURE)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if error in defects:
+            raise
         fail(composition_problem(error, config_name), USER)
     except OSError as error:  # Hydra makes the run directory before the job starts
+        if error in defects:
+            raise
         fail(f"hydra.run.dir: {error.filename or error}: {error.strerror}; choose another with hydra.run.dir=DIR", USER)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
 
 def composition_problem(error: Exception, config_name: str) -> str:
-    """Hydra stops at its first complaint. Composing once more with unknown keys let in shows all of them, checked against the signatures."""
+    """Hydra stops at its first complaint. Composing again with all of them set aside shows the rest, checked against the signatures."""
+    from facenet import config
+
+    overrides = [forced(argument) for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    try:
+        composed, absent = compose_leniently(config_name, overrides)
+        found = config.problems_of(config.resolve(composed), root_of(config_name))
+    except UserError as problem:
+        return str(problem)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        absent, found = {}, []
+    # Values meant for a choice that does not exist say nothing about the default that stood in for it.
+    strangers = tuple(f"{group}." for group in absent)
+    problems = [*absent.values(), *(line for line in found if not line.startswith(strangers))]
+    if problems:
+        return config.problem_list(problems)
+    lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
+    return "config: " + "\n  ".join(lines)
+
+
+def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The config without the choices that do not exist, and for each of their groups what is wrong."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
-    forced = [f"++{item}" if is_plain_key(item) else item for item in overrides]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("facenet.conf", version_base="1.3"):
-            composed = compose(config_name, overrides=forced)
-        from facenet import config
+    from facenet import config
 
-        config.check(config.resolve(composed), root_of(config_name))
-    except UserError as problems:
-        return str(problems)
-    except (HydraException, OmegaConfBaseException):
-        pass
-    lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
-    return "config: " + "\n  ".join(lines)
+    absent: dict[str, str] = {}
+    GlobalHydra.instance().clear()
+    with initialize_config_module("facenet.conf", version_base="1.3"):
+        while True:
+            try:
+                return compose(config_name, overrides=overrides), absent
+            except MissingConfigException as missing:
+                group, _, choice = str(missing.missing_cfg_file).rpartition("/")
+                if not group or group in absent:
+                    raise
+                known = list(missing.options or [])
+                near = config.closest(choice, known)
+                absent[group] = f"{group}: no choice {choice!r} among {', '.join(known) or 'none'}{near}"
+                overrides = [item for item in overrides if item.lstrip("+").split("=")[0] != group]
 
 
 def root_of(config_name: str) -> Callable[..., Any]:
@@ -125,10 +158,14 @@ def root_of(config_name: str) -> Callable[..., Any]:
     return evaluate
 
 
-def is_plain_key(override: str) -> bool:
-    """`optimizer.lr=1`, not a group's choice, nor one that says itself how it is to be applied."""
-    key = override.split("=")[0]
-    return "." in key and "/" not in key and not key.startswith(("hydra.", "+", "~"))
+def forced(override: str) -> str:
+    """`++optimizer.lr=1` of `optimizer.lr=1`, which lets an unknown key in. What says itself how it is applied, and a group's choice, stay."""
+    key, _, value = override.partition("=")
+    if key.startswith(("hydra.", "hydra/", "+", "~")):
+        return override
+    if any((Path(str(place)) / key).is_dir() for place in (*map(files, CHOICES), "experiments")):
+        return f"{key}='null'" if value == "null" else override  # a name, so that it is refused as one
+    return f"++{override}"
 
 
 def data() -> None:

@@ -30,13 +30,11 @@ ALLOWED = (
 )
 ZOOS = ("torchvision.models.", "timm.create_model")
 SPECIAL = {"_target_", "_partial_", "_convert_"}
+RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions that a command gives, not a config
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain dicts, lists and scalars. Raises UserError naming every missing value."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(problem_list([f"{key}: needs a value; set {key}=..." for key in missing]))
+    """The composed config as plain dicts, lists and scalars; a missing value stays "???" for `check` to name."""
     try:
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -76,9 +74,13 @@ def build(node: Any) -> Any:
 
 def check(config: dict[str, Any], root: Callable[..., Any]) -> None:
     """Binds the config to the signature of `root` and each `_target_` to its own. Raises UserError that lists all problems."""
-    problems = list(unfit(config, root, "", partial=True))
+    problems = problems_of(config, root)
     if problems:
         raise UserError(problem_list(problems))
+
+
+def problems_of(config: dict[str, Any], root: Callable[..., Any]) -> list[str]:
+    return list(unfit(config, root, "", partial=False))
 
 
 def problem_list(problems: list[str]) -> str:
@@ -124,7 +126,9 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partial: bool) -> Iterator[str]:
     """Every way in which the keys and values of a node do not fit the signature of its target."""
-    parameters = inspect.signature(target).parameters
+    parameters = dict(inspect.signature(target).parameters)
+    if not path:
+        parameters = {key: parameter for key, parameter in parameters.items() if key not in RUNTIME}
     hints = annotations_of(target)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = public_name(target) if path else "this command"
@@ -141,12 +145,14 @@ def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partia
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         if required and parameter.kind is not parameter.VAR_POSITIONAL and key not in node and not partial:
             at = f"{path}.{key}" if path else key
-            yield f"{at}: {public_name(target)} needs it; set {at}=..."
+            yield f"{at}: {named} needs it; set {at}=..."
 
 
 def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
     """Problems of one value: built ones by their own signature, plain ones by the annotation."""
-    if isinstance(value, dict) and "_target_" in value:
+    if value == "???":
+        yield f"{path}: needs a value; set {path}=..."
+    elif isinstance(value, dict) and "_target_" in value:
         try:
             target = locate(value["_target_"], path)
             yield from unfit(value, target, path, partial=bool(value.get("_partial_", False)))
@@ -206,6 +212,8 @@ def spell(hint: Any) -> str:
         return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(spell(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) in (list, tuple):
+        return f"list of {spell(typing.get_args(hint)[0])}"
     return "null" if hint is types.NoneType else str(getattr(hint, "__name__", hint))
 
 

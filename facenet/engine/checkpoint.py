@@ -5,9 +5,8 @@ It carries the resolved config (so backbone and preprocessing), the identities, 
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,10 @@ def save(content: dict[str, Any], path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"checkpoint: {path} cannot be written ({error}); free space or set hydra.run.dir") from error
+    finally:
+        with contextlib.suppress(OSError):  # after the rename it is gone; below a file it cannot be
+            temporary.unlink()
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint={path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # broken bytes surface as almost any type: RuntimeError, IndexError, ...
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise UserError(f"checkpoint={path}: damaged, or no checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -126,7 +126,6 @@ class MlflowTracking:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         quiet_mlflow()
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
         uri = self.where()
         database = sqlite_path(uri)
@@ -140,8 +139,9 @@ class MlflowTracking:
                     None if database is None else (database.parent / "mlartifacts" / slug(self.experiment)).as_uri()
                 )
                 return client, str(client.create_experiment(self.experiment, artifact_location=location))
-        except (MlflowException, OSError) as error:
-            reason = "it does not answer" if database is None else str(error).splitlines()[0]
+        except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
+            told = (str(error) or repr(error)).splitlines()[0]
+            reason = "it does not answer" if "failed with exception" in told else told
             raise UserError(
                 f"tracking: MLflow at {masked(uri)} cannot be used ({masked(reason)}); start it, set tracking.uri, or tracking=none"
             ) from None

@@ -37,6 +37,10 @@ class LossMix(nn.Module):
         if not self.terms:
             raise UserError("loss.terms: no term has a weight above 0; set loss.terms.<name>.weight")
 
+    def needing_triplets(self) -> list[str]:
+        """Names of the terms that only batches of given triplets will do for."""
+        return [name for name, term in self.terms.items() if getattr(term, "needs_triplets", False)]
+
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         """Makes the parameters of the heads: once, before the move to the device and before the optimizer is built."""
         for term in self.terms.values():

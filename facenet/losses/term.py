@@ -10,6 +10,9 @@ class Term(nn.Module):
     """One named part of a loss mix. Subclasses write `forward`; those with parameters make them in `start`, when the
     identities are known."""
 
+    needs_triplets = False
+    """True where only batches of given triplets will do."""
+
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         """Creates the parameters, before the model moves to its device; most terms have none."""
 

@@ -35,6 +35,7 @@ class TripletLoss(Term):
         self.margin = margin
         self.distance = {"l2": l2, "squared_l2": squared_l2}[distance]
         self.mining = mining
+        self.needs_triplets = mining == "given"
 
     def forward(
         self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool

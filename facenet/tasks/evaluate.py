@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
 from facenet.tasks.job import origin
 from facenet.tasks.plan import Benchmark, divide
+from facenet.tasks.progress import image_bar
 from facenet.tasks.restore import Restored, from_checkpoint, from_weights
 
 log = logging.getLogger(__name__)
@@ -60,10 +59,7 @@ def evaluate(
     overrides: list[str],
 ) -> float:
     """The parameters are the keys of `conf/evaluate.yaml`; `data.image_size` is there for `preprocess`."""
-    if checkpoint is not None:
-        restored = from_checkpoint(checkpoint)
-    else:
-        restored = from_weights(str(weights), backbone, preprocess)
+    restored = from_checkpoint(checkpoint) if checkpoint else from_weights(str(weights), backbone, preprocess)
     pair_set = pairs_of(benchmark, restored)
     run_dir.mkdir(parents=True, exist_ok=True)
     name = pair_set.name
@@ -77,7 +73,7 @@ def evaluate(
         datasets={"test": (name, str(getattr(benchmark, "root", name)), pair_set.faces.fingerprint)},
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id)) as tracker:
-        with Accelerator.start(accelerator, precision) as device, progress_bar(len(pair_set.faces)) as progress:
+        with Accelerator.start(accelerator, precision) as device, image_bar(len(pair_set.faces)) as progress:
             embedder = restored.embedder.to(device.device)
             result = run_benchmark(
                 embedder, pair_set, restored.preprocess, device, num_workers=num_workers, progress=progress
@@ -118,15 +114,3 @@ def refuse_second_network(checkpoint: str, overrides: list[str]) -> None:
             raise UserError(
                 f"{override}: {checkpoint} carries its own network and preprocessing; leave it out, or load bare weights with weights="
             )
-
-
-@contextlib.contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int, int], None]]:
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-
-        def progress(done: int, _: int) -> None:
-            bar.update(done - bar.n)
-
-        yield progress

@@ -22,7 +22,7 @@ from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.train import train
 
 log = logging.getLogger(__name__)
-PLANNED = ("data", "sampler", "optimizer", "schedule", "trainer", "accelerator", "precision", "distributed")
+PLANNED = ("data", "sampler", "loss", "optimizer", "schedule", "trainer", "accelerator", "precision", "distributed")
 
 
 def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags: dict[str, str]) -> float | None:

@@ -7,7 +7,9 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from facenet.accelerator import DeviceChoice, Precision, check_precision
+import torch
+
+from facenet.accelerator import DeviceChoice, Precision, check_precision, check_sync_batch_norm
 from facenet.data.identities import Faces, Subset
 from facenet.data.sampler import Sampler
 from facenet.data.source import Data
@@ -17,6 +19,7 @@ from facenet.engine.trainer import Settings
 from facenet.errors import UserError
 from facenet.evaluation.benchmark import HeldOut, Lfw, NoBenchmark, PairSet
 from facenet.launch import Distributed
+from facenet.losses.mix import LossMix
 
 Benchmark = Lfw | HeldOut | NoBenchmark
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
@@ -112,6 +115,7 @@ def make_plan(
     *,
     data: Data,
     sampler: Sampler,
+    loss: LossMix,
     optimizer: functools.partial[Any],
     schedule: Schedule,
     trainer: Settings,
@@ -120,9 +124,12 @@ def make_plan(
     distributed: Distributed,
     num_processes: int,
 ) -> Plan:
-    """Raises UserError for a batch size that does not divide, data too small for one step, and an absent device or precision."""
+    """Raises UserError for a batch size that does not divide, data too small for one step, an absent device or one that
+    lacks what is asked of it."""
     device, reason = accelerator.resolve()
     check_precision(device, precision)
+    if distributed.sync_batch_norm and num_processes > 1:
+        check_sync_batch_norm(device)
     check_batch_size(data.batch_size, num_processes, trainer.accumulate, sampler)
     num_images = len(material.train)
     steps_per_epoch = num_images // data.batch_size
@@ -130,6 +137,12 @@ def make_plan(
         raise UserError(
             f"data.batch_size={data.batch_size}: more than the {num_images} training images; lower it or add images"
         )
+    if sampler.layout != "triplet" and (names := loss.needing_triplets()):
+        raise UserError(
+            f"loss.terms.{names[0]}: mining=given needs batches of triplets, and {sampler.layout} batches have none; "
+            f"set sampler=triplet, or loss.terms.{names[0]}.loss.mining=batch_hard"
+        )
+    check_schedule(schedule, optimizer, data.batch_size, steps_per_epoch, trainer.epochs)
     total = steps_per_epoch * trainer.epochs
     val_batch_size, num_val_batches = validation_batches(material.val, sampler, data.batch_size, num_processes)
     lr = schedule.effective(float(optimizer.keywords["lr"]), data.batch_size)
@@ -158,6 +171,14 @@ def make_plan(
         lr_note=lr.note,
         select=trainer.select or default_select(material.pair_set, num_val_batches),
     )
+
+
+def check_schedule(
+    schedule: Schedule, optimizer: functools.partial[Any], batch_size: int, steps_per_epoch: int, epochs: int
+) -> None:
+    """Starts it on a stand-in, so that a schedule too long for the run is refused now and not by a rank."""
+    stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optimizer.keywords["lr"])
+    schedule.start(stand_in, batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
 def check_batch_size(batch_size: int, num_processes: int, accumulate: int, sampler: Sampler) -> None:

@@ -1,0 +1,176 @@
+"""The epochs of a run in one rank: train, validate, test, and write down what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facenet.accelerator import host_copy
+from facenet.data.split import save_split
+from facenet.data.transforms import Preprocess
+from facenet.engine.checkpoint import Keeper
+from facenet.engine.curves import save_curves
+from facenet.engine.tracking import Tracker
+from facenet.engine.trainer import Progress, Trainer
+from facenet.errors import UserError
+from facenet.evaluation import report
+from facenet.evaluation.benchmark import PairSet
+from facenet.evaluation.run import run_benchmark
+from facenet.evaluation.verification import Verification
+from facenet.launch import StopFlag
+from facenet.tasks.feed import Feed
+from facenet.tasks.plan import SPLIT_SEED, Material, Plan
+from facenet.tasks.progress import image_bar
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a rank's run lives: its directory, resolved config, MLflow run and stop flag."""
+
+    directory: Path
+    config: dict[str, Any]
+    id: str | None
+    stop: StopFlag
+
+
+class Epochs:
+    """`fit` runs them. Only the first rank writes."""
+
+    def __init__(
+        self,
+        engine: Trainer,
+        feed: Feed,
+        material: Material,
+        plan: Plan,
+        tracker: Tracker,
+        run: Run,
+        preprocess: Preprocess,
+        *,
+        first: bool,
+    ) -> None:
+        self.engine, self.feed, self.material, self.plan = engine, feed, material, plan
+        self.tracker, self.run, self.preprocess, self.first = tracker, run, preprocess, first
+        self.progress = Progress()
+        self.keeper = Keeper(run.directory / "checkpoints", keep=engine.settings.keep)
+        self.best_row: dict[str, float] = {}
+        self.verification: Verification | None = None
+
+    def fit(self) -> dict[str, Any]:
+        if self.first:
+            save_split(
+                self.run.directory / "split.json",
+                self.material.source,
+                seed=SPLIT_SEED,
+                val=self.material.val_indices,
+                heldout=self.material.heldout_indices,
+            )
+        while self.progress.step < self.plan.total_steps:
+            row = self.engine.train_epoch(self.feed.train(self.progress.epoch), self.progress)
+            if self.engine.stopped:
+                self.save(score=None, finished_epoch=False)
+                break
+            self.progress.epoch += 1
+            self.after_epoch(row)
+        if self.first:
+            self.report_unreadable()
+        return {
+            "objective": self.best_row.get(self.plan.select),
+            "checkpoint": str(self.keeper.directory / ("best.pt" if self.best_row else "last.pt")),
+            "metrics": self.best_row,
+        }
+
+    def after_epoch(self, row: dict[str, float]) -> None:
+        """Validates and tests, then writes checkpoint, curves and metrics."""
+        if self.plan.num_val_batches:
+            row.update(self.engine.validate(self.feed.val()))
+        last = self.progress.step >= self.plan.total_steps
+        if self.material.pair_set is not None and (
+            last or self.progress.epoch % self.engine.settings.evaluate_every == 0
+        ):
+            self.verification = self.test(self.material.pair_set)
+            row.update(report.metrics(self.material.pair_set.name, self.verification))
+        row["epoch"] = float(self.progress.epoch)
+        self.progress.history.append(row)
+        score = self.score(row)
+        if score is not None and (self.keeper.best is None or score > self.keeper.best):
+            self.best_row = dict(row)
+        if self.first:
+            self.save(score=score, finished_epoch=True)
+            self.record(row)
+        self.engine.accelerator.barrier()
+
+    def test(self, pair_set: PairSet) -> Verification:
+        with image_bar(len(pair_set.faces), shown=self.first) as progress:
+            return run_benchmark(
+                self.engine.tested(), pair_set, self.preprocess, self.engine.accelerator, progress=progress
+            )
+
+    def score(self, row: dict[str, float]) -> float | None:
+        """The selected metric, turned so that higher is better; None where this epoch did not measure it."""
+        value = row.get(self.plan.select)
+        if value is None:
+            if self.engine.settings.evaluate_every == 1 and self.engine.settings.select is not None:
+                raise UserError(
+                    f"trainer.select={self.plan.select}: not measured; this run has {', '.join(sorted(row))}"
+                )
+            return None
+        lower_is_better = self.plan.select.rsplit("/", 1)[-1] in ("loss", "eer")
+        return -value if lower_is_better else value
+
+    def save(self, *, score: float | None, finished_epoch: bool) -> None:
+        if not self.first:
+            return
+        threshold = None if self.verification is None else self.verification.threshold.as_dict()
+        content = {
+            "config": self.run.config,
+            "identities": list(self.material.train.identities),
+            "embedder": host_copy(self.engine.tested().state_dict()),
+            "loss": host_copy(self.engine.loss.state_dict()),
+            "training": host_copy(self.engine.state()),
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "metrics": self.progress.history[-1] if self.progress.history else {},
+            "threshold": threshold,
+            "data_fingerprint": self.plan.data_fingerprint,
+            "run_id": self.run.id,
+        }
+        path = self.keeper.save(content, score=score, finished_epoch=finished_epoch)
+        if not finished_epoch:
+            log.info("stopped at step %d; the state is in %s", self.progress.step, path)
+
+    def record(self, row: dict[str, float]) -> None:
+        shown = {name: value for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))}
+        log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+        best = {f"best/{name}": value for name, value in self.best_row.items() if name != "epoch"}
+        tested = {name: value for name, value in row.items() if not name.startswith("train/")}
+        means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
+        self.tracker.metrics({**tested, **means, **best}, step=self.progress.step)
+        history = self.run.directory / "history.json"
+        history.write_text(json.dumps(self.progress.history, indent=1), encoding="utf-8")
+        pictures = save_curves(self.run.directory, self.progress.history)
+        if self.verification is not None and self.material.pair_set is not None:
+            name = self.material.pair_set.name
+            pictures.append(self.run.directory / "roc.png")
+            report.save_roc(pictures[-1], {name: self.verification})
+            verification = self.run.directory / f"{name}.json"
+            verification.write_text(json.dumps(report.as_dict(name, self.verification), indent=1), encoding="utf-8")
+            pictures.append(verification)
+        if (
+            self.progress.step >= self.plan.total_steps
+        ):  # each epoch's pictures replace the last's: MLflow gets the final ones
+            for path in (*pictures, history, self.run.directory / "split.json"):
+                self.tracker.artifact(path, "curves" if path.suffix == ".png" else "records")
+
+    def report_unreadable(self) -> None:
+        unreadable = {**self.feed.loader.unreadable, **self.feed.val_loader.unreadable}
+        self.tracker.metrics({"unreadable_images": len(unreadable)}, step=self.progress.step)
+        if unreadable:
+            path = self.run.directory / "unreadable.json"
+            path.write_text(json.dumps(unreadable, indent=1), encoding="utf-8")
+            self.tracker.artifact(path, "records")
+            log.warning("%d images could not be read and were replaced; their names are in %s", len(unreadable), path)

@@ -1,0 +1,332 @@
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facenet.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.backbones.embedder import Embedder
+from facenet.data.loader import Batch
+from facenet.data.transforms import Preprocess
+from facenet.engine.schedule import Constant, WarmupCosine
+from facenet.engine.step import TrainStep
+from facenet.engine.tracking import NullTracker
+from facenet.engine.trainer import Average, Progress, Settings, Trainer
+from facenet.errors import UserError
+from facenet.losses.heads import SoftmaxHead
+from facenet.losses.mix import LossMix
+from facenet.losses.triplet import TripletLoss
+
+SIZE, NUM_IDENTITIES = 8, 4
+PREPROCESS = Preprocess(size=[SIZE, SIZE], fit="resize", mean=[0.5] * 3, std=[0.5] * 3)
+
+
+class Tiny(Embedder):
+    """Without batch norm and dropout, so that a batch in parts is the same sum as a whole one."""
+
+    embedding_size = 6
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(6))
+        self.body(torch.zeros(1, 3, SIZE, SIZE))
+
+    def features(self, images):
+        return self.body(images)
+
+
+class Notes(NullTracker):
+    """A tracker that remembers: {step: figures}."""
+
+    def __init__(self):
+        self.by_step = {}
+
+    def metrics(self, values, *, step):
+        self.by_step[step] = values
+
+
+@pytest.fixture
+def device():
+    with Accelerator.start(DeviceChoice(name="cpu"), Precision()) as accelerator:
+        yield accelerator
+
+
+def batches(count, size=6, seed=0):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        images = torch.from_numpy(rng.integers(0, 256, (size, SIZE, SIZE, 3), dtype=np.uint8))
+        yield Batch(images, torch.from_numpy(rng.integers(0, NUM_IDENTITIES, size)), np.arange(size))
+
+
+def parts(device, *terms, seed=0):
+    torch.manual_seed(seed)
+    loss = LossMix(terms={type(term).__name__: {"weight": 1.0, "loss": term} for term in terms or [SoftmaxHead()]})
+    loss.start(embedding_size=Tiny.embedding_size, num_identities=NUM_IDENTITIES)
+    return TrainStep(Tiny(), loss, PREPROCESS, device)
+
+
+def make_trainer(device, module, *, optimizer=None, schedule=None, total_steps=100, triplets=False, **options):
+    trainer_options = {name: options.pop(name) for name in ("stop", "show") if name in options}
+    tracker = Notes()
+    schedule = schedule or Constant()
+    trainer = Trainer(
+        module,
+        optimizer or torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9),
+        schedule,
+        device,
+        tracker,
+        Settings(**options),
+        batch_size=6,
+        total_steps=total_steps,
+        triplets=triplets,
+        **trainer_options,
+    )
+    schedule.start(trainer.optimizer, batch_size=6, steps_per_epoch=5, epochs=2)
+    return trainer, tracker
+
+
+def same(first, second):
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def test_steps_equal_a_loop_written_by_hand(device):
+    module, by_hand = (parts(device, SoftmaxHead(), TripletLoss(mining="given")) for _ in range(2))
+    make = WarmupCosine(warmup_epochs=0.4, min_lr_ratio=0.1)
+    trainer, _ = make_trainer(
+        device,
+        module,
+        optimizer=torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1),
+        schedule=make,
+        triplets=True,
+        clip_grad_norm=0.5,
+    )
+    trainer.train_epoch(batches(5), Progress())
+
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+    embedder = by_hand.embedder.to(memory_format=torch.channels_last)
+    for step, batch in enumerate(batches(5)):
+        optimizer.param_groups[0]["lr"] = make.lr_at(step)
+        images = batch.images.permute(0, 3, 1, 2).float() / 255
+        features = embedder.body(((images - 0.5) / 0.5).contiguous(memory_format=torch.channels_last))
+        head = by_hand.loss.terms["SoftmaxHead"]
+        ce = nn.functional.cross_entropy(features @ head.weight.T + head.bias, batch.labels)
+        triplet, _ = by_hand.loss.terms["TripletLoss"](
+            features, nn.functional.normalize(features), batch.labels, triplets=True
+        )
+        (ce + triplet).backward()
+        nn.utils.clip_grad_norm_(by_hand.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    for (name, ours), expected in zip(module.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=2e-6, atol=2e-7, msg=name)
+    assert make.lr_at(0) == pytest.approx(0.001) and trainer.optimizer.param_groups[0]["lr"] == make.lr_at(4)
+
+
+def test_one_step_is_bit_for_bit_what_its_parts_give(device):
+    module, twin = parts(device), parts(device)
+    trainer, _ = make_trainer(device, module)
+    trainer.train_epoch(batches(1), Progress())
+    (batch,) = batches(1)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
+    twin = twin.to(memory_format=torch.channels_last).train()
+    features = twin.embedder(PREPROCESS.normalize(batch.images), normalize=False)
+    twin.loss(features, batch.labels, triplets=False).total.backward()
+    optimizer.step()
+    assert same(module, twin)
+
+
+def test_two_accumulated_parts_are_one_batch(device):
+    whole, in_parts, before = parts(device), parts(device), parts(device)
+    assert same(whole, in_parts)
+    one, _ = make_trainer(device, whole)
+    one.train_epoch(batches(3), Progress())
+    halves = [
+        Batch(batch.images[cut], batch.labels[cut], batch.indices[cut])
+        for batch in batches(3)
+        for cut in (slice(0, 3), slice(3, 6))
+    ]
+    progress = Progress()
+    two, _ = make_trainer(device, in_parts, accumulate=2)
+    two.train_epoch((half for half in halves), progress)
+    assert progress.step == 3 and not same(before, whole)
+    for (name, a), b in zip(whole.named_parameters(), in_parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_average_of_weights_is_what_is_tested(device):
+    module = parts(device)
+    trainer, _ = make_trainer(device, module, ema_decay=0.9)
+    first = {name: value.clone() for name, value in module.embedder.state_dict().items()}
+    seen = []
+    for batch in batches(2):
+        trainer.train_epoch((each for each in [batch]), Progress(step=len(seen)))
+        seen.append({name: value.clone() for name, value in module.embedder.state_dict().items()})
+    # the first keeps a share of (1 + n) / (10 + n): a tenth, then 2 / 11
+    for name, value in trainer.tested().state_dict().items():
+        after_one = 0.1 * first[name] + 0.9 * seen[0][name]
+        torch.testing.assert_close(value, 2 / 11 * after_one + 9 / 11 * seen[1][name])
+    assert trainer.tested() is not trainer.embedder and trainer.state()["ema"]["num_updates"] == 2
+
+
+def test_without_an_average_the_network_itself_is_tested(device):
+    trainer, _ = make_trainer(device, parts(device))
+    assert trainer.tested() is trainer.embedder and trainer.state()["ema"] == {}
+
+
+@pytest.mark.parametrize(("total_steps", "given", "taken"), [(3, 5, 3), (9, 5, 5), (5, 5, 5)])
+def test_the_run_ends_at_its_last_step(device, total_steps, given, taken):
+    closed = []
+
+    def stream():
+        try:
+            yield from batches(given)
+        finally:
+            closed.append(True)
+
+    progress = Progress()
+    trainer, _ = make_trainer(device, parts(device), total_steps=total_steps)
+    trainer.train_epoch(stream(), progress)
+    assert progress.step == taken and closed == [True] and not trainer.stopped
+
+
+def test_log_points_carry_means_since_the_last_one(device):
+    shown = {}
+    trainer, notes = make_trainer(device, parts(device), log_every=2, total_steps=5, show=shown.__setitem__)
+    losses, micro_step = [], trainer.micro_step
+
+    def record(batch):
+        figures = micro_step(batch)
+        losses.append(figures["loss"].item())
+        return figures
+
+    trainer.micro_step = record
+    row = trainer.train_epoch(batches(5), Progress())
+    assert list(notes.by_step) == [2, 4, 5]  # the last step of the run is always logged
+    for step, group in {2: losses[:2], 4: losses[2:4], 5: losses[4:]}.items():
+        assert notes.by_step[step]["train/loss"] == pytest.approx(np.mean(group), rel=1e-6)
+        assert notes.by_step[step]["train/lr"] == 0.1 and notes.by_step[step]["samples_seen"] == 6 * step
+        assert notes.by_step[step]["train/images_per_s"] > 0
+        assert shown[step]["loss"] == notes.by_step[step]["train/loss"]
+    assert row["train/loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+    assert set(row) == {"train/loss", "train/SoftmaxHead", "train/SoftmaxHead/accuracy"}
+
+
+def test_steps_count_on_over_epochs(device):
+    trainer, notes = make_trainer(device, parts(device), log_every=2)
+    progress = Progress()
+    trainer.train_epoch(batches(3), progress)
+    row = trainer.train_epoch(batches(3), progress)
+    assert list(notes.by_step) == [2, 4, 6] and progress.step == 6 and np.isfinite(row["train/loss"])
+
+
+def test_the_stop_flag_ends_the_epoch_after_a_whole_step(device):
+    trainer, _ = make_trainer(device, parts(device), stop=lambda: progress.step >= 2, accumulate=2)
+    progress = Progress()
+    trainer.train_epoch(batches(10), progress)
+    assert progress.step == 2 and trainer.stopped
+
+
+def test_a_loss_that_is_not_finite_is_said_aloud(device, caplog):
+    module = parts(device)
+    with torch.no_grad():
+        module.embedder.body[0].bias.fill_(float("nan"))
+    trainer, notes = make_trainer(device, module, log_every=2)
+    with caplog.at_level(logging.WARNING):
+        trainer.train_epoch(batches(2), Progress())
+    assert "step 2: the loss is not finite; lower optimizer.lr or set trainer.clip_grad_norm" in caplog.text
+    assert np.isnan(notes.by_step[2]["train/loss"])
+
+
+def test_validation_changes_nothing_and_averages(device):
+    module, before = parts(device), parts(device)
+    trainer, _ = make_trainer(device, module)
+    row = trainer.validate(batches(3))
+    losses = []
+    with torch.no_grad():
+        for batch in batches(3):
+            features = before.embedder(PREPROCESS.normalize(batch.images), normalize=False)
+            losses.append(before.loss(features, batch.labels, triplets=False).total.item())
+    assert row["val/loss"] == pytest.approx(np.mean(losses), rel=1e-5) and same(module, before)
+    assert set(row) == {"val/loss", "val/SoftmaxHead", "val/SoftmaxHead/accuracy"}
+    assert not module.embedder.training
+    trainer.train_epoch(batches(1), Progress())
+    assert module.embedder.training
+
+
+def test_state_is_enough_to_go_on_bit_for_bit(device):
+    def trained(module, trainer, *, seed, progress):
+        trainer.train_epoch(batches(2, seed=seed), progress)
+        return module
+
+    straight = parts(device)
+    trainer, _ = make_trainer(device, straight, ema_decay=0.5)
+    progress = Progress()
+    trained(straight, trainer, seed=1, progress=progress)
+    state, loss = copy.deepcopy(trainer.state()), copy.deepcopy(trainer.loss.state_dict())
+    trained(straight, trainer, seed=2, progress=progress)
+
+    resumed = parts(device, seed=9)
+    again, _ = make_trainer(device, resumed, ema_decay=0.5)
+    again.embedder.load_state_dict(state["embedder"])
+    again.loss.load_state_dict(loss)
+    again.optimizer.load_state_dict(state["optimizer"])
+    again.schedule.load_state_dict(state["schedule"])
+    again.ema.load_state_dict(state["ema"])
+    trained(resumed, again, seed=2, progress=Progress(step=2))
+    assert same(straight, resumed) and same(trainer.tested(), again.tested())
+
+
+def test_average(device):
+    first, second = Average(), Average()
+    assert first.read(device) == {}
+    first.add({"a": torch.tensor(1.0), "b": torch.tensor(10.0)})
+    first.add({"a": torch.tensor(3.0), "b": torch.tensor(20.0)})
+    second.add({"a": torch.tensor(8.0), "b": torch.tensor(0.0)})
+    assert first.read(device) == {"a": 2.0, "b": 15.0}
+    first.merge(second)
+    assert first.read(device) == {"a": 4.0, "b": 10.0} and first.count == 3
+    assert second.read(device) == {"a": 8.0, "b": 0.0}  # what was merged is left as it was
+
+
+def test_average_does_not_alias_what_it_was_given(device):
+    value, average = torch.tensor(1.0), Average()
+    average.add({"a": value})
+    value += 100
+    average.add({"a": torch.tensor(3.0)})
+    assert average.read(device) == {"a": 2.0} and value == 101
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("accumulate", 0),
+        ("log_every", -1),
+        ("evaluate_every", 0),
+        ("max_steps", 0),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+        ("clip_grad_norm", 0.0),
+    ],
+)
+def test_settings_name_the_key(key, value):
+    with pytest.raises(UserError, match=rf"trainer\.{key}: expected .*, got {value}"):
+        Settings(**{key: value})
+
+
+def test_nothing_reads_the_device_between_log_points(device, monkeypatch):
+    """A read waits for the device; one per step would halve a small network's speed there."""
+    trainer, _ = make_trainer(device, parts(device), log_every=4)
+
+    def refuse(*_):
+        raise AssertionError("read")
+
+    with monkeypatch.context() as patch:
+        for name in ("item", "tolist", "cpu", "numpy"):
+            patch.setattr(torch.Tensor, name, refuse)
+        for batch in batches(3):
+            trainer.micro_step(batch)
+            trainer.update(Progress())

@@ -1,0 +1,329 @@
+"""The commands as a user runs them: installed, in processes of their own, each in an empty directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from facenet.backbones.embedder import FaceNet
+from facenet.backbones.mobilenet_v1 import MobileNetV1
+from facenet.engine import checkpoint
+
+BIN = Path(sys.executable).parent
+DRAWN = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
+QUIET = ["benchmark=none", "tracking=none", "trainer.max_steps=2"]
+FOLDER = ["facenet-train", "data=folder", "data.image_size=32", "data.batch_size=3", *QUIET]
+LIST = ["facenet-train", "data=annotation", "data.image_size=32", "data.batch_size=6", *QUIET]
+EVALUATE = ["facenet-evaluate", "benchmark.root={inputs}/people", "benchmark.pairs={inputs}/pairs.txt", "tracking=none"]
+HYDRA_NOTES = {"cli.log", "config.yaml", "hydra.yaml", "overrides.yaml", "multirun.yaml"}
+RANK_NOTES = {"resolved.yaml", "split.json", "train.log", "failure-0.json"}
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+    directory: Path
+
+    def files(self) -> set[str]:
+        """Names of what lies in the directory, without what Hydra notes of every command."""
+        return {path.name for path in self.directory.rglob("*") if path.is_file()} - HYDRA_NOTES
+
+
+def run(directory: Path, *command: str, python: tuple[str, ...] = ()) -> Ran:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "FACENET_"))}
+    arguments = [*python, str(BIN / command[0]), *command[1:]]
+    done = subprocess.run(arguments, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    return Ran(done.returncode, done.stdout, done.stderr, directory)
+
+
+# What is wrong: the command, the whole of stderr or its beginning, and what the command may leave behind.
+REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
+    "typos and types": (
+        ["facenet-train", "optimizer=sgd", "optimizer.momentom=1", "trainer.epochs=abc", "sed=1", "trainer.keeep=1"],
+        "config: 4 problems\n"
+        "  optimizer.momentom: torch.optim.SGD has no parameter 'momentom'; did you mean 'momentum'?\n"
+        "  trainer.epochs: expected int, got 'abc'\n"
+        "  trainer.keeep: facenet.engine.trainer.Settings has no parameter 'keeep'; did you mean 'keep'?\n"
+        "  sed: this command has no parameter 'sed'; did you mean 'seed'?\n",
+        set(),
+    ),
+    "unknown choices": (
+        ["facenet-train", "data=foldr", "data.root=x", "loss=", "benchmark=null", "benchmark/protocol=x", "seed=x"],
+        "config: 5 problems\n"
+        "  loss: no choice '' among arcface, ce, cosface, cosface_triplet, triplet, triplet_ce\n"
+        "  data: no choice 'foldr' among annotation, folder, synthetic; did you mean 'folder'?\n"
+        "  benchmark: no choice 'null' among heldout, lfw, none\n"
+        "  benchmark/protocol: no choice 'x' among flip, flip_mean, plain, reference\n"
+        "  seed: expected int, got 'x'\n",
+        set(),
+    ),
+    "missing value": (
+        ["facenet-train", "data=folder", "benchmark=lfw", "~optimizer"],
+        "config: 3 problems\n"
+        "  data.root: needs a value; set data.root=...\n"
+        "  benchmark.root: needs a value; set benchmark.root=...\n"
+        "  optimizer: this command needs it; set optimizer=...\n",
+        set(),
+    ),
+    "no override": (["facenet-train", "optimizer.lr=["], "config: no viable alternative at input '['\n", set()),
+    "in a sweep": (
+        ["facenet-train", "-m", "optimizer.lr=abc,1e-3x", *DRAWN, *QUIET],
+        "config: 1 problem\n  optimizer.lr: expected float or Tensor, got 'abc'\n",
+        set(),
+    ),
+    "batch size": (
+        ["facenet-train", "data.batch_size=47", *QUIET],
+        "data.batch_size=47: must be a multiple of 3 (1 process(es) x trainer.accumulate=1 x 3 for triplet batches); "
+        "the nearest valid values are 45 or 48\n",
+        set(),
+    ),
+    "no folder": ([*FOLDER, "data.root={inputs}/nowhere"], "data.root: {inputs}/nowhere: no such folder; ", set()),
+    "empty folder": ([*FOLDER, "data.root={inputs}/empty"], "data.root: {inputs}/empty: no images; expected ", set()),
+    "no images": ([*FOLDER, "data.root={inputs}/texts"], "data.root: {inputs}/texts: no images; expected ", set()),
+    "one identity": (
+        [*FOLDER, "data.root={inputs}/hermit"],
+        "data.root: {inputs}/hermit: only one identity has images (ann), at least two are needed; ",
+        set(),
+    ),
+    "no list": (
+        [*LIST, "data.list={inputs}/nowhere.txt"],
+        "data.list: {inputs}/nowhere.txt cannot be read (No such file or directory); write one with: facenet-data annotate ",
+        set(),
+    ),
+    "wrong line of a list": (
+        [*LIST, "data.list={inputs}/wrong.txt"],
+        "{inputs}/wrong.txt:3: expected <label>;<path> with a label of 0 or more, got 'three people/x.png'\n",
+        set(),
+    ),
+    "wrong line of pairs": (
+        ["facenet-train", *DRAWN, "tracking=none", "benchmark=lfw", "benchmark.root={inputs}", "benchmark.pairs={inputs}/pairs_wrong.txt"],
+        "{inputs}/pairs_wrong.txt, line 3: image numbers must be whole numbers, got 'cy 1 two'\n",
+        set(),
+    ),
+    "unwritable": (
+        ["facenet-train", *DRAWN, *QUIET, "hydra.run.dir={inputs}/file/run"],
+        "hydra.run.dir: {inputs}/file/run: Not a directory; choose another with hydra.run.dir=DIR\n",
+        set(),
+    ),
+    "tracking server": (
+        ["facenet-train", *DRAWN, "benchmark=none", "tracking.uri=http://127.0.0.1:9"],
+        "tracking: MLflow at http://127.0.0.1:9 cannot be used (it does not answer); ",
+        {"resolved.yaml"},
+    ),
+    "nothing to evaluate": (EVALUATE, "give either checkpoint=FILE that facenet-train wrote, or weights=FILE with ", set()),
+    "corrupt checkpoint": (
+        [*EVALUATE, "checkpoint={inputs}/corrupt.pt"],
+        "checkpoint={inputs}/corrupt.pt: damaged, or no checkpoint (",
+        set(),
+    ),
+    "bare weights": (
+        [*EVALUATE, "checkpoint={inputs}/mobilenet.pth"],
+        "checkpoint={inputs}/mobilenet.pth: holds bare weights; give it as weights=",
+        set(),
+    ),
+    "checkpoint of another backbone": (
+        [*EVALUATE, "checkpoint={inputs}/other.pt"],
+        "checkpoint={inputs}/other.pt: its weights do not fit its own network (",
+        set(),
+    ),
+    "hostile checkpoint": (
+        [*EVALUATE, "checkpoint={inputs}/hostile.pt"],
+        "trunk._target_: 'os.system' may not be built from a config; ",
+        set(),
+    ),
+    "weights of another backbone": (
+        [*EVALUATE, "weights={inputs}/mobilenet.pth", "backbone=inception_resnet_v1"],
+        "weights: {inputs}/mobilenet.pth does not fill this network: ",
+        set(),
+    ),
+    "absent images": (
+        ["facenet-evaluate", "benchmark.root={inputs}/people", "benchmark.pairs={inputs}/pairs_absent.txt", "weights={inputs}/mobilenet.pth", "tracking=none"],
+        "lfw: 2 files named by pairs_absent.txt are missing under {inputs}/people, first dan/dan_0001.jpg; ",
+        set(),
+    ),
+    "annotate an empty folder": (
+        ["facenet-data", "annotate", "{inputs}/empty", "--out", "list.txt"],
+        "{inputs}/empty: no images; expected ",
+        set(),
+    ),
+    "annotate into a file": (
+        ["facenet-data", "annotate", "{inputs}/people", "--out", "{inputs}/file/list.txt"],
+        "{inputs}/file/list.txt: cannot be written (",
+        set(),
+    ),
+}  # fmt: skip
+# Found only when a rank reads files: stderr begins with the rank's log.
+REFUSED_BY_A_RANK = {
+    "one image per identity": ([*FOLDER, "data.root={inputs}/single"], "sampler: no identity has two images"),
+    "unreadable images": (
+        [*FOLDER, "data.root={inputs}/broken"],
+        "data: 1 of 12 images cannot be read, more than data.max_unreadable=0.01 allows; ",
+    ),
+    "start from another backbone": (
+        ["facenet-train", *DRAWN, *QUIET, "weights={inputs}/mobilenet.pth", "backbone=inception_resnet_v1"],
+        "weights: {inputs}/mobilenet.pth does not fill this network: 597 of its tensors are absent, ",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good and bad folders, lists, pairs and weights."""
+    root = tmp_path_factory.mktemp("inputs")
+    make_folders(root)
+    make_lists(root)
+    make_weights(root)
+    (root / "file").write_text("a file, not a folder")
+    return root
+
+
+def make_folders(root: Path) -> None:
+    (root / "empty").mkdir()
+    for person in ("ann lee", "bo;b", "cy"):
+        for number in range(1, 7):
+            draw(root / "people" / person / f"{person}_{number:04d}.png")
+        draw(root / "single" / person / "only.png")
+    (root / "people" / "cy" / "notes.txt").write_text("no face")
+    (root / "people" / "README").write_text("no identity")
+    for number in range(6):
+        draw(root / "hermit" / "ann" / f"{number}.png")
+        for person in ("ann", "bob"):
+            write(root / "broken" / person / f"{number}.jpg", b"\xff\xd8\xff cut short")
+            write(root / "texts" / person / f"{number}.txt", b"no face")
+
+
+def make_lists(root: Path) -> None:
+    people = enumerate(("ann lee", "bo;b", "cy"))
+    lines = [f"{5 * label};people/{name}/{name}_{number:04d}.png" for label, name in people for number in range(1, 7)]
+    (root / "gaps.txt").write_text("\n".join(lines) + "\n")
+    (root / "wrong.txt").write_text("\n".join([*lines[:2], "three people/x.png"]) + "\n")
+    (root / "pairs.txt").write_text("2 1\nann lee\t1\t2\nann lee\t1\tcy\t1\ncy\t1\t3\nann lee\t2\tcy\t2\n")
+    (root / "pairs_wrong.txt").write_text("2 1\ncy 1 2\ncy 1 two\n")
+    (root / "pairs_absent.txt").write_text("2 1\ncy\t1\t2\ncy\t1\tdan\t1\ncy\t1\t3\ncy\t2\tdan\t2\n")
+
+
+def make_weights(root: Path) -> None:
+    weights = FaceNet(trunk=MobileNetV1(init="kaiming"), embedding_size=128, dropout=0.0).state_dict()
+    torch.save(weights, root / "mobilenet.pth")
+    (root / "corrupt.pt").write_bytes((root / "mobilenet.pth").read_bytes()[:5000])
+    conf = yaml.safe_load(run(root, "facenet-train", "--cfg", "job", "backbone=inception_resnet_v1", "--resolve").out)
+    content = {"config": conf, "identities": [], "embedder": weights, "loss": {}, "epoch": 1, "step": 1, "metrics": {}}
+    checkpoint.save(content, root / "other.pt")
+    conf["backbone"]["trunk"] = {"_target_": "os.system", "command": f"touch {root}/was_here"}
+    checkpoint.save(content, root / "hostile.pt")
+
+
+def draw(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(zlib.crc32(path.name.encode()))
+    Image.fromarray(noise.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(path)
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def running(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ran]]]:
+    """All refused commands, two at a time: most of a command's two seconds is the import of torch."""
+    pool = ThreadPoolExecutor(2)
+    cases: dict[str, Any] = {**REFUSED, **REFUSED_BY_A_RANK}
+    yield {
+        name: pool.submit(run, tmp_path_factory.mktemp("ran"), *(part.format(inputs=inputs) for part in command))
+        for name, (command, *_) in cases.items()
+    }
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused_in_one_message(name: str, running: dict[str, Future[Ran]], inputs: Path):
+    ran, (_, message, left) = running[name].result(), REFUSED[name]
+    assert ran.code == 2, ran.err
+    message = message.format(inputs=inputs)
+    assert message in ran.err if name in ("in a sweep", "hostile checkpoint") else ran.err.startswith(message)
+    assert "Traceback" not in ran.out + ran.err
+    assert ran.err.count("\n") == max(1, message.count("\n")) or name in ("in a sweep", "no override"), ran.err
+    assert ran.files() <= left
+    assert not (inputs / "was_here").exists()
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_A_RANK)
+def test_bad_input_that_a_rank_finds_is_refused_in_one_message(
+    name: str, running: dict[str, Future[Ran]], inputs: Path
+):
+    ran, (_, message) = running[name].result(), REFUSED_BY_A_RANK[name]
+    assert ran.code == 2, ran.err
+    *log, last = ran.err.splitlines()
+    assert last.startswith(message.format(inputs=inputs))
+    assert "Traceback" not in ran.out + ran.err
+    assert all(line[9:].startswith(("INFO ", "WARNING ")) for line in log), log
+    assert ran.files() <= RANK_NOTES
+
+
+def test_a_list_with_gaps_blanks_and_semicolons_trains(inputs: Path, tmp_path: Path):
+    sampler = ["sampler=identity", "sampler.images_per_identity=3"]
+    ran = run(tmp_path, *LIST, f"data.list={inputs}/gaps.txt", *sampler, "hydra.run.dir=here")
+    assert ran.code == 0, ran.err
+    assert f"{inputs}/gaps.txt: 8 of 11 labels have no image; labels renumbered to 0..2" in ran.err
+    assert "18 images of 3 identities" in ran.out and f"checkpoint  {tmp_path}/here/checkpoints/best.pt" in ran.out
+    content = checkpoint.load(tmp_path / "here" / "checkpoints" / "best.pt")
+    assert content["identities"] == ["ann lee", "bo;b", "cy"] and content["step"] == 2
+    assert "mlflow.db" not in ran.files()
+
+
+def test_annotate_counts_what_is_no_image_and_writes_the_same_twice(inputs: Path, tmp_path: Path):
+    first, second = (run(tmp_path, "facenet-data", "annotate", f"{inputs}/people", "--out", out) for out in "ab")
+    assert first.code == 0, first.err
+    assert first.out == "a: 18 images of 3 identities; 2 files that are no images left out\n"
+    assert second.code == 0 and (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    lines = (tmp_path / "a").read_text().splitlines()
+    assert (
+        lines[0] == f"0;{inputs}/people/ann lee/ann lee_0001.png" and lines[-1] == f"2;{inputs}/people/cy/cy_0006.png"
+    )
+
+
+@pytest.mark.parametrize("command", ["facenet-train", "facenet-evaluate", "facenet-data"])
+def test_help_is_there_before_torch_and_mlflow(command: str, tmp_path: Path):
+    ran = run(tmp_path, command, "--help", python=(sys.executable, "-X", "importtime"))
+    assert ran.code == 0
+    imported = {line.rsplit("|", 1)[-1].strip() for line in ran.err.splitlines() if line.startswith("import time:")}
+    assert "facenet.cli" in imported
+    assert not imported & {"torch", "mlflow", "numpy", "albumentations", "matplotlib"}
+    if command != "facenet-data":
+        examples = ran.out.split("Examples\n")[1].splitlines()
+        assert all(line.startswith(f"  {command}") for line in examples if line.strip()) and len(examples) >= 3
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["facenet-train", "facenet-evaluate"])
+def test_the_config_is_shown_from_any_directory(command: str, tmp_path: Path):
+    ran = run(tmp_path, command, "--cfg", "job", "backbone=mobilefacenet", "data.image_size=112")
+    assert ran.code == 0, ran.err
+    shown = yaml.safe_load(ran.out)
+    assert shown["backbone"]["_target_"] == "facenet.backbones.mobilefacenet.MobileFaceNet"
+    assert shown["data"]["image_size"] == 112
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_users_own_presets_are_found(tmp_path: Path):
+    write(tmp_path / "experiments" / "preset" / "mine.yaml", b"# @package _global_\noptimizer: {lr: 0.5}\nseed: 7\n")
+    ran = run(tmp_path, "facenet-train", "--cfg", "job", "preset=mine", "seed=8")
+    assert ran.code == 0, ran.err
+    shown = yaml.safe_load(ran.out)
+    assert shown["optimizer"]["lr"] == 0.5 and shown["seed"] == 8  # the command line has the last word
