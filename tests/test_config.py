@@ -197,6 +197,14 @@ def test_a_forbidden_target_is_found_at_any_depth():
         configs.build({"augment": hidden})
 
 
+@pytest.mark.parametrize(
+    "value", ["${oc.create:{_target_:shutil.rmtree,path:x}}", "${oc.decode:'{_target_: shutil.rmtree}'}", "${oc.env:HOME}"]
+)
+def test_nothing_is_interpolated_after_the_targets_were_looked_at(value: str):
+    with pytest.raises(UserError, match=r"^augment\.pipeline\.0: .* a resolved config holds no \$\{\.\.\.\}$"):
+        configs.build({"augment": {"_target_": "facenet.data.transforms.Augment", "pipeline": [value]}})
+
+
 def test_build_keeps_shapes_and_builds_partials():
     built = configs.build({"optimizer": SGD, "list": [PRECISION, 1], "name": "x", "none": None})
     assert type(built) is dict and type(built["list"]) is list

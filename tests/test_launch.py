@@ -23,8 +23,7 @@ JOB = [
     *("data.num_identities=8", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"),
     *("data.num_workers=1", "data.val_images=0.0", "benchmark=none", "accelerator=cpu", "trainer.log_every=1"),
 ]
-# A rank imports this at its start. FACENET_TEST_FAULT runs before the third step of rank FACENET_TEST_RANK; at the end of a run each
-# rank leaves its parameters beside the checkpoint.
+# Each rank imports this at its start: it runs FACENET_TEST_FAULT before the third step, and keeps its parameters after each.
 SITE = """
 import os
 if "RANK" in os.environ and "FACENET_TEST_FAULT" in os.environ:
@@ -34,7 +33,7 @@ if "RANK" in os.environ and "FACENET_TEST_FAULT" in os.environ:
     update, rank = Trainer.update, os.environ["RANK"]
 
     def faulty(self, progress):
-        if progress.step == 2 and rank == os.environ["FACENET_TEST_RANK"]:
+        if progress.step == 2:
             exec(os.environ["FACENET_TEST_FAULT"])
         update(self, progress)
         torch.save(dict(self.step_module.named_parameters()), os.environ["FACENET_TEST_OUT"] + f"/rank{rank}.pt")
@@ -53,17 +52,16 @@ def resolved(*overrides):
 
 @pytest.fixture
 def launched(tmp_path):
-    """launched(fault, rank, num_processes): what `launch` returns or raises for a job of four steps."""
+    """launched(fault, num_processes): what `launch` returns or raises for a job of four steps."""
     (tmp_path / "sitecustomize.py").write_text(SITE)
 
-    def run(fault="pass", *, rank=0, num_processes=1, grace_s=20.0, overrides=("trainer.max_steps=4",)):
+    def run(fault="pass", *, num_processes=1, grace_s=20.0, overrides=("trainer.max_steps=4",)):
         run_dir = tmp_path / "run"
         run_dir.mkdir(exist_ok=True)
         config.write(resolved(f"distributed.grace_s={grace_s}", *overrides), run_dir / "resolved.yaml")
         hooks = {
             "PYTHONPATH": str(tmp_path),
             "FACENET_TEST_FAULT": fault,
-            "FACENET_TEST_RANK": str(rank),
             "FACENET_TEST_OUT": str(tmp_path),
         }
         return launch(run_dir, Distributed(num_processes=num_processes, grace_s=grace_s), hooks)
@@ -86,7 +84,7 @@ def test_what_rank_0_returned_comes_back_and_nothing_else_changes(launched, tmp_
 
 def test_a_rank_that_raises_is_named_with_its_own_traceback(launched):
     with pytest.raises(RankFailed) as raised:
-        launched("raise ValueError(f'boom at step {progress.step}')", rank=1, num_processes=2)
+        launched("if rank == '1': raise ValueError(f'boom at step {progress.step}')", num_processes=2)
     text = str(raised.value)
     assert text.startswith("rank 1:\nTraceback (most recent call last):") and "boom at step 2" in text
     assert text.count("Traceback") == 1 and "rank 0" not in text  # not what the failure did to the others
@@ -110,16 +108,10 @@ def test_a_rank_that_ends_by_itself(launched, fault, said):
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_after_a_failure_is_ended_within_the_grace_time(launched):
-    """Rank 0 reaches no step boundary: it sleeps while rank 1 fails."""
+def test_a_rank_that_hangs_while_another_fails_is_ended_after_the_grace_time(launched):
     started = time.monotonic()
     with pytest.raises(RankFailed, match="rank 1:\n(.*\n)*.*boom"):
-        launched(
-            "time.sleep(1); raise ValueError('boom')" if sys.platform == "never" else "raise ValueError('boom')",
-            rank=1,
-            num_processes=2,
-            grace_s=2.0,
-        )
+        launched("if rank == '1': raise ValueError('boom')\ntime.sleep(600)", num_processes=2, grace_s=2.0)
     assert time.monotonic() - started < 60
 
 
@@ -208,7 +200,9 @@ def test_sigterm_saves_closes_the_run_as_killed_and_exits_143(tmp_path):
         assert process.wait(timeout=60) == 143
     content = checkpoint.load(run_dir / "checkpoints" / "last.pt")
     assert content["step"] >= 2 and content["training"]["optimizer"]["state"]
-    assert f"stopped at step {content['step']}; the state is in {run_dir}/checkpoints/last.pt" in read(tmp_path / "said")
+    assert f"stopped at step {content['step']}; the state is in {run_dir}/checkpoints/last.pt" in read(
+        tmp_path / "said"
+    )
     assert "Traceback" not in read(tmp_path / "said") and not (run_dir / "result.json").exists()
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("select run_uuid, status from runs").fetchall() == [(content["run_id"], "KILLED")]

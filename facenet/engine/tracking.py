@@ -103,7 +103,7 @@ class MlflowTracking:
         client, experiment_id = self.connect()
         run = client.create_run(experiment_id, run_name=self.run_name or facts.name, tags=facts.tags)
         run_id = str(run.info.run_id)
-        status = "FAILED"
+        status, reason = "FAILED", ""
         try:
             describe(client, run_id, facts)
             yield run_id
@@ -112,10 +112,10 @@ class MlflowTracking:
             status = "KILLED"
             raise
         except Exception as error:
-            client.set_tag(run_id, "error", str(error)[-5000:])
+            reason = str(error)[-5000:]
             raise
         finally:
-            client.set_terminated(run_id, status)
+            end(client, run_id, status, reason)
 
     def tracker(self, run_id: str | None) -> Tracker:
         return NullTracker() if run_id is None else MlflowTracker(self.where(), run_id)
@@ -140,7 +140,7 @@ class MlflowTracking:
                 )
                 return client, str(client.create_experiment(self.experiment, artifact_location=location))
         except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
-            told = (str(error) or repr(error)).splitlines()[0]
+            told = first_line(error)
             reason = "it does not answer" if "failed with exception" in told else told
             raise UserError(
                 f"tracking: MLflow at {masked(uri)} cannot be used ({masked(reason)}); start it, set tracking.uri, or tracking=none"
@@ -153,7 +153,11 @@ class MlflowTracking:
         uri = self.where()
         from mlflow import MlflowClient
 
-        page = f"#/experiments/{MlflowClient(tracking_uri=uri).get_run(run_id).info.experiment_id}/runs/{run_id}"
+        try:
+            experiment_id = MlflowClient(tracking_uri=uri).get_run(run_id).info.experiment_id
+        except Exception:  # gone since the run began; what it trained is on the disk
+            return f"run {run_id} at {masked(uri)}, which does not answer now"
+        page = f"#/experiments/{experiment_id}/runs/{run_id}"
         if uri.startswith(("http:", "https:")):
             return f"{masked(uri).rstrip('/')}/{page}"
         command = f"mlflow server --backend-store-uri '{masked(uri)}' --host 127.0.0.1 --port 5000 --workers 1"
@@ -195,7 +199,7 @@ class MlflowTracker:
         if not future.done():
             return False
         if (error := future.exception()) is not None:
-            log.warning("MLflow did not take a record of run %s: %s", self.run_id, masked(str(error).splitlines()[0]))
+            log.warning("MLflow did not take a record of run %s: %s", self.run_id, masked(first_line(error)))
         return True
 
     def close(self) -> None:
@@ -220,6 +224,16 @@ def describe(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
         dataset = MetaDataset(CodeDatasetSource({"source": source}), name=name, digest=fingerprint[:36])
         inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
     client.log_inputs(run_id, datasets=inputs)
+
+
+def end(client: MlflowClient, run_id: str, status: str, reason: str) -> None:
+    """Closes a run. A store that went away costs the run's state there, said aloud, and not what was trained."""
+    try:
+        if reason:
+            client.set_tag(run_id, "error", reason)
+        client.set_terminated(run_id, status)
+    except Exception as error:
+        log.warning("MLflow did not take the end (%s) of run %s: %s", status, run_id, masked(first_line(error)))
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:
@@ -266,6 +280,10 @@ def locked(database: Path | None) -> Iterator[None]:
     with database.with_name(database.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def masked(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet.accelerator import host_copy
-from facenet.data.split import save_split
+from facenet.data.split import replace_text, save_split
 from facenet.data.transforms import Preprocess
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
@@ -26,6 +26,7 @@ from facenet.tasks.plan import SPLIT_SEED, Material, Plan
 from facenet.tasks.progress import image_bar
 
 log = logging.getLogger(__name__)
+LOWER_IS_BETTER = ("loss", "eer")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Epochs:
         self.progress = Progress()
         self.keeper = Keeper(run.directory / "checkpoints", keep=engine.settings.keep)
         self.best_row: dict[str, float] = {}
-        self.verification: Verification | None = None
+        self.written: set[Path] = set()
 
     def fit(self) -> dict[str, Any]:
         if self.first:
@@ -72,12 +73,15 @@ class Epochs:
         while self.progress.step < self.plan.total_steps:
             row = self.engine.train_epoch(self.feed.train(self.progress.epoch), self.progress)
             if self.engine.stopped:
-                self.save(score=None, finished_epoch=False)
+                if self.first:
+                    path = self.save(score=None, verification=None, finished_epoch=False)
+                    log.info("stopped at step %d; the state is in %s", self.progress.step, path)
                 break
             self.progress.epoch += 1
             self.after_epoch(row)
         if self.first:
             self.report_unreadable()
+            self.publish()
         return {
             "objective": self.best_row.get(self.plan.select),
             "checkpoint": str(self.keeper.directory / ("best.pt" if self.best_row else "last.pt")),
@@ -88,20 +92,19 @@ class Epochs:
         """Validates and tests, then writes checkpoint, curves and metrics."""
         if self.plan.num_val_batches:
             row.update(self.engine.validate(self.feed.val()))
-        last = self.progress.step >= self.plan.total_steps
-        if self.material.pair_set is not None and (
-            last or self.progress.epoch % self.engine.settings.evaluate_every == 0
-        ):
-            self.verification = self.test(self.material.pair_set)
-            row.update(report.metrics(self.material.pair_set.name, self.verification))
+        pair_set, due = self.material.pair_set, self.progress.epoch % self.engine.settings.evaluate_every == 0
+        verification = None
+        if pair_set is not None and (due or self.progress.step >= self.plan.total_steps):
+            verification = self.test(pair_set)
+            row.update(report.metrics(pair_set.name, verification))
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
         score = self.score(row)
         if score is not None and (self.keeper.best is None or score > self.keeper.best):
             self.best_row = dict(row)
         if self.first:
-            self.save(score=score, finished_epoch=True)
-            self.record(row)
+            self.save(score=score, verification=verification)
+            self.record(row, verification)
         self.engine.accelerator.barrier()
 
     def test(self, pair_set: PairSet) -> Verification:
@@ -114,18 +117,14 @@ class Epochs:
         """The selected metric, turned so that higher is better; None where this epoch did not measure it."""
         value = row.get(self.plan.select)
         if value is None:
-            if self.engine.settings.evaluate_every == 1 and self.engine.settings.select is not None:
-                raise UserError(
-                    f"trainer.select={self.plan.select}: not measured; this run has {', '.join(sorted(row))}"
-                )
+            if self.progress.step >= self.plan.total_steps and not self.best_row:
+                known = ", ".join(sorted(row))
+                raise UserError(f"trainer.select={self.plan.select}: not measured in this run, which has {known}")
             return None
-        lower_is_better = self.plan.select.rsplit("/", 1)[-1] in ("loss", "eer")
-        return -value if lower_is_better else value
+        return -value if self.plan.select.rsplit("/", 1)[-1] in LOWER_IS_BETTER else value
 
-    def save(self, *, score: float | None, finished_epoch: bool) -> None:
-        if not self.first:
-            return
-        threshold = None if self.verification is None else self.verification.threshold.as_dict()
+    def save(self, *, score: float | None, verification: Verification | None, finished_epoch: bool = True) -> Path:
+        """Path of `last.pt`. The threshold is stored only with the weights that it was chosen for."""
         content = {
             "config": self.run.config,
             "identities": list(self.material.train.identities),
@@ -134,43 +133,46 @@ class Epochs:
             "training": host_copy(self.engine.state()),
             "epoch": self.progress.epoch,
             "step": self.progress.step,
-            "metrics": self.progress.history[-1] if self.progress.history else {},
-            "threshold": threshold,
+            "metrics": self.progress.history[-1] if finished_epoch else {},
+            "threshold": None if verification is None else verification.threshold.as_dict(),
             "data_fingerprint": self.plan.data_fingerprint,
             "run_id": self.run.id,
         }
-        path = self.keeper.save(content, score=score, finished_epoch=finished_epoch)
-        if not finished_epoch:
-            log.info("stopped at step %d; the state is in %s", self.progress.step, path)
+        return self.keeper.save(content, score=score, finished_epoch=finished_epoch)
 
-    def record(self, row: dict[str, float]) -> None:
+    def record(self, row: dict[str, float], verification: Verification | None) -> None:
+        """The epoch's line, metrics, curves and verification, each replacing the last epoch's."""
         shown = {name: value for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))}
         log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
         best = {f"best/{name}": value for name, value in self.best_row.items() if name != "epoch"}
         tested = {name: value for name, value in row.items() if not name.startswith("train/")}
         means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
         self.tracker.metrics({**tested, **means, **best}, step=self.progress.step)
-        history = self.run.directory / "history.json"
-        history.write_text(json.dumps(self.progress.history, indent=1), encoding="utf-8")
-        pictures = save_curves(self.run.directory, self.progress.history)
-        if self.verification is not None and self.material.pair_set is not None:
+        self.write_json("history.json", self.progress.history)
+        self.written.update(save_curves(self.run.directory, self.progress.history))
+        if verification is not None and self.material.pair_set is not None:
             name = self.material.pair_set.name
-            pictures.append(self.run.directory / "roc.png")
-            report.save_roc(pictures[-1], {name: self.verification})
-            verification = self.run.directory / f"{name}.json"
-            verification.write_text(json.dumps(report.as_dict(name, self.verification), indent=1), encoding="utf-8")
-            pictures.append(verification)
-        if (
-            self.progress.step >= self.plan.total_steps
-        ):  # each epoch's pictures replace the last's: MLflow gets the final ones
-            for path in (*pictures, history, self.run.directory / "split.json"):
-                self.tracker.artifact(path, "curves" if path.suffix == ".png" else "records")
+            self.write_json(f"{name}.json", report.as_dict(name, verification))
+            report.save_roc(self.run.directory / "roc.png", {name: verification})
+            self.written.add(self.run.directory / "roc.png")
+
+    def write_json(self, file_name: str, content: Any) -> None:
+        path = self.run.directory / file_name
+        replace_text(path, json.dumps(content, indent=1) + "\n")
+        self.written.add(path)
+
+    def publish(self) -> None:
+        """Once, at the end, so that MLflow holds each picture once; a stopped run's too."""
+        for path in sorted(self.written | {self.run.directory / "split.json"}):
+            self.tracker.artifact(path, "curves" if path.suffix == ".png" else "records")
 
     def report_unreadable(self) -> None:
         unreadable = {**self.feed.loader.unreadable, **self.feed.val_loader.unreadable}
         self.tracker.metrics({"unreadable_images": len(unreadable)}, step=self.progress.step)
         if unreadable:
-            path = self.run.directory / "unreadable.json"
-            path.write_text(json.dumps(unreadable, indent=1), encoding="utf-8")
-            self.tracker.artifact(path, "records")
-            log.warning("%d images could not be read and were replaced; their names are in %s", len(unreadable), path)
+            self.write_json("unreadable.json", unreadable)
+            log.warning(
+                "%d images could not be read and were replaced; their names are in %s",
+                len(unreadable),
+                self.run.directory / "unreadable.json",
+            )

@@ -18,7 +18,7 @@ from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
 from facenet.tasks.job import origin
-from facenet.tasks.plan import Benchmark, divide
+from facenet.tasks.plan import Benchmark, Material, divide
 from facenet.tasks.progress import image_bar
 from facenet.tasks.restore import Restored, from_checkpoint, from_weights
 
@@ -74,9 +74,9 @@ def evaluate(
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id)) as tracker:
         with Accelerator.start(accelerator, precision) as device, image_bar(len(pair_set.faces)) as progress:
-            embedder = restored.embedder.to(device.device)
+            device.prepare(restored.embedder)  # laid out as in training: other layouts add in another order
             result = run_benchmark(
-                embedder, pair_set, restored.preprocess, device, num_workers=num_workers, progress=progress
+                restored.embedder, pair_set, restored.preprocess, device, num_workers=num_workers, progress=progress
             )
         written = run_dir / f"{name}.json"
         written.write_text(json.dumps(report.as_dict(name, result), indent=1), encoding="utf-8")
@@ -99,12 +99,23 @@ def pairs_of(benchmark: Benchmark, restored: Restored) -> PairSet:
         raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
     else:
         material = divide(configs.build(restored.content["config"]["data"]), benchmark)
-        if material.source.fingerprint != restored.content.get("data_fingerprint"):
-            log.warning("the data changed since training: held-out identities may have been trained on")
+        check_not_trained_on(material, restored.content)
         pair_set = material.pair_set
     if pair_set is None:
         raise UserError("benchmark=none: there is nothing to test on; use benchmark=lfw")
     return pair_set
+
+
+def check_not_trained_on(material: Material, content: dict[str, Any]) -> None:
+    """Raises UserError where the run held out nobody, or others: because it had another benchmark, or the data changed since."""
+    heldout = () if material.heldout is None else material.heldout.identities
+    if seen := set(heldout) & set(content["identities"]):
+        raise UserError(
+            f"benchmark=heldout: {len(seen)} of {len(heldout)} held-out identities were trained on, first {min(seen)}; "
+            "the run held out others or none, or its data changed since; use benchmark=lfw"
+        )
+    if material.source.fingerprint != content.get("data_fingerprint"):
+        log.warning("the data changed since training: these are not the pairs of its log")
 
 
 def refuse_second_network(checkpoint: str, overrides: list[str]) -> None:

@@ -33,6 +33,8 @@ def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags
     configs.check(config, train)
     material, plan = prepare(config)
     print(plan, flush=True)
+    if plan.lr_clipped:
+        log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
     tracking = configs.build(config["tracking"])
     distributed: Distributed = configs.build(config["distributed"])
     try:
@@ -89,7 +91,7 @@ def origin(run_dir: Path, overrides: list[str]) -> dict[str, str]:
         "hydra.overrides": " ".join(overrides),
         "host": socket.gethostname(),
         "pid": str(os.getpid()),
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": user_name(),
         "mlflow.source.name": command,
         "python": platform.python_version(),
     }
@@ -99,6 +101,13 @@ def origin(run_dir: Path, overrides: list[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:  # run from a source tree without an installation
             continue
     return {**tags, **git_state(Path.cwd())}
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user that has no name
+        return str(os.getuid())
 
 
 def git_state(directory: Path) -> dict[str, str]:

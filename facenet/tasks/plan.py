@@ -64,6 +64,7 @@ class Plan:
     total_steps: int
     lr: float
     min_lr: float | None
+    lr_clipped: bool
     lr_note: str
     select: str
 
@@ -168,8 +169,9 @@ def make_plan(
         total_steps=total if trainer.max_steps is None else min(total, trainer.max_steps),
         lr=lr.lr,
         min_lr=lr.min_lr,
+        lr_clipped=lr.clipped,
         lr_note=lr.note,
-        select=trainer.select or default_select(material.pair_set, num_val_batches),
+        select=selected(trainer.select, material.pair_set, num_val_batches),
     )
 
 
@@ -211,7 +213,16 @@ def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_proces
     return size, count
 
 
-def default_select(pair_set: PairSet | None, num_val_batches: int) -> str:
-    if pair_set is not None:
-        return f"{pair_set.name}/accuracy"
-    return "val/loss" if num_val_batches else "train/loss"
+def selected(asked: str | None, pair_set: PairSet | None, num_val_batches: int) -> str:
+    """The metric that chooses the best epoch. Raises UserError for one that no part of this run measures."""
+    sources = [
+        *([pair_set.name] if pair_set is not None else []),
+        *(["val"] if num_val_batches else []),
+        "train",
+    ]
+    if asked is None:
+        return f"{sources[0]}/{'loss' if pair_set is None else 'accuracy'}"
+    if asked.split("/")[0] not in sources or "/" not in asked:
+        measured = ", ".join(f"{source}/..." for source in sources)
+        raise UserError(f"trainer.select={asked}: this run measures {measured}; the default is null")
+    return asked

@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import math
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -136,6 +137,18 @@ def test_a_store_that_fails_in_mid_run_costs_its_records_and_not_the_run(mlflow,
         tracker.metrics({"a": 1.0}, step=1)
         tracker.close()
     assert f"MLflow did not take a record of run {run_id}" in caplog.text
+
+
+def test_a_store_that_is_gone_at_the_end_costs_the_state_and_not_the_run(mlflow, store, tmp_path, caplog):
+    mlflow.connect()
+    shutil.copy(store / "mlflow.db", tmp_path)
+    copy = MlflowTracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment=mlflow.experiment)
+    with copy.run(facts(tmp_path)) as run_id:
+        (tmp_path / "mlflow.db").write_bytes(b"overwritten " * 1000)
+    assert f"MLflow did not take the end (FINISHED) of run {run_id}: " in caplog.text
+    assert copy.view(run_id) == f"run {run_id} at {copy.uri}, which does not answer now"
+    with pytest.raises(ValueError, match="the cause"), mlflow.run(facts(tmp_path)):
+        raise ValueError("the cause")
 
 
 def test_experiment_names_stay_as_given_and_their_folders_are_safe(store, client):

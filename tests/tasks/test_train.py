@@ -1,5 +1,8 @@
+import getpass
 import json
 import logging
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from facenet import config as configs
 from facenet.data.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.tasks.job import run_job
+from facenet.tasks.job import git_state, origin, prepare, run_job
 from facenet.tasks.train import run
 
 LOSSES = ["triplet_ce", "ce", "triplet", "cosface", "arcface", "cosface_triplet"]
@@ -74,8 +77,6 @@ def test_history_holds_a_row_per_epoch(tiny_run):
 
 
 def test_the_split_is_on_record(tiny_run, compose):
-    from facenet.tasks.job import prepare
-
     split, (material, plan) = read(tiny_run.run_dir / "split.json"), prepare(compose())
     assert split["fingerprint"] == plan.data_fingerprint and split["seed"] == 10101
     assert split["num_images"] == {"train": 58, "val": 6, "heldout": 32}
@@ -115,7 +116,8 @@ def test_mlflow_holds_the_run(tiny_run):
 
     client = MlflowClient(tracking_uri=f"sqlite:///{tiny_run.run_dir.parent}/mlflow.db")
     experiment = client.get_experiment_by_name("facenet")
-    (found,) = client.search_runs([experiment.experiment_id])
+    of_it = f"tags.run_dir = '{tiny_run.run_dir}'"
+    (found,) = client.search_runs([experiment.experiment_id], filter_string=of_it)
     rows = read(tiny_run.run_dir / "history.json")
     assert found.info.status == "FINISHED"
     assert checkpoint.load(tiny_run.run_dir / "checkpoints" / "best.pt")["run_id"] == found.info.run_id
@@ -134,7 +136,9 @@ def test_mlflow_holds_the_run(tiny_run):
     assert (steps[2] + steps[4]) / 2 == pytest.approx(rows[0]["train/loss"], rel=1e-5)
     assert points("samples_seen") == [(2, 24), (4, 48), (6, 72), (8, 96)] and points("unreadable_images") == [(8, 0)]
     assert found.data.metrics["best/heldout/accuracy"] == max(row["heldout/accuracy"] for row in rows)
-    artifacts = {item.path for top in ("config", "curves", "records") for item in client.list_artifacts(found.info.run_id, top)}
+    artifacts = {
+        item.path for top in ("config", "curves", "records") for item in client.list_artifacts(found.info.run_id, top)
+    }
     assert artifacts == {
         *("config/resolved.yaml", "config/plan.json"),
         *("curves/epoch_loss.png", "curves/epoch_acc.png", "curves/roc.png"),
@@ -167,6 +171,22 @@ def test_the_job_returns_what_a_sweep_maximises(compose, tmp_path, capfd):
     value = run_job(config, run_dir=tmp_path / "run", overrides=["trainer.max_steps=4"], tags={})
     (row,) = read(tmp_path / "run" / "history.json")
     assert value == row["heldout/auc"] and "best by      heldout/auc" in capfd.readouterr().out
+
+
+def test_where_a_run_came_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: {}["uid 12345 has no name"])  # as in a container
+    monkeypatch.chdir(tmp_path)
+    tags = origin(tmp_path / "run", ["optimizer.lr=0.1", "data.root=a b"])
+    assert tags["mlflow.user"] == str(os.getuid()) and tags["run_dir"] == f"{tmp_path}/run"
+    assert tags["command"].endswith(" optimizer.lr=0.1 'data.root=a b'") and tags["version.torch"] == torch.__version__
+    assert "git.dirty" not in tags  # no repository here
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x", "--allow-empty"],
+    ):
+        subprocess.run(["git", *command], check=True)
+    assert len(git_state(tmp_path)["mlflow.source.git.commit"]) == 40
+    assert git_state(tmp_path)["git.dirty"] == "false"
 
 
 @pytest.mark.slow
@@ -206,9 +226,7 @@ def test_no_loss_is_left_out():
 
 def test_bf16_trains_close_to_fp32_and_keeps_parameters_in_fp32(trained, tmp_path):
     short = ["trainer.max_steps=1", "benchmark=none", "backbone.dropout=0.0"]
-    (_, full), (_, half) = (
-        trained(*short, f"precision={name}", run_dir=tmp_path / name) for name in ("fp32", "bf16")
-    )
+    (_, full), (_, half) = (trained(*short, f"precision={name}", run_dir=tmp_path / name) for name in ("fp32", "bf16"))
     assert all(value.dtype in (torch.float32, torch.int64) for value in half["embedder"].values())
     difference = abs(half["metrics"]["train/loss"] - full["metrics"]["train/loss"])
     assert 0 < difference < 0.05 * full["metrics"]["train/loss"]
@@ -250,7 +268,14 @@ def test_a_metric_that_is_not_measured_cannot_choose(trained):
 def test_weights_to_start_from(trained, tiny_run, caplog):
     caplog.set_level(logging.INFO)
     path = tiny_run.run_dir / "checkpoints" / "last.pt"
-    _, content = trained(f"weights={path}", "trainer.max_steps=1", "benchmark=none", "seed=5", "schedule.batch_rule=false", "optimizer.lr=1e-6")
+    _, content = trained(
+        f"weights={path}",
+        "trainer.max_steps=1",
+        "benchmark=none",
+        "seed=5",
+        "schedule.batch_rule=false",
+        "optimizer.lr=1e-6",
+    )
     source = checkpoint.load(path)["embedder"]
     for name in ("Bottleneck.weight", "backbone.model.stage1.0.0.weight"):
         torch.testing.assert_close(content["embedder"][name], source[name], rtol=0, atol=1e-5)

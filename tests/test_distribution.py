@@ -1,0 +1,104 @@
+"""What is shipped: the wheel is built from a copy of the sources, installed beside the checkout, and run from elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PRESET = "# @package _global_\nseed: 5\n"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ROOT / "setup.cfg").is_file(), reason="the tests lie outside a source tree"),
+]
+
+
+def run(directory: Path, *command: str, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that the build leaves nothing in the checkout; with one preset more."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in ("setup.cfg", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("facenet", "conf", "experiments", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "experiments" / "preset" / "of_this_test.yaml").parent.mkdir(exist_ok=True)
+    (copy / "experiments" / "preset" / "of_this_test.yaml").write_text(PRESET)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    offline = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
+    run(sources, sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", str(out), *offline)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that comes first on the path; what it needs is found in the environment of the tests."""
+    target = tmp_path_factory.mktemp("installed")
+    run(target, sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
+    return target
+
+
+def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources: Path):
+    folders = {"facenet": ("facenet", "*.py"), "conf": ("facenet/conf", "*.yaml")}
+    folders |= {f"experiments/{name}": (f"facenet/experiments/{name}", "*.yaml") for name in ("preset", "sweep")}
+    expected = {
+        f"{home}/{file.relative_to(sources / folder).as_posix()}"
+        for folder, (home, pattern) in folders.items()
+        for file in (sources / folder).rglob(pattern)
+    }
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == expected | {"facenet/conf/__init__.py", "facenet/experiments/__init__.py"}
+
+
+def test_the_wheel_names_its_commands_and_requirements(wheel: Path):
+    archive = zipfile.ZipFile(wheel)
+    notes = {name.split("/")[-1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
+    for command in ("train", "evaluate", "data"):
+        assert f"facenet-{command} = facenet.cli:{command}\n" in notes["entry_points.txt"]
+    assert "Requires-Python: >=3.10\n" in notes["METADATA"]
+    required = [
+        line for line in notes["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra" not in line
+    ]
+    names = {line.split()[1].split(">")[0].split("<")[0] for line in required}
+    assert "torch" in names and not names & {"torchvision", "torch_sdaa", "torch-sdaa", "scipy", "pytest"}
+
+
+def test_an_installation_shows_its_config_and_presets_from_anywhere(installed: Path, tmp_path: Path):
+    train = [sys.executable, str(installed / "bin" / "facenet-train")]
+    where = run(
+        tmp_path, sys.executable, "-c", "import facenet.conf; print(facenet.conf.__file__)", PYTHONPATH=str(installed)
+    )
+    assert where.strip() == str(installed / "facenet" / "conf" / "__init__.py")
+    shown = yaml.safe_load(run(tmp_path, *train, "--cfg", "job", "preset=of_this_test", PYTHONPATH=str(installed)))
+    assert shown["seed"] == 5 and shown["backbone"]["_target_"] == "facenet.backbones.embedder.FaceNet"
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_installation_trains_from_anywhere(installed: Path, tmp_path: Path):
+    tiny = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
+    quiet = ["trainer.max_steps=2", "benchmark=none", "tracking=none", "hydra.run.dir=here"]
+    command = [sys.executable, "-c", "from facenet.cli import train; train()", *tiny, *quiet]
+    out = run(tmp_path, *command, PYTHONPATH=str(installed), OMP_NUM_THREADS="1")
+    assert f"checkpoint  {tmp_path}/here/checkpoints/best.pt" in out
+    assert (tmp_path / "here" / "checkpoints" / "best.pt").is_file()
