@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -80,6 +81,8 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
         except (UserError, RankFailed) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra goes on with the next job
+            with contextlib.suppress(OSError):  # Hydra made the folder; a refused job wrote nothing into it
+                output_dir().rmdir()
             fail(str(error), USER if isinstance(error, UserError) else FAILURE)
         except Exception as error:
             defects.append(error)

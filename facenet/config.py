@@ -61,7 +61,8 @@ def build(node: Any) -> Any:
     for path, value in walk(node):
         if isinstance(value, dict) and "_target_" in value:
             locate(value["_target_"], path)
-        if isinstance(value, str) and "${" in value:  # instantiate would follow it, to a target that was never looked at
+        # instantiate would follow it, also to a target that was never looked at
+        if isinstance(value, str) and "${" in value:
             raise UserError(f"{path}: {value!r} may not be built: a resolved config holds no ${{...}}")
     try:
         return instantiate(node, _convert_="all")

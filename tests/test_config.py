@@ -198,7 +198,8 @@ def test_a_forbidden_target_is_found_at_any_depth():
 
 
 @pytest.mark.parametrize(
-    "value", ["${oc.create:{_target_:shutil.rmtree,path:x}}", "${oc.decode:'{_target_: shutil.rmtree}'}", "${oc.env:HOME}"]
+    "value",
+    ["${oc.create:{_target_:shutil.rmtree,path:x}}", "${oc.decode:'{_target_: shutil.rmtree}'}", "${oc.env:HOME}"],
 )
 def test_nothing_is_interpolated_after_the_targets_were_looked_at(value: str):
     with pytest.raises(UserError, match=r"^augment\.pipeline\.0: .* a resolved config holds no \$\{\.\.\.\}$"):

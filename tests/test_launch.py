@@ -200,6 +200,7 @@ def test_sigterm_saves_closes_the_run_as_killed_and_exits_143(tmp_path):
         assert process.wait(timeout=60) == 143
     content = checkpoint.load(run_dir / "checkpoints" / "last.pt")
     assert content["step"] >= 2 and content["training"]["optimizer"]["state"]
+    assert content["metrics"] == {}  # within an epoch nothing is known of it
     assert f"stopped at step {content['step']}; the state is in {run_dir}/checkpoints/last.pt" in read(
         tmp_path / "said"
     )

@@ -138,6 +138,7 @@ def make_plan(
         raise UserError(
             f"data.batch_size={data.batch_size}: more than the {num_images} training images; lower it or add images"
         )
+    try_batch(sampler, material.train, data.batch_size // trainer.accumulate, num_processes)
     if sampler.layout != "triplet" and (names := loss.needing_triplets()):
         raise UserError(
             f"loss.terms.{names[0]}: mining=given needs batches of triplets, and {sampler.layout} batches have none; "
@@ -195,6 +196,12 @@ def check_batch_size(batch_size: int, num_processes: int, accumulate: int, sampl
         )
 
 
+def try_batch(sampler: Sampler, faces: Faces, batch_size: int, num_processes: int) -> None:
+    """Draws one, so that faces which the sampler cannot use are refused now and not by a rank."""
+    options = {"batch_size": batch_size, "num_batches": 1, "world_size": num_processes}
+    next(sampler.batches(faces.labels, epoch=0, seed=0, rank=0, **options))
+
+
 def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_processes: int) -> tuple[int, int]:
     """(batch size, number of batches): whole batches, or one smaller one; (0, 0) where these images make none."""
     unit = num_processes * sampler.multiple
@@ -203,11 +210,7 @@ def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_proces
         return 0, 0
     count = len(val) // size
     try:
-        next(
-            sampler.batches(
-                val.labels, batch_size=size, num_batches=1, epoch=0, seed=0, rank=0, world_size=num_processes
-            )
-        )
+        try_batch(sampler, val, size, num_processes)
     except UserError:  # too few images of one identity among them
         return 0, 0
     return size, count

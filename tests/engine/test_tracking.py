@@ -263,6 +263,7 @@ with mlflow.run(RunFacts(sys.argv[2], path, {"a": 1}, "", {}, {}, {})) as run_id
 """
 
 
+@pytest.mark.slow
 def test_four_processes_may_make_a_fresh_database_at_once(tmp_path):
     running = [
         subprocess.Popen(

@@ -1,3 +1,4 @@
+import itertools
 import time
 from dataclasses import astuple
 
@@ -40,7 +41,7 @@ def naive_thresholds(distances):
     values = sorted(set(distances.tolist()))
     return [
         values[0],
-        *[(low + high) / 2 for low, high in zip(values, values[1:], strict=False)],
+        *[(low + high) / 2 for low, high in itertools.pairwise(values)],
         np.nextafter(values[-1], 9),
     ]
 

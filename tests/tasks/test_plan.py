@@ -36,6 +36,7 @@ def test_every_number_of_the_plan(planned):
         "total_steps": 8,
         "lr": 3e-4,
         "min_lr": pytest.approx(3e-6),
+        "lr_clipped": True,
         "lr_note": "lr 0.001 x batch 12 / 64 = 0.0001875, clipped to 0.0003 by schedule.lr_limits [0.0003, 0.001]; "
         "schedule.batch_rule=false keeps 0.001",
         "select": "heldout/accuracy",
@@ -172,3 +173,22 @@ def test_what_the_device_lacks_is_refused_in_the_plan(planned):
     with pytest.raises(UserError, match="distributed.sync_batch_norm"):
         planned("distributed=ddp", "distributed.sync_batch_norm=true")
     assert planned("distributed.sync_batch_norm=true")[1].num_processes == 1  # nothing to synchronise
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["trainer.select=lfw/accuracy"],
+            r"trainer.select=lfw/accuracy: this run measures heldout/..., val/..., train",
+        ),
+        (["schedule=reference_step"], "reference_step makes ten steps and trainer.epochs is 2"),
+        (
+            ["sampler=shuffle", "loss.terms.triplet.loss.mining=given"],
+            "loss.terms.triplet: mining=given needs batches of triplets, .*sampler=triplet, or .*mining=batch_hard",
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together(planned, overrides, said):
+    with pytest.raises(UserError, match=said):
+        planned(*overrides)

@@ -248,9 +248,12 @@ def test_with_an_average_of_weights_the_average_is_tested_and_shipped(trained):
 
 
 def test_testing_every_other_epoch_and_at_the_end(trained, tmp_path):
-    trained("trainer.epochs=3", "trainer.evaluate_every=2", "data.batch_size=24")
+    trained("trainer.epochs=3", "trainer.evaluate_every=2", "data.batch_size=24", "trainer.keep=3")
     rows = read(tmp_path / "run" / "history.json")
     assert ["heldout/accuracy" in row for row in rows] == [False, True, True]
+    kept = [checkpoint.load(tmp_path / "run" / "checkpoints" / f"epoch-00{epoch}.pt") for epoch in (1, 2, 3)]
+    thresholds = [content["threshold"] and content["threshold"]["value"] for content in kept]
+    assert thresholds == [row.get("heldout/threshold") for row in rows]  # one belongs to the weights it was chosen for
 
 
 def test_without_a_benchmark_the_validation_loss_chooses(trained, tmp_path):
@@ -261,8 +264,15 @@ def test_without_a_benchmark_the_validation_loss_chooses(trained, tmp_path):
 
 
 def test_a_metric_that_is_not_measured_cannot_choose(trained):
-    with pytest.raises(UserError, match=r"trainer\.select=lfw/acc: not measured; this run has .*heldout/accuracy"):
-        trained("trainer.select=lfw/acc", "trainer.max_steps=1")
+    with pytest.raises(UserError, match=r"trainer\.select=heldout/acc: not measured .* has .*heldout/accuracy"):
+        trained("trainer.select=heldout/acc", "trainer.max_steps=1")
+
+
+def test_a_rate_of_errors_is_better_when_lower(trained, tmp_path):
+    result, _ = trained("trainer.select=heldout/eer", "optimizer.lr=0.1", "schedule.batch_rule=false")
+    rates = [row["heldout/eer"] for row in read(tmp_path / "run" / "history.json")]
+    assert result["objective"] == min(rates)
+    assert checkpoint.load(result["checkpoint"])["epoch"] == 1 + rates.index(min(rates))
 
 
 def test_weights_to_start_from(trained, tiny_run, caplog):
