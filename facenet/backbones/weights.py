@@ -55,7 +55,7 @@ def load_weights(embedder: Embedder, path: str | Path, *, whole: bool = False) -
     needed = [name for name in missing if whole or not name.startswith(embedder.head_prefixes)]
     if needed:
         shapes = {names[name]: tuple(tensor.shape) for name, tensor in found.items()}
-        raise UserError(another_network(path, needed, own, shapes))
+        raise UserError(another_network(path, needed, own, shapes, next(iter(found))))
     embedder.load_state_dict(matched, strict=False)
     return LoadReport(path, tuple(matched), tuple(name for name in found if names[name] not in matched), missing)
 
@@ -72,9 +72,7 @@ def read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"weights: cannot read {path}: {error.strerror or error}") from error
-    except (
-        Exception
-    ) as error:  # broken bytes surface as almost any type: UnpicklingError, RuntimeError, EOFError, KeyError, ...
+    except Exception as error:  # broken bytes surface as almost any type: UnpicklingError, EOFError, KeyError, ...
         problem = f"is damaged or holds more than tensors and plain values ({type(error).__name__})"
         raise UserError(f"weights: {path} {problem}; save its state_dict() again") from error
 
@@ -105,14 +103,18 @@ def fits(own: torch.Tensor | None, found: torch.Tensor) -> bool:
 
 
 def another_network(
-    path: Path, needed: list[str], own: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+    path: Path,
+    needed: list[str],
+    own: Mapping[str, torch.Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    first_name: str,
 ) -> str:
     """The message for a trunk that the file does not fill."""
     absent = [name for name in needed if name not in shapes]
     differ = [f"{name} {shapes[name]} instead of {tuple(own[name].shape)}" for name in needed if name in shapes]
     problems = [f"{len(absent)} of its tensors are absent, first {absent[0]}"] if absent else []
     problems += [f"{len(differ)} have another shape, first {differ[0]}"] if differ else []
-    advice = f"the file begins with {next(iter(shapes))}; choose the backbone and input size that it was made for"
+    advice = f"the file begins with {first_name}; choose the backbone and input size that it was made for"
     return f"weights: {path} does not fill this network: {'; '.join(problems)}; {advice}"
 
 

@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[nn.Parameter],
         *,
-        lr: float = 0.02,
+        lr: float = 0.03,
         momentum: float = 0.95,
         weight_decay: float = 0.05,
         adamw_lr: float = 0.002,
