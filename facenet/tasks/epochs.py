@@ -117,9 +117,10 @@ class Epochs:
         """The selected metric, turned so that higher is better; None where this epoch did not measure it."""
         value = row.get(self.plan.select)
         if value is None:
-            if self.progress.step >= self.plan.total_steps and not self.best_row:
-                known = ", ".join(sorted(row))
-                raise UserError(f"trainer.select={self.plan.select}: not measured in this run, which has {known}")
+            source = self.plan.select.split("/")[0]
+            measured = sorted(name for name in row if name.startswith(f"{source}/"))
+            if measured:  # the plan knows the sources of metrics, but a loss may report any figure
+                raise UserError(f"trainer.select={self.plan.select}: not among {', '.join(measured)}")
             return None
         return -value if self.plan.select.rsplit("/", 1)[-1] in LOWER_IS_BETTER else value
 

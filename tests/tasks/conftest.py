@@ -1,4 +1,7 @@
-"""One tiny job: 12 identities x 8 images of 32 pixels, a few steps. Commands run as a user runs them, each a process."""
+"""One tiny job: 12 identities x 8 images of 32 pixels, a few steps. Commands run as a user runs them, each a process.
+
+Its groups are named, so that its numbers do not follow the defaults.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,14 @@ import pytest
 
 BIN = Path(sys.executable).parent
 TINY = (
+    "backbone=mobilenet_v1",
+    "loss=triplet_ce",
+    "sampler=triplet",
+    "augment=flip",
+    "preprocess=letterbox",
+    "optimizer=adam",
+    "schedule=reference_cosine",
+    "precision=fp32",
     "data.num_identities=12",
     "data.images_per_identity=8",
     "data.image_size=32",
