@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
-from facenet.engine.tracking import RunFacts
+from facenet.engine.tracking import RunFacts, masked
 from facenet.errors import UserError
 from facenet.launch import Distributed, launch
 from facenet.tasks.plan import Material, Plan, divide, make_plan
@@ -36,6 +36,7 @@ def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
     tracking = configs.build(config["tracking"])
+    config = without_secrets(config)
     distributed: Distributed = configs.build(config["distributed"])
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags
     except OSError as error:
         raise UserError(f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); choose another") from None
     facts = RunFacts(
-        name=", ".join(overrides)[:200] or "default",
+        name=masked(", ".join(overrides))[:200] or "default",
         directory=run_dir,
         config=config,
         config_yaml=configs.to_yaml(config),
@@ -56,6 +57,14 @@ def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags
     print(summary(result, run_dir, tracking.view(run_id)), flush=True)
     objective = result["objective"]
     return None if objective is None else float(objective)
+
+
+def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without a store's password: runs and checkpoints are shown to others. The ranks get the address by environment."""
+    uri = config["tracking"].get("uri")
+    if uri is None or masked(uri) == uri:
+        return config
+    return {**config, "tracking": {**config["tracking"], "uri": None}}
 
 
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
@@ -84,6 +93,7 @@ def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str
 
 def origin(run_dir: Path, overrides: list[str]) -> dict[str, str]:
     """Where a run came from: code, machine, versions and the command that repeats it."""
+    overrides = [masked(override) for override in overrides]
     command = shlex.join([Path(sys.argv[0]).name, *overrides])
     tags = {
         "run_dir": str(run_dir),
