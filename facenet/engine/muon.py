@@ -1,8 +1,8 @@
 """Muon for the weight matrices, AdamW for everything else.
 
 Muon (Jordan 2024, "Muon: an optimizer for hidden layers in neural networks"; scale of updates as in its reference) replaces the momentum of
-a matrix by the nearest matrix with equal singular values, so that rare directions of the gradient move as far as frequent ones. On few epochs
-over few images that is the difference between a network that has begun to learn and one that has learned (see experiments/results).
+a matrix by the nearest matrix with equal singular values, so that rare directions of the gradient move as far as frequent ones. What it
+gains over AdamW when epochs are few is measured in experiments/results.
 torch.optim.Muon takes 2-d parameters only and came with torch 2.9; here a convolution counts as the matrix (out, in * height * width).
 """
 
@@ -22,8 +22,8 @@ ROUNDS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """`lr` is the root-mean-square change of a square matrix's unit directions per step; `adamw_lr` that of AdamW for biases, norms,
-    depthwise convolutions and the first layer, which are no matrices worth turning. Weight decay is decoupled, times each one's lr."""
+    """`lr`: how far a step moves a square matrix along each of its singular directions; `adamw_lr`: the lr of biases, norms, depthwise
+    convolutions and the first layer, which are no matrices worth turning. Weight decay is decoupled, times each one's lr."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         bf16: bool = True,
     ) -> None:
-        """bf16: orthogonalise in bfloat16, which changes results less than a batch's noise and is 2-4 times faster where it has hardware."""
+        """bf16: orthogonalise in bfloat16, whose error is far below the noise of a batch; float32 where the hardware has no fast bfloat16."""
         if lr <= 0 or adamw_lr <= 0 or not 0 <= momentum < 1:
             raise UserError(
                 f"optimizer: lr {lr} and adamw_lr {adamw_lr} must be above 0, momentum {momentum} in [0, 1)"
