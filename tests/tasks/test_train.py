@@ -177,7 +177,8 @@ def test_where_a_run_came_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tags = origin(tmp_path / "run", ["optimizer.lr=0.1", "data.root=a b"])
     assert tags["mlflow.user"] == str(os.getuid()) and tags["run_dir"] == f"{tmp_path}/run"
-    assert tags["command"].endswith(" optimizer.lr=0.1 'data.root=a b'") and tags["version.torch"] == torch.__version__
+    assert tags["command"].endswith(" optimizer.lr=0.1 'data.root=a b'")
+    assert torch.__version__.startswith(tags["version.torch"])  # which leaves out "+cpu" or has it, as the wheel says
     assert "git.dirty" not in tags  # no repository here
     for command in (
         ["init", "-q"],
