@@ -194,7 +194,7 @@ def test_every_augmentation_feeds_every_preprocessing():
     for augment, preprocess in itertools.product(CHOICES["augment"], CHOICES["preprocess"]):
         parts = configs.build({"augment": node("augment", augment), "preprocess": node("preprocess", preprocess)})
         framed = parts["preprocess"](parts["augment"](image, key=(0, 1, 2)))
-        assert framed.shape == (64, 64, 3) and framed.dtype == np.uint8, (augment, preprocess)
+        assert framed.shape == (*parts["preprocess"].size, 3) and framed.dtype == np.uint8, (augment, preprocess)
 
 
 def test_every_benchmark_takes_every_protocol():

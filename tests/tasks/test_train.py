@@ -267,7 +267,7 @@ def test_without_a_benchmark_the_validation_loss_chooses(trained, tmp_path):
 
 
 def test_a_metric_that_is_not_measured_cannot_choose(trained):
-    with pytest.raises(UserError, match=r"trainer\.select=heldout/acc: not measured .* has .*heldout/accuracy"):
+    with pytest.raises(UserError, match=r"trainer\.select=heldout/acc: not among heldout/accuracy, .*heldout/auc"):
         trained("trainer.select=heldout/acc", "trainer.max_steps=1")
 
 
