@@ -17,7 +17,9 @@ def step_bar(total_steps: int, *, shown: bool) -> Iterator[Callable[[int, dict[s
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     terminal = sys.stderr.isatty()
-    with tqdm(total=total_steps, unit="step", disable=not (shown and terminal), dynamic_ncols=True) as bar:
+    # A short bar: the loss terms are what people watch.
+    layout = "{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=total_steps, bar_format=layout, disable=not (shown and terminal), dynamic_ncols=True) as bar:
 
         def show(step: int, figures: dict[str, float]) -> None:
             terms = {
