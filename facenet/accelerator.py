@@ -212,11 +212,6 @@ class Accelerator:
         """Device and host streams of torch, keyed by (seed, rank); numpy and python streams are keyed where they are drawn."""
         torch.manual_seed(seed * 1_000_003 + self.rank)
 
-    def peak_memory_mib(self) -> float | None:
-        """Most memory held on the device so far, where the device counts it."""
-        count = getattr(self.module, "max_memory_allocated", None)
-        return None if count is None else count() / 2**20
-
 
 def check_precision(name: str, precision: Precision) -> None:
     """Raises UserError when the device lacks the precision."""

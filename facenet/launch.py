@@ -39,9 +39,9 @@ INHERITED = (
     "TORCHELASTIC_RUN_ID",
 )
 
-# For ranks, unless the user set them. MobileNetV1 at 160 px in bf16 on two cores shared with other work: 5 images/s without these, 13
-# with the three for glibc, 64 with all. Threads that spin while they wait take the core from the thread they wait for; and glibc returns
-# every large block to the kernel, which then clears its pages anew for each activation.
+# For ranks, unless the user set them. MobileNetV1 at 160 px in bf16 on two cores shared with other work, one reading each and the load
+# not the same: 5 images/s without these, 13 with the three for glibc, 64 with all. Threads that spin while they wait take the core from
+# the thread they wait for; and glibc returns every large block to the kernel, which then clears its pages anew for each activation.
 RANK_DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",

@@ -162,7 +162,6 @@ def test_collectives_of_one_process_are_free():
         value = torch.tensor([1.0])
         assert device.mean(value) is value and device.any(True) is True and device.any(False) is False
         device.barrier()
-        assert device.peak_memory_mib() is None
 
 
 TWO = """
@@ -184,6 +183,7 @@ with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=60) as d
     assert abs(weight.item() - (before - 3.0)) < 1e-6  # the mean of 2 and 4
     assert device.mean(weight.data).item() == weight.item()
 assert not torch.distributed.is_initialized()
+os._exit(0)  # as facenet.worker: leaving the interpreter after a process group aborts now and then
 """
 
 

@@ -39,6 +39,7 @@ def complaint(config: dict[str, Any], task: Callable[..., Any] = root) -> list[s
 
 def test_a_fitting_config_passes():
     configs.check(good(), root)
+    assert configs.problems_of(good(), root) == []
 
 
 def test_all_problems_come_in_one_message():
@@ -108,7 +109,7 @@ def scalars(
     ],
 )
 def test_fitting_values(key: str, value: Any):
-    configs.check({key: value}, scalars)
+    assert configs.problems_of({key: value}, scalars) == []
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ class RunFacts:
     """What is known of a run before its first step."""
 
     name: str
-    directory: Path
     config: dict[str, Any]
     config_yaml: str
     plan: dict[str, Any]

@@ -65,7 +65,6 @@ def evaluate(
     name = pair_set.name
     facts = RunFacts(
         name=f"evaluate {Path(str(checkpoint or weights)).name} on {name}",
-        directory=run_dir,
         config={"checkpoint": checkpoint, "weights": weights, "preprocess": restored.preprocess.as_dict()},
         config_yaml=configs.to_yaml(restored.content.get("config", {})),
         plan={"benchmark": str(pair_set), "precision": precision.dtype},

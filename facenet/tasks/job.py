@@ -45,7 +45,6 @@ def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags
         raise UserError(f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); choose another") from None
     facts = RunFacts(
         name=masked(", ".join(overrides))[:200] or "default",
-        directory=run_dir,
         config=config,
         config_yaml=configs.to_yaml(config),
         plan=plan.as_dict(),

@@ -28,7 +28,7 @@ DEFAULT_HELDOUT = 0.1
 
 @dataclass(frozen=True)
 class Material:
-    """A data source, divided. `val` keeps the labels of `train`; `val_plan` is (batch size, number of batches), or why there is none."""
+    """A data source, divided. `val` keeps the labels of `train`; the indices are positions in `source`."""
 
     source: Faces
     train: Faces

@@ -37,10 +37,9 @@ def client(mlflow):
     return MlflowClient(tracking_uri=mlflow.uri)
 
 
-def facts(directory, **changes):
+def facts(**changes):
     known = {
         "name": "lr 0.1",
-        "directory": directory,
         "config": {"optimizer": {"lr": 0.1}, "loss": {"terms": [{"w": 1}, {"w": 2.5}]}, "weights": None},
         "config_yaml": "optimizer: {lr: 0.1}\n",
         "plan": {"total_steps": 8, "device": "cpu"},
@@ -51,7 +50,7 @@ def facts(directory, **changes):
 
 
 def test_a_run_that_ends_is_finished_and_described(mlflow, client, store, tmp_path):
-    with mlflow.run(facts(tmp_path)) as run_id:
+    with mlflow.run(facts()) as run_id:
         assert client.get_run(run_id).info.status == "RUNNING"
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED" and run.info.run_name == "lr 0.1" and run.data.tags["host"] == "here"
@@ -86,7 +85,7 @@ def test_a_run_that_ends_is_finished_and_described(mlflow, client, store, tmp_pa
     ],
 )
 def test_how_a_run_ended_shows(mlflow, client, tmp_path, error, status):
-    with pytest.raises(type(error)), mlflow.run(facts(tmp_path)) as run_id:
+    with pytest.raises(type(error)), mlflow.run(facts()) as run_id:
         raise error
     run = client.get_run(run_id)
     assert run.info.status == status and run.info.end_time
@@ -96,7 +95,7 @@ def test_how_a_run_ended_shows(mlflow, client, tmp_path, error, status):
 def test_long_values_are_hashed_and_odd_names_replaced(mlflow, client, tmp_path):
     value = "x" * 6001
     config = {"short": "y" * 6000, "long": value, "tar@far": 1, "k" * 400: 2}
-    with mlflow.run(facts(tmp_path, config=config)) as run_id:
+    with mlflow.run(facts(config=config)) as run_id:
         pass
     params = client.get_run(run_id).data.params
     assert params["short"] == "y" * 6000
@@ -105,7 +104,7 @@ def test_long_values_are_hashed_and_odd_names_replaced(mlflow, client, tmp_path)
 
 
 def test_many_params_go_in_several_batches(mlflow, client, tmp_path):
-    with mlflow.run(facts(tmp_path, config={f"p{number}": number for number in range(250)}, plan={})) as run_id:
+    with mlflow.run(facts(config={f"p{number}": number for number in range(250)}, plan={})) as run_id:
         pass
     assert client.get_run(run_id).data.params == {f"p{number}": str(number) for number in range(250)}
 
@@ -113,7 +112,7 @@ def test_many_params_go_in_several_batches(mlflow, client, tmp_path):
 def test_metrics_artifacts_and_tags_of_rank_0(mlflow, client, tmp_path):
     picture = tmp_path / "roc.png"
     picture.write_bytes(b"png")
-    with mlflow.run(facts(tmp_path)) as run_id:
+    with mlflow.run(facts()) as run_id:
         tracker = mlflow.tracker(run_id)
         for step in (20, 40):
             tracker.metrics({"train/loss": 1 / step, "tar@far=0.001": step}, step=step)
@@ -131,7 +130,7 @@ def test_metrics_artifacts_and_tags_of_rank_0(mlflow, client, tmp_path):
 
 
 def test_a_store_that_fails_in_mid_run_costs_its_records_and_not_the_run(mlflow, tmp_path, caplog):
-    with mlflow.run(facts(tmp_path)) as run_id:
+    with mlflow.run(facts()) as run_id:
         tracker = mlflow.tracker(run_id)
         tracker.artifact(tmp_path / "absent.png")
         tracker.metrics({"a": 1.0}, step=1)
@@ -143,11 +142,11 @@ def test_a_store_that_is_gone_at_the_end_costs_the_state_and_not_the_run(mlflow,
     mlflow.connect()
     shutil.copy(store / "mlflow.db", tmp_path)
     copy = MlflowTracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment=mlflow.experiment)
-    with copy.run(facts(tmp_path)) as run_id:
+    with copy.run(facts()) as run_id:
         (tmp_path / "mlflow.db").write_bytes(b"overwritten " * 1000)
     assert f"MLflow did not take the end (FINISHED) of run {run_id}: " in caplog.text
     assert copy.view(run_id) == f"run {run_id} at {copy.uri}, which does not answer now"
-    with pytest.raises(ValueError, match="the cause"), mlflow.run(facts(tmp_path)):
+    with pytest.raises(ValueError, match="the cause"), mlflow.run(facts()):
         raise ValueError("the cause")
 
 
@@ -201,7 +200,7 @@ def test_the_address_is_the_configs_then_the_environments_then_here(monkeypatch,
 
 
 def test_how_to_look_at_a_run(mlflow, client, tmp_path, monkeypatch):
-    with mlflow.run(facts(tmp_path)) as run_id:
+    with mlflow.run(facts()) as run_id:
         pass
     experiment_id = client.get_run(run_id).info.experiment_id
     command, page = mlflow.view(run_id).splitlines()
@@ -216,7 +215,7 @@ def test_a_server_that_does_not_answer_is_told_within_seconds(tmp_path, credenti
         taken.bind(("127.0.0.1", 0))  # and never listens
         uri = f"http://{credentials}127.0.0.1:{taken.getsockname()[1]}"
         started = time.monotonic()
-        with pytest.raises(UserError) as raised, MlflowTracking(uri=uri).run(facts(tmp_path)):
+        with pytest.raises(UserError) as raised, MlflowTracking(uri=uri).run(facts()):
             raise AssertionError("the run must not start")
     assert time.monotonic() - started < 30
     message = str(raised.value)
@@ -256,7 +255,7 @@ import sys, pathlib
 from facenet.engine.tracking import MlflowTracking, RunFacts
 path = pathlib.Path(sys.argv[1])
 mlflow = MlflowTracking(uri=f"sqlite:///{path}/mlflow.db")
-with mlflow.run(RunFacts(sys.argv[2], path, {"a": 1}, "", {}, {}, {})) as run_id:
+with mlflow.run(RunFacts(sys.argv[2], {"a": 1}, "", {}, {}, {})) as run_id:
     tracker = mlflow.tracker(run_id)
     tracker.metrics({"loss": 1.0}, step=1)
     tracker.close()
@@ -302,7 +301,7 @@ def test_ranks_above_0_write_nothing():
 KILLED = FIRST.split("with ")[0] + (
     "import time\n"
     "from facenet.launch import stop_signals_raise\n"
-    "with stop_signals_raise(), mlflow.run(RunFacts('killed', path, {}, '', {}, {}, {})):\n"
+    "with stop_signals_raise(), mlflow.run(RunFacts('killed', {}, '', {}, {}, {})):\n"
     "    print('running', flush=True); time.sleep(60)\n"
 )
 
