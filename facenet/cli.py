@@ -1,8 +1,7 @@
-"""The commands. Nothing heavy is imported before the arguments are known to be good; exit code 2 is the user's mistake, 1 is a failure."""
+"""The commands that Hydra composes. Nothing heavy is imported before the arguments are known to be good."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import os
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,10 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet.errors import UserError
+from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail
 from facenet.launch import RankFailed, stop_signals_raise
 
-USER, FAILURE = 2, 1
 CHOICES = ("facenet.conf", "facenet.experiments")
 
 
@@ -103,7 +101,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
             raise
         fail(f"hydra.run.dir: {error.filename or error}: {error.strerror}; choose another with hydra.run.dir=DIR", USER)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
 
 
 def composition_problem(error: Exception, config_name: str) -> str:
@@ -169,31 +167,3 @@ def forced(override: str) -> str:
     if any((Path(str(place)) / key).is_dir() for place in (*map(files, CHOICES), "experiments")):
         return f"{key}='null'" if value == "null" else override  # a name, so that it is refused as one
     return f"++{override}"
-
-
-def data() -> None:
-    """facenet-data"""
-    parser = argparse.ArgumentParser(prog="facenet-data", description="Prepare and inspect folders of faces.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    annotate = commands.add_parser(
-        "annotate",
-        help="write the annotation file of a folder of faces",
-        description="Writes one line <label>;<absolute path> per image of ROOT/<identity>/<image>, sorted, labels without gaps.",
-    )
-    annotate.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
-    annotate.add_argument("--out", default="cls_train.txt", metavar="FILE", help="file to write (default: %(default)s)")
-    arguments = parser.parse_args()
-    try:
-        from facenet.tasks.annotate import run_annotate
-
-        print(run_annotate(arguments.root, arguments.out))
-    except UserError as error:
-        fail(str(error), USER)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(code)

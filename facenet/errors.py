@@ -1,5 +1,32 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Mistakes of the user, and how a command ends."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+USER, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one line that names the file, key or flag and the way out. The command line prints it and exits with 2."""
+    """A mistake that the user can correct; the message is one line that names the file, key or flag and the way out."""
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Ends the command with a message on stderr, after what it said so far."""
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """A user's mistake becomes its message and exit code 2, Ctrl-C one word and 130."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error), USER)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)

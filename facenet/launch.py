@@ -19,11 +19,11 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from facenet.distributed import Distributed
 from facenet.errors import UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -49,16 +49,6 @@ RANK_DEFAULTS = {
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**28),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distributed:
-    """Processes of one run on this node; `num_processes: 1` needs no process group."""
-
-    num_processes: int = 1
-    sync_batch_norm: bool = False
-    grace_s: float = 30.0
-    timeout_s: float = 1800.0
 
 
 class RankFailed(Exception):

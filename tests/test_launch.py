@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from facenet import cli, config
+from facenet.distributed import Distributed
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.launch import Distributed, RankFailed, StopFlag, failure_of, launch, note_failure, saved_signal_handlers
+from facenet.launch import RankFailed, StopFlag, failure_of, launch, note_failure, saved_signal_handlers
 
 JOB = [
     *("data.num_identities=8", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"),

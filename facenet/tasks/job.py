@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
+from facenet.distributed import Distributed
 from facenet.engine.tracking import RunFacts, masked
 from facenet.errors import UserError
-from facenet.launch import Distributed, launch
+from facenet.launch import launch
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.train import train
 

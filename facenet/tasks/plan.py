@@ -14,11 +14,11 @@ from facenet.data.identities import Faces, Subset
 from facenet.data.sampler import Sampler
 from facenet.data.source import Data
 from facenet.data.split import Indices, split_identities, split_images
+from facenet.distributed import Distributed
 from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings
 from facenet.errors import UserError
 from facenet.evaluation.benchmark import HeldOut, Lfw, NoBenchmark, PairSet
-from facenet.launch import Distributed
 from facenet.losses.mix import LossMix
 
 Benchmark = Lfw | HeldOut | NoBenchmark

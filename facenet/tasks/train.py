@@ -17,11 +17,12 @@ from facenet.backbones.weights import load_weights
 from facenet.data.sampler import Sampler
 from facenet.data.source import Data
 from facenet.data.transforms import Augment, Preprocess
+from facenet.distributed import Distributed
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
 from facenet.engine.tracking import MlflowTracking, NoTracking, NullTracker
 from facenet.engine.trainer import Settings, Trainer
-from facenet.launch import Distributed, StopFlag
+from facenet.launch import StopFlag
 from facenet.losses.mix import LossMix
 from facenet.tasks.epochs import Epochs, Run
 from facenet.tasks.feed import Feed
