@@ -1,4 +1,4 @@
-"""Devices, precision and collectives: the only file that says sdaa, cuda, cpu, tccl, nccl, gloo, autocast or GradScaler.
+"""Devices, precision and memory: the only file that says sdaa, cuda, cpu, tccl, nccl, gloo, autocast or GradScaler.
 
 A device is one row of `DEVICES`. Everything above asks the `Accelerator` that a process started, and never the device's name.
 """
@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from facenet import collectives
+from facenet.distributed import Distributed
 from facenet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,15 +36,26 @@ class Device:
     collective: str
     precisions: tuple[str, ...]
     fix: str  # what to do when it was asked for and is absent
+    visible: str  # environment variable that chooses among several
 
 
 DEVICES = {
     "sdaa": Device(
-        "torch_sdaa", "tccl", ("fp32", "fp16", "bf16"), "install the vendor's torch_sdaa and check teco-smi"
+        "torch_sdaa",
+        "tccl",
+        ("fp32", "fp16", "bf16"),
+        "install the vendor's torch_sdaa and check teco-smi",
+        "SDAA_VISIBLE_DEVICES",
     ),
-    "cuda": Device(None, "nccl", ("fp32", "fp16", "bf16"), "install a CUDA build of torch and check nvidia-smi"),
+    "cuda": Device(
+        None,
+        "nccl",
+        ("fp32", "fp16", "bf16"),
+        "install a CUDA build of torch and check nvidia-smi",
+        "CUDA_VISIBLE_DEVICES",
+    ),
     # fp16 on a CPU runs without fast kernels and would need a loss scale: slower and less exact than bf16 or fp32.
-    "cpu": Device(None, "gloo", ("fp32", "bf16"), ""),
+    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", ""),
 }
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -76,100 +92,139 @@ class Precision:
     growth_interval: int = 2000
 
 
+class Memory(NamedTuple):
+    """Bytes on one device; None where the device does not tell. On a CPU those of the process."""
+
+    allocated: int | None
+    peak: int | None
+    total: int | None
+
+
 def absent(name: str) -> str | None:
     """Why the device cannot be used, or None if it can. Imports the plugin; creates no context on the device."""
-    row = DEVICES[name]
-    if row.plugin is not None:
+    plugin = DEVICES[name].plugin
+    if plugin is not None:
         try:
-            importlib.import_module(row.plugin)
+            importlib.import_module(plugin)
         except ModuleNotFoundError as error:
             return f"no module {error.name}"
         except (ImportError, OSError, RuntimeError) as error:
-            return f"{row.plugin} does not import ({error})"
+            return f"{plugin} does not import ({error})"
     module = getattr(torch, name, None)
     if name != "cpu" and (module is None or not module.is_available() or module.device_count() == 0):
         return "torch sees no such device"
     return None
 
 
+def devices_present() -> dict[str, str | None]:
+    """Why each device of the table is absent, in the order of preference; None for those that can be used."""
+    return {name: absent(name) for name in DEVICES}
+
+
+def device_count(name: str) -> int:
+    """Devices of a present kind on this machine; processes of a CPU share it, so it counts as one."""
+    return 1 if name == "cpu" else int(getattr(torch, name).device_count())
+
+
+def offered_precisions(name: str) -> tuple[str, ...]:
+    return DEVICES[name].precisions
+
+
+def plugin_of(name: str) -> str | None:
+    """The module that brings the device to torch; None where torch has it itself."""
+    return DEVICES[name].plugin
+
+
 class Accelerator:
-    """One process's device: placement, precision, seeds and collectives. Make it with `Accelerator.start`."""
+    """One process's device: placement, precision, seeds and memory. Make it with `Accelerator.start`."""
 
     def __init__(self, name: str, precision: Precision, *, rank: int, local_rank: int, world_size: int) -> None:
         self.name, self.precision = name, precision
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.local_rank, self.world_size = rank, local_rank, world_size
         self.module: Any = getattr(torch, name)
-        self.device = (
-            torch.device(name) if name == "cpu" else torch.device(name, local_rank % self.module.device_count())
-        )
-        self.scaler = None
-        if precision.dtype == "fp16":
-            self.scaler = torch.amp.GradScaler(
-                name, init_scale=precision.init_scale, growth_interval=precision.growth_interval
-            )
+        self.device = torch.device(name) if name == "cpu" else torch.device(name, local_rank)
+        self.amp: Callable[..., contextlib.AbstractContextManager[Any]] | None = None
+        self.scaler: torch.amp.GradScaler | None = None
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, choice: DeviceChoice, precision: Precision, *, timeout_s: float = 1800.0) -> Iterator[Accelerator]:
-        """The accelerator of this process; joins the process group that RANK and WORLD_SIZE describe, and leaves it at the end.
+    def start(
+        cls, choice: DeviceChoice, precision: Precision, *, timeout_s: float = 1800.0, alone: bool = False
+    ) -> Iterator[Accelerator]:
+        """The accelerator of this process; joins the process group that RANK and WORLD_SIZE describe, unless `alone`, and leaves it at
+        the end.
 
-        Raises UserError for an absent device or a precision that it lacks.
+        Raises UserError for an absent device, fewer devices than processes, or a precision that the device lacks.
         """
         name, why = choice.resolve()
         check_precision(name, precision)
-        rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        accelerator = cls(
-            name, precision, rank=rank, local_rank=int(os.environ.get("LOCAL_RANK", 0)), world_size=world_size
-        )
-        if name != "cpu":
-            accelerator.module.set_device(
-                accelerator.device
-            )  # before the process group: tccl and nccl bind to the current device
+        place: Mapping[str, str] = {} if alone else os.environ
+        rank, local_rank = int(place.get("RANK", 0)), int(place.get("LOCAL_RANK", 0))
+        world_size = int(place.get("WORLD_SIZE", 1))
+        check_device_count(name, local_rank + 1)
+        accelerator = cls(name, precision, rank=rank, local_rank=local_rank, world_size=world_size)
+        if name != "cpu":  # before the process group: tccl and nccl bind to the current device
+            accelerator.module.set_device(accelerator.device)
         log.info(
             "device %s (%s), precision %s, process %d of %d", accelerator.device, why, precision.dtype, rank, world_size
         )
         if world_size > 1:
             dist.init_process_group(DEVICES[name].collective, timeout=timedelta(seconds=timeout_s))
         try:
-            accelerator.verify_precision()
+            accelerator.start_precision()
             yield accelerator
+            accelerator.any(False)  # all arrive here: a process that leaves first breaks the others' last messages
         finally:
             if world_size > 1:
                 dist.destroy_process_group()
 
-    def verify_precision(self) -> None:
-        """A wrong device string makes torch train in float32 with only a warning, so the type of a product is looked at."""
+    def start_precision(self) -> None:
+        """Finds the spelling of autocast that computes in the asked type: a wrong device string makes torch train in float32
+        with only a warning, so the type of a product is looked at. Raises UserError when none does."""
+        if self.precision.dtype == "fp32":
+            return
+        if self.name == "cuda" and self.precision.dtype == "bf16" and torch.cuda.get_device_capability() < (8, 0):
+            raise UserError("precision=bf16: this GPU has no units for it and emulates it; set precision=fp16")
+        wanted, seen = DTYPES[self.precision.dtype], []
+        for spelling in spellings(self.name, "autocast"):
+            self.amp = spelling
+            try:
+                seen.append(self.product_dtype())
+            except (RuntimeError, TypeError, ValueError):  # this spelling knows neither the device nor the type
+                continue
+            if seen[-1] == wanted:
+                break
+        else:
+            told = f"computes in {seen[-1]}" if seen else "has no autocast"
+            raise UserError(f"precision={self.precision.dtype}: {self.name} {told}; set precision=fp32")
+        if self.precision.dtype == "fp16":
+            options = {"init_scale": self.precision.init_scale, "growth_interval": self.precision.growth_interval}
+            self.scaler = next(spellings(self.name, "GradScaler"))(**options)
+
+    def product_dtype(self) -> torch.dtype:
         with self.autocast():
-            product = torch.ones(2, 2, device=self.device) @ torch.ones(2, 2, device=self.device)
-        if product.dtype != DTYPES[self.precision.dtype]:
-            raise UserError(
-                f"precision={self.precision.dtype}: {self.name} computes in {product.dtype}; set precision=fp32"
-            )
+            return (torch.ones(2, 2, device=self.device) @ torch.ones(2, 2, device=self.device)).dtype
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Forward passes inside run in `precision.dtype`."""
-        if self.precision.dtype == "fp32":
+        if self.amp is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.name, dtype=DTYPES[self.precision.dtype])
+        return self.amp(dtype=DTYPES[self.precision.dtype])
 
     def full_precision(self) -> contextlib.AbstractContextManager[Any]:
         """Arithmetic inside stays in float32, also within `autocast`."""
-        if self.precision.dtype == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.name, enabled=False)
+        return contextlib.nullcontext() if self.amp is None else self.amp(enabled=False)
 
     def to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
-    def prepare(self, module: nn.Module, *, sync_batch_norm: bool = False) -> nn.Module:
+    def prepare(self, module: nn.Module, distributed: Distributed | None = None) -> nn.Module:
         """The module on the device, its convolutions in channels-last, and wrapped for gradient averaging over processes."""
-        if sync_batch_norm and self.world_size > 1:
+        options = distributed or Distributed()
+        if options.sync_batch_norm and self.world_size > 1:
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         module = module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.world_size == 1:
-            return module
-        device_ids = None if self.name == "cpu" else [self.device.index]
-        return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
+        return module if self.world_size == 1 else collectives.averaging(module, options)
 
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
@@ -188,39 +243,123 @@ class Accelerator:
             self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Averaged over processes as sum and division: tccl has no average."""
-        if self.world_size == 1:
-            return values
-        total = values.detach().clone()
-        dist.all_reduce(total)
-        return total / self.world_size
-
     def any(self, flag: bool) -> bool:
         """True in every process if it is true in one."""
         if self.world_size == 1:
             return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value)
-        return bool(value.item() > 0)
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            dist.barrier()
+        return bool(collectives.mean(torch.tensor(float(flag), device=self.device)).item() > 0)
 
     def seed(self, seed: int) -> None:
         """Device and host streams of torch, keyed by (seed, rank); numpy and python streams are keyed where they are drawn."""
-        torch.manual_seed(seed * 1_000_003 + self.rank)
+        torch.manual_seed(seed * 1_000_003 + self.rank)  # the device's too
+
+    def rng_states(self) -> list[dict[str, Tensor]]:
+        """Of every process by rank: torch's host stream and the device's, in host memory. All processes call it together."""
+        own = {"host": torch.get_rng_state()}
+        if hasattr(self.module, "get_rng_state"):
+            own["device"] = self.module.get_rng_state(self.device)
+        found: list[dict[str, Tensor]] = [{} for _ in range(self.world_size)]
+        for key, state in own.items():
+            parts = collectives.gather(state.to(self.device), [len(state)] * self.world_size)
+            for rank, part in enumerate(parts):
+                found[rank][key] = part.to("cpu")
+        return found
+
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
+        """Takes up the streams where one entry of `rng_states` left them."""
+        torch.set_rng_state(state["host"])
+        if "device" in state:
+            self.module.set_rng_state(state["device"], self.device)
+
+    def synchronize(self) -> None:
+        """Waits until the device has done what it was given; before and after whatever is timed."""
+        self.module.synchronize()
+
+    def memory(self) -> Memory:
+        if self.name == "cpu":
+            return Memory(
+                int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            )
+        return Memory(
+            self.ask("memory_allocated"), self.ask("max_memory_allocated"), self.ask("mem_get_info", lambda two: two[1])
+        )
+
+    def ask(self, name: str, part: Callable[[Any], int] = int) -> int | None:
+        """A number of the device's module, or None: plugins do not offer all that torch does for its own devices."""
+        try:
+            return part(getattr(self.module, name)(self.device))
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+            return None
+
+    def reset_peak_memory(self) -> None:
+        """The peak of `memory` starts anew where the device can."""
+        with contextlib.suppress(AttributeError, NotImplementedError):
+            self.module.reset_peak_memory_stats(self.device)
+
+    def free_cache(self) -> None:
+        """Gives memory that is kept for reuse back to the device."""
+        with contextlib.suppress(AttributeError):
+            self.module.empty_cache()
+
+    def describe(self) -> dict[str, str]:
+        """Name, plugin, runtime and driver of the device, as far as they can be known."""
+        found = {}
+        with contextlib.suppress(AttributeError, RuntimeError):
+            found["device"] = str(self.module.get_device_name(self.device))
+        plugin = DEVICES[self.name].plugin
+        if plugin is not None:
+            found["plugin"] = f"{plugin} {version_of(plugin)}"
+        if self.name == "cuda":
+            found["runtime"] = f"CUDA {torch.version.cuda}"
+        return found
+
+
+def version_of(module_name: str) -> str:
+    module = importlib.import_module(module_name)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(module_name)
+    return str(getattr(module, "__version__", "of unknown version"))
+
+
+def spellings(name: str, what: str) -> Iterator[Callable[..., Any]]:
+    """Ways to say autocast or GradScaler for a device: torch's own for any device, then those that plugins had before it, under
+    torch.<device>.amp and <plugin>.amp."""
+    if hasattr(torch.amp, what):
+        yield lambda **options: getattr(torch.amp, what)(name, **options)
+    plugin = DEVICES[name].plugin
+    for module in (getattr(torch, name), importlib.import_module(plugin) if plugin else None):
+        amp = getattr(module, "amp", None)
+        if hasattr(amp, what):
+            yield getattr(amp, what)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device refused memory. torch has a type for it, which plugins do not all raise; their words are alike."""
+    kinds = tuple(kind for kind in (getattr(torch, "OutOfMemoryError", None), torch.cuda.OutOfMemoryError) if kind)
+    words = str(error).lower()
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    )
 
 
 def check_precision(name: str, precision: Precision) -> None:
     """Raises UserError when the device lacks the precision."""
-    offered = DEVICES[name].precisions
-    if precision.dtype == "bf16" and name == "cuda" and not torch.cuda.is_bf16_supported():
-        offered = ("fp32", "fp16")
+    offered = offered_precisions(name)
     if precision.dtype not in offered:
         raise UserError(
             f"precision={precision.dtype}: not on {name}, which offers {', '.join(offered)}; set precision={offered[-1]}"
+        )
+
+
+def check_device_count(name: str, num_processes: int) -> None:
+    """Raises UserError for more processes on this machine than it has devices; processes of a CPU share it."""
+    found = device_count(name)
+    if name != "cpu" and num_processes > found:
+        raise UserError(
+            f"distributed.num_processes: {num_processes} processes need as many {name} devices and {found} are visible; lower it, "
+            f"or see {DEVICES[name].visible}"
         )
 
 

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from facenet import torchrun
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail
 from facenet.launch import RankFailed, stop_signals_raise
 
@@ -35,7 +36,10 @@ OmegaConf.register_new_resolver("facenet_own_experiments", own_experiments, repl
 
 def train() -> None:
     """facenet-train"""
-    hydra_command(train_job, "train")
+    command = functools.partial(hydra_command, train_job, "train")
+    if torchrun.active():
+        torchrun.command(command)
+    command()
 
 
 def train_job(composed: DictConfig) -> float | None:
@@ -43,10 +47,15 @@ def train_job(composed: DictConfig) -> float | None:
     from facenet.tasks.job import run_job
 
     settings = HydraConfig.get()
-    tags = {}
+    overrides, tags, values = list(settings.overrides.task), {}, config.resolve(composed)
     if settings.mode == RunMode.MULTIRUN:
         tags = {"sweep_id": Path(settings.sweep.dir).name, "job_num": str(settings.job.num)}
-    return run_job(config.resolve(composed), run_dir=output_dir(), overrides=list(settings.overrides.task), tags=tags)
+        if torchrun.active():
+            fail(torchrun.NO_SWEEP, USER)
+    if torchrun.active():
+        values = torchrun.of_this_size(values)
+        return run_job(values, run_dir=output_dir(), overrides=overrides, tags=tags, start=torchrun.launch)
+    return run_job(values, run_dir=output_dir(), overrides=overrides, tags=tags)
 
 
 def evaluate() -> None:
@@ -79,12 +88,15 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
         except (UserError, RankFailed) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra goes on with the next job
-            with contextlib.suppress(OSError):  # Hydra made the folder; a refused job wrote nothing into it
-                output_dir().rmdir()
             fail(str(error), USER if isinstance(error, UserError) else FAILURE)
         except Exception as error:
             defects.append(error)
             raise
+        finally:
+            with contextlib.suppress(
+                OSError
+            ):  # Hydra made it; a refused job, or one that goes on elsewhere, wrote nothing into it
+                output_dir().rmdir()
 
     try:
         hydra.main(version_base="1.3", config_path="pkg://facenet.conf", config_name=config_name)(task)()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +54,13 @@ def write(config: dict[str, Any], path: Path) -> None:
 
 def to_yaml(config: dict[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """16 hexadecimal digits that two configs share if they describe the same training: where it is recorded and what it goes on from do
+    not count."""
+    described = {name: value for name, value in config.items() if name not in ("tracking", "resume", "resume_changed")}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def build(node: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Runs one job as processes of this node, each a fresh command, and returns what rank 0 returned.
+"""Runs one job as processes of this machine, each a fresh command, and returns what rank 0 returned.
 
 A job lives in its run directory: `resolved.yaml` goes in, `result.json` or `failure-<rank>.json` comes out. One process takes the same
 path as many, so that the jobs of a sweep share no state.
@@ -8,35 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import json
 import logging
+import math
 import os
 import signal
+import subprocess
 import sys
-import threading
+import tempfile
 import time
-import traceback
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from facenet.distributed import Distributed
 from facenet.errors import UserError
+from facenet.failure import Failure, RankFailed, cause, noted_failures
+from facenet.stop import STOP_SIGNALS, StopFlag, Stopped, held_back, stop_signals, stop_signals_raise
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-# An outer torchrun's variables in a spawned rank would join it to the wrong group.
+__all__ = ["RankFailed", "StopFlag", "Stopped", "launch", "stop_signals_raise"]
+
+log = logging.getLogger(__name__)
+
+# A rank's place in its group. An outer torchrun's would join a spawned rank to the wrong one.
 INHERITED = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "TORCHELASTIC_RUN_ID",
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"),
+    *("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_ERROR_FILE"),
 )
 
 # For ranks, unless the user set them. MobileNetV1 at 160 px in bf16 on two cores shared with other work, one reading each and the load
@@ -50,116 +50,191 @@ RANK_DEFAULTS = {
     "MALLOC_TOP_PAD_": str(2**28),
 }
 
-
-class RankFailed(Exception):
-    """A process of the job failed; the text ends with that process's own traceback. Plain text, so that it can be pickled."""
-
-
-class Stopped(SystemExit):
-    """A stop signal ended the job. Not an Exception: Hydra would count it as one failed job and start the next."""
+POLL_S = 0.1
+FAREWELL_S = 4.0  # after a failure: for the others to notice, flush their metrics and end by themselves
+STACK_S = 1.0  # for a process that is about to be killed to write where it stands
+WHERE_SIGNAL = signal.SIGUSR1  # faulthandler's, which answers also from within a collective
+FINE = (0, *(128 + number for number in STOP_SIGNALS))
 
 
-def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str]) -> Any:
-    """What rank 0 of the job in `run_dir` returned.
+def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str], task: str = "train") -> Any:
+    """What rank 0 of the job in `run_dir` returned. `task` is one of `worker.TASKS`.
 
     Raises UserError for a user's mistake found by a rank, RankFailed for any other failure, KeyboardInterrupt or Stopped for a signal.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import elastic_launch
+    import torch.distributed as dist
 
-    # Its account of a stop or a failure; ours is shorter.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # On any free port, opened here: parallel jobs never meet, and no rank has to bind a port that another job may have taken.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    count = distributed.num_processes
+    group = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # what tells torch's env:// that the store is there already
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    places = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    with changed_environment(environment):
+        failure, stop = run_ranks(run_dir, task, places, grace_s=distributed.grace_s)
+    if stop is not None:  # before any failure: a sweep must end with it
+        if failure is not None:
+            log.error("while stopping: %s", failure)
+        raise stop
+    if failure is not None:
+        raise failure
+    return result_of(run_dir)
+
+
+def result_of(run_dir: Path) -> Any:
+    return json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+
+
+def run_ranks(
+    run_dir: Path,
+    task: str,
+    places: Sequence[dict[str, str]],
+    *,
+    grace_s: float,
+    elsewhere: Callable[[], list[Failure]] = list,
+) -> tuple[Exception | None, BaseException | None]:
+    """Runs one process per place (RANK, MASTER_ADDR, ...) to its end. Returns the failure, and the exception for a stop signal.
+
+    `elsewhere` gives the failures of the group's ranks that others started.
+    """
     for leftover in (*run_dir.glob("failure-*.json"), run_dir / "result.json"):
         leftover.unlink(missing_ok=True)
-    threads = str(max(1, available_cores() // distributed.num_processes))
-    defaults = {"OMP_NUM_THREADS": threads, **RANK_DEFAULTS}
-    unset = {name: value for name, value in defaults.items() if name not in os.environ}
-    try:
-        with saved_signal_handlers(), changed_environment({**unset, **environment}):
-            elastic_launch(elastic_config(run_dir, distributed), sys.executable)("-m", "facenet.worker", str(run_dir))
-    except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        raise failure_of(run_dir, f"rank {first.local_rank}: {first.message.splitlines()[0]}") from None
-    except SignalException as stop:
-        if stop.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise Stopped(128 + int(stop.sigval)) from None
-    return json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    ranks: list[Rank] = []
+    with stop_signals() as received:
+        try:
+            with held_back():
+                for place in places:
+                    ranks.append(start_rank(run_dir, task, place, grace_s))
+            watch(ranks, received, elsewhere)
+        finally:
+            for rank in ranks:
+                rank.process.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver
+                    rank.process.wait(10)
+    failure = failure_of(run_dir, ranks, elsewhere())
+    numbers = received or [rank.code - 128 for rank in ranks if failure is None and rank.code != 0]
+    if not numbers:
+        return failure, None
+    return failure, KeyboardInterrupt() if numbers[0] == signal.SIGINT else Stopped(128 + numbers[0])
+
+
+@dataclass
+class Rank:
+    """A started process. `stack` is where it writes its own when it crashes or is asked to."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    stack: IO[bytes]
+    ended: float = 0.0
+    killed: bool = False
+
+    @property
+    def code(self) -> int:
+        return self.process.returncode
+
+    def running(self) -> bool:
+        if self.process.poll() is None:
+            return True
+        self.ended = self.ended or time.time()
+        return False
+
+    def stood(self) -> str:
+        """Where its main thread stood, most recent call first; empty if it did not say."""
+        self.stack.seek(0)
+        return self.stack.read().decode(errors="replace").strip()
+
+
+def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float) -> Rank:
+    """Ranks above 0 write to `ranks/<rank>.log`; rank 0 keeps the terminal and its progress bar."""
+    number, stack = int(place["RANK"]), tempfile.TemporaryFile()  # noqa: SIM115  read after the process has ended
+    threads = max(1, available_cores() // int(place.get("LOCAL_WORLD_SIZE", 1)))
+    said = {"FACENET_GRACE_S": str(grace_s), "FACENET_STACK_FD": str(stack.fileno())}
+    environment = {"OMP_NUM_THREADS": str(threads), **RANK_DEFAULTS, **os.environ, **place, **said}
+    command = [sys.executable, "-m", "facenet.worker", str(run_dir), task]
+    with contextlib.ExitStack() as opened:
+        output = None
+        if number > 0:
+            log_path(run_dir, number).parent.mkdir(exist_ok=True)
+            output = opened.enter_context(log_path(run_dir, number).open("wb"))
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            pass_fds=[stack.fileno()],
+            start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which passes it on once
+        )
+    return Rank(number, process, stack)
+
+
+def log_path(run_dir: Path, rank: int) -> Path:
+    return run_dir / "ranks" / f"{rank}.log" if rank > 0 else run_dir / "train.log"
 
 
 def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def elastic_config(run_dir: Path, distributed: Distributed) -> Any:
-    """Any free port (parallel jobs never meet); ranks above 0 write to files, rank 0 keeps the terminal and its progress bar."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
-    from torch.distributed.launcher.api import LaunchConfig
-
-    count = distributed.num_processes
-    options: dict[str, Any] = {
-        "min_nodes": 1,
-        "max_nodes": 1,
-        "nproc_per_node": count,
-        "run_id": uuid.uuid4().hex,
-        "rdzv_backend": "c10d",
-        "rdzv_endpoint": "localhost:0",
-        "local_addr": "localhost",
-        "max_restarts": 0,
-        "monitor_interval": 0.2,
-        "logs_specs": DefaultLogsSpecs(
-            log_dir=str(run_dir / "ranks"), redirects=dict.fromkeys(range(1, count), Std.ALL) or Std.NONE
-        ),
-        "signals_to_handle": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
-        "shutdown_timeout": int(distributed.grace_s),
-    }
-    known = {field.name for field in dataclasses.fields(LaunchConfig)}  # the last two came after torch 2.4
-    return LaunchConfig(**{name: value for name, value in options.items() if name in known})
+def watch(ranks: Sequence[Rank], received: Sequence[int], elsewhere: Callable[[], list[Failure]]) -> None:
+    """Until all have ended. The first stop signal is passed on; a failure ends the other ranks within seconds, whatever they wait for."""
+    deadline, passed_on = math.inf, False
+    while running := [rank for rank in ranks if rank.running()]:
+        if received and not passed_on:
+            passed_on = True
+            for rank in running:
+                rank.process.send_signal(received[0])
+        failed = any(rank not in running and rank.code not in FINE for rank in ranks)
+        if deadline == math.inf and (failed or elsewhere()):
+            deadline = time.monotonic() + FAREWELL_S
+        if time.monotonic() > deadline:
+            for rank in running:
+                rank.process.send_signal(WHERE_SIGNAL)
+            time.sleep(STACK_S)
+            for rank in running:
+                rank.killed = rank.running()
+                rank.process.kill()
+            return
+        time.sleep(POLL_S)
 
 
-def failure_of(run_dir: Path, otherwise: str) -> Exception:
-    """The failure that came first: a rank that raises takes the others down with errors of their own."""
-    notes = [json.loads(path.read_text(encoding="utf-8")) for path in run_dir.glob("failure-*.json")]
-    if not notes:
-        return RankFailed(otherwise)
-    first = min(notes, key=lambda note: note["time"])
-    return UserError(first["message"]) if first["user"] else RankFailed(f"rank {first['rank']}:\n{first['traceback']}")
+def failure_of(run_dir: Path, ranks: Sequence[Rank], elsewhere: Sequence[Failure] = ()) -> Exception | None:
+    """The cause of the job's end, with the log of its rank; where it may be a consequence, also where the others stood."""
+    failures = [*noted_failures(run_dir), *elsewhere]
+    noted = {failure.rank for failure in failures}
+    failures += [silent for rank in ranks if rank.number not in noted and (silent := silent_end(run_dir, rank))]
+    if not failures:
+        return None
+    first = cause(failures)
+    if first.user:
+        return UserError(first.text)
+    if first.induced:
+        first = replace(first, text="\n".join([first.text, *(unanswered(rank) for rank in ranks if rank.killed)]))
+    path = log_path(run_dir, first.rank)
+    place = f"\nlog of rank {first.rank}: {path}" if path.is_file() else ""
+    return RankFailed(f"rank {first.rank}:\n{first.text}{place}")
 
 
-def note_failure(run_dir: Path, rank: int, error: BaseException) -> None:
-    """Leaves the reason where `failure_of` finds it."""
-    note = {
-        "rank": rank,
-        "time": time.time(),
-        "user": isinstance(error, UserError),
-        "message": str(error) or repr(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    (run_dir / f"failure-{rank}.json").write_text(json.dumps(note), encoding="utf-8")
+def silent_end(run_dir: Path, rank: Rank) -> Failure | None:
+    """Of a rank that ended badly and left no note."""
+    lost = rank.number == 0 and rank.code == 0 and not (run_dir / "result.json").exists()
+    if rank.killed or (rank.code in FINE and not lost):
+        return None
+    reason = f"killed by {signal.Signals(-rank.code).name}" if rank.code < 0 else f"ended with exit code {rank.code}"
+    if rank.code == -signal.SIGKILL:
+        reason += ", as the kernel does when memory runs out"
+    text = "\n".join(filter(None, [f"{reason}, without a traceback", rank.stood()]))
+    # Some backends abort the process when a peer is gone.
+    return Failure(rank=rank.number, time=rank.ended, user=False, induced=rank.code == -signal.SIGABRT, text=text)
 
 
-class StopFlag:
-    """Set by SIGTERM, SIGINT or SIGUSR2; the training loop looks at it between steps, saves and ends.
-
-    A process that reaches no such point within `grace_s` (stuck in a collective or a read) is ended, or its job would never end.
-    """
-
-    def __init__(self, grace_s: float) -> None:
-        self.signal: int | None = None
-        self.grace_s = grace_s
-        for number in STOP_SIGNALS:
-            signal.signal(number, self.set)
-
-    def set(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
-            self.signal = number
-            watchdog = threading.Timer(self.grace_s, os._exit, [128 + number])
-            watchdog.daemon = True
-            watchdog.start()
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
+def unanswered(rank: Rank) -> str:
+    return f"rank {rank.number} did not end by itself and was at\n{rank.stood() or '(it did not say)'}"
 
 
 def die_with_parent() -> None:
@@ -170,31 +245,8 @@ def die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def stop_signals_raise() -> Iterator[None]:
-    """SIGTERM before the ranks run (imports, a slow tracking server) ends the command as Stopped, so that `finally` blocks run."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(128 + number)
-
-    with saved_signal_handlers():
-        signal.signal(signal.SIGTERM, stop)
-        yield
-
-
-@contextlib.contextmanager
-def saved_signal_handlers() -> Iterator[None]:
-    """Puts back the handlers found: torch's elastic launcher leaves its own behind."""
-    numbers = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def changed_environment(changes: dict[str, str]) -> Iterator[None]:
+    """With these variables, and without those of an outer group."""
     before = dict(os.environ)
     for name in INHERITED:
         os.environ.pop(name, None)

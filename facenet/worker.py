@@ -1,35 +1,40 @@
-"""One process of a job: `python -m facenet.worker RUN_DIR`, started by `facenet.launch`."""
+"""One process of a job: `python -m facenet.worker RUN_DIR TASK`, started by `facenet.launch`."""
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
 import json
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from facenet.errors import UserError
-from facenet.launch import StopFlag, die_with_parent, note_failure
+from facenet.errors import FAILURE, USER, UserError
+from facenet.failure import note_failure
+from facenet.launch import WHERE_SIGNAL, StopFlag, die_with_parent
+
+TASKS = {"train": "facenet.tasks.train:run", "collectives": "facenet.tasks.doctor:run_collectives"}
 
 
-def main(run_dir: Path) -> int:
+def main(run_dir: Path, task: str) -> int:
     """Exit code of the process; rank 0 leaves its return value in `result.json`."""
-    rank = int(os.environ.get("RANK", 0))
+    stop = StopFlag(float(os.environ["FACENET_GRACE_S"]))
+    rank = int(os.environ["RANK"])
     die_with_parent()
+    tell_where(int(os.environ["FACENET_STACK_FD"]))
     try:
         start_logging(run_dir, rank)
         from facenet import config
-        from facenet.tasks.train import run
 
+        module, function = TASKS[task].split(":")
+        run = getattr(importlib.import_module(module), function)
         settings = config.read(run_dir / "resolved.yaml")
-        stop = StopFlag(settings["distributed"]["grace_s"])
         value = run(settings, run_dir=run_dir, run_id=os.environ.get("FACENET_RUN_ID"), stop=stop)
-    except UserError as error:
-        note_failure(run_dir, rank, error)
-        return 2
     except BaseException as error:
         note_failure(run_dir, rank, error)
-        return 1
+        return USER if isinstance(error, UserError) else FAILURE
     if stop.signal is not None:
         return 128 + stop.signal
     if rank == 0:
@@ -37,8 +42,14 @@ def main(run_dir: Path) -> int:
     return 0
 
 
+def tell_where(descriptor: int) -> None:
+    """Has a crash, and the launcher's question before it kills, answered with this process's stack."""
+    faulthandler.enable(descriptor, all_threads=False)
+    faulthandler.register(WHERE_SIGNAL, descriptor, all_threads=False)
+
+
 def start_logging(run_dir: Path, rank: int) -> None:
-    """Rank 0 speaks on the terminal and into train.log; the others only warn, into their own files."""
+    """Rank 0 speaks on the terminal and into train.log; the others only warn, on their stderr."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if rank == 0:
         handlers.append(logging.FileHandler(run_dir / "train.log", encoding="utf-8"))
@@ -52,11 +63,14 @@ def start_logging(run_dir: Path, rank: int) -> None:
     logging.captureWarnings(True)
 
 
-if __name__ == "__main__":
-    code = main(Path(sys.argv[1]))
+def leave(code: int) -> NoReturn:
+    """Interpreter exit after a process group aborts now and then ("terminate called without an active exception"; 4 of 25 pairs
+    without this): flushes everything and leaves at once."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Interpreter exit after a process group aborts now and then ("terminate called without an active exception"; 4 of 25 pairs
-    # without this): everything is flushed, so leave at once.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main(Path(sys.argv[1]), sys.argv[2]))

@@ -1,9 +1,14 @@
-"""Fixtures over real faces. They live beside the checkout and never in it; where they are absent the tests that need them skip."""
+"""Real faces, which live beside the checkout and never in it, and the SDAA stand-in; tests skip where what they need is absent."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ import pytest
 # Before torch is imported, and for the processes that tests start: threads that spin on two shared cores cost ten times what they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+STANDIN = Path(__file__).parent / "sdaa_standin"
 SHARED = Path(os.environ.get("FACENET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -38,3 +44,52 @@ def lfw_dir(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def train_faces_dir(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """10,827 images of 359 identities."""
     return unpacked(tmp_path_factory.mktemp("train_faces"), sorted((shared_data / "train_faces").glob("*.zip")))
+
+
+@pytest.fixture(scope="session")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """together(code, num_processes): runs the code as so many processes that form a group on this machine; all must end with 0."""
+
+    def run(code: str, num_processes: int, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        script = tmp_path_factory.mktemp("together") / "together.py"
+        # As facenet.worker leaves: interpreter exit after a process group aborts now and then.
+        script.write_text(code + "\nimport os\nos._exit(0)\n")
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(num_processes)}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(script)],
+                env={**os.environ, **group, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(num_processes)
+        ]
+        errors = [process.communicate(timeout=180)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * num_processes, "\n".join(errors)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def standin(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What a process needs in its environment to have the SDAA stand-in, which is compiled here if it is not yet.
+
+    FACENET_TEST_STANDIN_BUILD names another folder for it than pytest's cache. Not for this process: there is no way back from it.
+    """
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler (c++) to make the SDAA stand-in with")
+    build = os.environ.get("FACENET_TEST_STANDIN_BUILD") or str(request.config.cache.mkdir("sdaa_standin"))
+    path = os.pathsep.join([str(STANDIN), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {"PYTHONPATH": path, "SDAA_SIM_BUILD_DIR": build}
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch_sdaa"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return environment

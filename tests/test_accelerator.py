@@ -1,7 +1,5 @@
+import contextlib
 import logging
-import os
-import socket
-import subprocess
 import sys
 
 import pytest
@@ -9,7 +7,17 @@ import torch
 from torch import nn
 
 from facenet import accelerator as accelerators
-from facenet.accelerator import Accelerator, Device, DeviceChoice, Precision, absent, check_sync_batch_norm, host_copy
+from facenet.accelerator import (
+    Accelerator,
+    Device,
+    DeviceChoice,
+    Precision,
+    absent,
+    check_device_count,
+    check_sync_batch_norm,
+    host_copy,
+    out_of_memory,
+)
 from facenet.errors import UserError
 
 
@@ -63,7 +71,7 @@ def test_why_a_plugin_device_is_absent(monkeypatch, tmp_path, body, problem):
     if body is not None:
         (tmp_path / "torch_absent.py").write_text(body)
     monkeypatch.delitem(sys.modules, "torch_absent", raising=False)
-    monkeypatch.setitem(accelerators.DEVICES, "sdaa", Device("torch_absent", "tccl", ("fp32",), ""))
+    monkeypatch.setitem(accelerators.DEVICES, "sdaa", Device("torch_absent", "tccl", ("fp32",), "", ""))
     with pytest.raises(UserError, match=problem):
         DeviceChoice(name="sdaa").resolve()
     assert absent("cpu") is None
@@ -111,10 +119,81 @@ def test_sync_batch_norm_is_refused_on_the_cpu():
 
 def test_a_precision_that_the_device_only_pretends_to_have_is_found(monkeypatch):
     """A wrong device string gives float32 and a warning."""
-    device = Accelerator("cpu", Precision(dtype="bf16"), rank=0, local_rank=0, world_size=1)
-    monkeypatch.setattr(device, "autocast", lambda: torch.autocast("cpu", enabled=False))
-    with pytest.raises(UserError, match=r"precision=bf16: cpu computes in torch\.float32; set precision=fp32"):
-        device.verify_precision()
+    monkeypatch.setattr(accelerators, "spellings", lambda name, what: iter([lambda **_: contextlib.nullcontext()]))
+    with (
+        pytest.raises(UserError, match=r"precision=bf16: cpu computes in torch\.float32; set precision=fp32"),
+        Accelerator.start(DeviceChoice(name="cpu"), Precision(dtype="bf16")),
+    ):
+        raise AssertionError("must not start")
+
+
+def test_the_spelling_of_autocast_that_computes_in_the_asked_type_is_taken(monkeypatch):
+    def unknown(**_):
+        raise RuntimeError("unsupported autocast device_type")
+
+    def old(enabled=True):  # knows no type
+        return torch.autocast("cpu", enabled=enabled)
+
+    def pretends(dtype=None, enabled=True):
+        return torch.autocast("cpu", enabled=False)
+
+    def works(dtype=None, enabled=True):
+        return torch.autocast("cpu", dtype=dtype, enabled=enabled)
+
+    monkeypatch.setattr(accelerators, "spellings", lambda name, what: iter([unknown, old, pretends, works, unknown]))
+    with Accelerator.start(DeviceChoice(name="cpu"), Precision(dtype="bf16")) as device:
+        assert device.amp is works and device.product_dtype() == torch.bfloat16
+        with device.autocast(), device.full_precision():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    monkeypatch.setattr(accelerators, "spellings", lambda name, what: iter([unknown]))
+    with (
+        pytest.raises(UserError, match="precision=bf16: cpu has no autocast; set precision=fp32"),
+        Accelerator.start(DeviceChoice(name="cpu"), Precision(dtype="bf16")),
+    ):
+        raise AssertionError("must not start")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("sdaa out of memory. Tried to allocate 20.00 MiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, expected):
+    assert out_of_memory(error) is expected
+
+
+def test_more_processes_than_devices_are_refused(monkeypatch):
+    check_device_count("cpu", 7)
+    monkeypatch.setattr(accelerators, "device_count", lambda name: 2)
+    check_device_count("cuda", 2)
+    with pytest.raises(
+        UserError, match="3 processes need as many sdaa devices and 2 are visible.*SDAA_VISIBLE_DEVICES"
+    ):
+        check_device_count("sdaa", 3)
+
+
+def test_random_streams_go_on_where_their_state_was_taken():
+    with Accelerator.start(DeviceChoice(name="cpu"), Precision()) as device:
+        device.seed(3)
+        (state,) = device.rng_states()
+        drawn = torch.rand(5)
+        assert not torch.equal(torch.rand(5), drawn)
+        device.set_rng_state(state)
+        assert torch.equal(torch.rand(5), drawn)
+
+
+def test_memory_of_a_cpu_is_that_of_the_process():
+    with Accelerator.start(DeviceChoice(name="cpu"), Precision()) as device:
+        before = device.memory()
+        kept = torch.ones(2**24)
+        after = device.memory()
+    assert 2**26 * 0.9 < after.allocated - before.allocated < 2**26 * 1.5 and len(kept)
+    assert after.allocated <= after.peak + 2**20 < after.total
 
 
 def test_a_step_clips_the_norm_and_clears_the_gradients():
@@ -155,48 +234,3 @@ def test_host_copy_is_deep_and_apart():
         weight += 1
     assert copied["b"] == {"c": "x", 5: None} and copied["a"][1][1] == 3 and type(copied["a"][1]) is tuple
     assert copied["a"][0].tolist() == copied["a"][1][0].tolist() == [1, 1] and not copied["a"][0].requires_grad
-
-
-def test_collectives_of_one_process_are_free():
-    with Accelerator.start(DeviceChoice(name="cpu"), Precision()) as device:
-        value = torch.tensor([1.0])
-        assert device.mean(value) is value and device.any(True) is True and device.any(False) is False
-        device.barrier()
-
-
-TWO = """
-import os, torch
-from torch import nn
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
-with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=60) as device:
-    rank = device.rank
-    assert device.world_size == 2 and torch.distributed.get_backend() == "gloo"
-    values = torch.tensor([1.0 + rank, 10.0 * rank])
-    assert device.mean(values).tolist() == [1.5, 5.0] and values.tolist() == [1.0 + rank, 10.0 * rank]
-    assert device.any(rank == 1) is True and device.any(False) is False
-    device.barrier()
-    module = device.prepare(nn.Linear(1, 1, bias=False))  # each rank drew its own; rank 0's is broadcast
-    weight = module.module.weight
-    before = weight.item()
-    device.backward(module(torch.tensor([[2.0 + 2 * rank]])).sum())
-    device.step(torch.optim.SGD([weight], lr=1.0))
-    assert abs(weight.item() - (before - 3.0)) < 1e-6  # the mean of 2 and 4
-    assert device.mean(weight.data).item() == weight.item()
-assert not torch.distributed.is_initialized()
-os._exit(0)  # as facenet.worker: leaving the interpreter after a process group aborts now and then
-"""
-
-
-def test_mean_any_and_gradients_over_two_processes():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO], env={**os.environ, **group, "RANK": rank}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)

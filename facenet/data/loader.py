@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -70,25 +70,40 @@ class Loader:
         self._lock = threading.Lock()
         self._order, self._start, self._count = identity_index(faces.labels)
 
-    def epoch(self, batches: Iterable[NDArray[np.int64]], *, epoch: int = 0, rank: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self,
+        batches: Iterable[NDArray[np.int64]],
+        *,
+        epoch: int = 0,
+        rank: int = 0,
+        first: int = 0,
+        origin: Callable[[int, int], tuple[int, int]] = lambda epoch, number: (epoch, number),
+    ) -> Iterator[Batch]:
         """One batch for each index array, in order. Closing the iterator, or an error inside it, ends its threads
-        before it returns.
+        before it returns. first: number of the first batch in its epoch. origin(epoch, number): (epoch, number) of the
+        batch whose augmentation this one repeats.
         """
-        numbered = enumerate(batches)
+
+        def keyed() -> Iterator[tuple[tuple[int, ...], NDArray[np.int64]]]:
+            for number, indices in enumerate(batches, first):
+                first_epoch, first_number = origin(epoch, number)
+                yield (self.seed, first_epoch, rank, first_number), indices
+
+        waiting = keyed()
         if self.num_workers == 0:
-            for number, indices in numbered:
-                yield self._make((self.seed, epoch, rank, number), indices, threading.Event())
+            for key, indices in waiting:
+                yield self._make(key, indices, threading.Event())
             return
         stop = threading.Event()
         pending: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="facenet-decode")
         try:
-            for number, indices in islice(numbered, self.num_workers + self.prefetch):
-                pending.append(pool.submit(self._make, (self.seed, epoch, rank, number), indices, stop))
+            for key, indices in islice(waiting, self.num_workers + self.prefetch):
+                pending.append(pool.submit(self._make, key, indices, stop))
             while pending:
                 batch = pending.popleft().result()
-                for number, indices in islice(numbered, 1):
-                    pending.append(pool.submit(self._make, (self.seed, epoch, rank, number), indices, stop))
+                for key, indices in islice(waiting, 1):
+                    pending.append(pool.submit(self._make, key, indices, stop))
                 yield batch
         finally:
             stop.set()

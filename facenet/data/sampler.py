@@ -1,15 +1,13 @@
 """Which images make a batch. A sampler yields index arrays; it never touches an image.
 
-Common to all: `layout` says how the batch is laid out, `multiple` divides the images per process, and
-batches(labels, batch_size=, num_batches=, epoch=, seed=, rank=, world_size=) yields `num_batches` arrays of batch_size
-// world_size indices into `labels`. batch_size counts images over all processes. Random streams are keyed by (seed,
-epoch, rank): no worker and no epoch repeats another, and an epoch can be drawn again alone.
+batch_size counts images over all processes. Random streams are keyed by (seed, epoch, rank): no worker and no epoch
+repeats another, and an epoch can be drawn again alone. What processes have to agree on is drawn from a stream keyed by
+(seed, epoch), which each of them follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,56 +21,105 @@ Indices = NDArray[np.int64]
 SHARED, OWN = 1, 2
 
 
-class Sampler(Protocol):
+class Sampler:
+    """`layout`: how a batch is laid out. `multiple`: divides the images of a process. `drop_remainder`: a batch size that
+    does not divide is lessened and not refused.
+    """
+
     layout: str
     multiple: int
+    drop_remainder: bool = False
 
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int
-    ) -> Iterator[Indices]: ...
+    ) -> Iterator[Indices]:
+        """`num_batches` arrays of images_per_step(batch_size, world_size) // world_size indices into `labels`."""
+        raise NotImplementedError
+
+    def origin(self, epoch: int, number: int) -> tuple[int, int]:
+        """(epoch, number) of the batch that batch `number` of an epoch repeats: itself, as no batch repeats another."""
+        return epoch, number
+
+    def images_per_step(self, batch_size: int, world_size: int, accumulate: int = 1) -> int:
+        """Images over all processes of a step in `accumulate` parts. UserError naming the nearest valid sizes where
+        batch_size does not divide and nothing may be left out.
+        """
+        unit = world_size * accumulate * self.multiple
+        below = batch_size // unit * unit
+        if below == batch_size > 0 or (self.drop_remainder and below > 0):
+            return below
+        nearest = f"{below} or {below + unit}" if below else f"{unit}"
+        raise UserError(
+            f"data.batch_size={batch_size}: must be a multiple of {unit} ({world_size} process(es) x "
+            f"trainer.accumulate={accumulate} x {self.multiple} for {self.layout} batches); "
+            f"the nearest valid values are {nearest}"
+        )
 
 
-class TripletSampler:
+class TripletSampler(Sampler):
     """Class-uniform triplets: [anchors | positives | negatives], a third of the batch each.
 
     The anchor's identity is uniform over those with two or more images, the positive is another image of it, the
     negative's identity is uniform over all others. Rare identities are thus seen as often as common ones. Constant work
-    per image.
+    per image. Of several processes each draws from its own share of the identities, dealt anew in every epoch.
     """
 
     layout = "triplet"
     multiple = 3
 
+    def __init__(self, *, drop_remainder: bool = False) -> None:
+        self.drop_remainder = drop_remainder
+
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int
     ) -> Iterator[Indices]:
         order, start, count = identity_index(labels)
-        with_pair, present = np.flatnonzero(count >= 2), np.flatnonzero(count)
-        _need_two(len(present))
-        if not len(with_pair):
-            raise UserError(
-                "sampler=triplet: no identity has two images, so there is no positive; "
-                "add images or use sampler=shuffle"
-            )
-        num_triplets = _local_size(batch_size, world_size, self.multiple, "triplet") // 3
+        need_triplets(count)
+        num_triplets = self.images_per_step(batch_size, world_size) // world_size // 3
+        present = _share(count, np.random.default_rng([SHARED, seed, epoch]), rank, world_size)
+        with_pair = present[count[present] >= 2]
         rng = np.random.default_rng([OWN, seed, epoch, rank])
-        rank_of = np.cumsum(count > 0) - 1  # position of a label among those present
         for _ in range(num_batches):
             identity = with_pair[rng.integers(len(with_pair), size=num_triplets)]
             anchor = rng.integers(count[identity])
             positive = (anchor + rng.integers(1, count[identity])) % count[identity]
             other = rng.integers(len(present) - 1, size=num_triplets)
-            other = present[other + (other >= rank_of[identity])]
+            other = present[other + (other >= np.searchsorted(present, identity))]
             negative = rng.integers(count[other])
             yield order[np.concatenate([start[identity] + anchor, start[identity] + positive, start[other] + negative])]
 
 
-class IdentitySampler:
+def need_triplets(count: Indices) -> None:
+    """UserError where no triplet can be made of identities with `count` images."""
+    _need_two(len(np.flatnonzero(count)))
+    if not (count >= 2).any():
+        raise UserError(
+            "sampler=triplet: no identity has two images, so there is no positive; add images or use sampler=shuffle"
+        )
+
+
+def _share(count: Indices, shared: np.random.Generator, rank: int, world_size: int) -> Indices:
+    """The labels of one process in order. Every label is in one share; the numbers of those with two images or more, of
+    the others, and of all differ by one at most between shares.
+    """
+    several, single = np.flatnonzero(count >= 2), np.flatnonzero(count == 1)
+    if len(several) < world_size or len(several) + len(single) < 2 * world_size:
+        raise UserError(
+            f"sampler=triplet: {world_size} processes need two identities each, one of them with two images; there are "
+            f"{len(several) + len(single)}, {len(several)} of them with two images or more; "
+            "lower distributed.num_processes, add identities, or use sampler=shuffle"
+        )
+    dealt = np.concatenate([shared.permutation(several), shared.permutation(single)])
+    return np.sort(dealt[rank::world_size])
+
+
+class IdentitySampler(Sampler):
     """P x K: K images of each of P identities, those of one identity side by side; P follows from the batch size.
 
     One random order of the identities is shared by all processes and each takes its own slice of it, so no identity is
-    in two processes' share of the same batch. Images of an identity are drawn without replacement while it has K.
-    Identities with one image are left out where K > 1: repeats of one image are no positives.
+    in two processes' share of the same batch. When fewer identities are left of it than a batch takes, they are dropped
+    and a new order begins. Images of an identity are drawn without replacement within a batch while it has K, anew in
+    each batch. Identities with one image are left out where K > 1: repeats of one image are no positives.
     """
 
     layout = "pk"
@@ -89,14 +136,12 @@ class IdentitySampler:
         each = self.images_per_identity
         order, start, count = identity_index(labels)
         usable = np.flatnonzero(count >= min(each, 2))
-        num_local = _local_size(batch_size, world_size, each, "identity") // each
+        num_local = self.images_per_step(batch_size, world_size) // world_size // each
         self._check(len(usable), len(np.flatnonzero(count)), num_local * world_size)
         shared, own = np.random.default_rng([SHARED, seed, epoch]), np.random.default_rng([OWN, seed, epoch, rank])
         queue = np.empty(0, np.int64)
         for _ in range(num_batches):
-            if (
-                len(queue) < num_local * world_size
-            ):  # what is left over is dropped: a batch never holds an identity twice
+            if len(queue) < num_local * world_size:  # or a batch could hold an identity twice
                 queue = shared.permutation(usable)
             mine, queue = queue[rank * num_local : (rank + 1) * num_local], queue[num_local * world_size :]
             yield order[np.concatenate([start[identity] + _draw(own, int(count[identity]), each) for identity in mine])]
@@ -118,9 +163,10 @@ def _draw(rng: np.random.Generator, count: int, wanted: int) -> Indices:
     return np.resize(rng.permutation(count), wanted)
 
 
-class ShuffleSampler:
+class ShuffleSampler(Sampler):
     """One random order of all images per epoch; each process takes its own slice of every batch. Goes round again when
-    the order is used up.
+    the order is used up, and only the batch in which two orders meet can hold an image twice; an epoch of the plan ends
+    before.
     """
 
     layout = "shuffle"
@@ -131,7 +177,7 @@ class ShuffleSampler:
     ) -> Iterator[Indices]:
         if not len(labels):
             raise UserError("sampler=shuffle: there are no images to draw from")
-        local = _local_size(batch_size, world_size, 1, "shuffle")
+        local = self.images_per_step(batch_size, world_size) // world_size
         rng = np.random.default_rng([SHARED, seed, epoch])
         queue = np.empty(0, np.int64)
         for _ in range(num_batches):
@@ -144,16 +190,3 @@ class ShuffleSampler:
 def _need_two(num_identities: int) -> None:
     if num_identities < 2:
         raise UserError(f"sampler: {num_identities} identities among the training images, at least two are needed")
-
-
-def _local_size(batch_size: int, world_size: int, multiple: int, name: str) -> int:
-    """Images per process; UserError naming the nearest valid batch sizes."""
-    step = multiple * world_size
-    if batch_size < step or batch_size % step:
-        below = batch_size // step * step
-        nearest = f"{below} or {below + step}" if below else f"{step}"
-        raise UserError(
-            f"data.batch_size={batch_size}: sampler={name} on {world_size} process(es) needs a multiple of {step}; "
-            f"use {nearest}"
-        )
-    return batch_size // world_size

@@ -69,24 +69,28 @@ class Keeper:
 
     def __init__(self, directory: Path, *, keep: int) -> None:
         self.directory, self.keep = directory, keep
+        self.last = directory / "last.pt"
         self.best: float | None = None
         self.written: list[Path] = []
 
+    def restore(self, best: float | None) -> None:
+        """Goes on with the files that an earlier process left here."""
+        self.best, self.written = best, sorted(self.directory.glob("epoch-*.pt"))
+
     def save(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> Path:
         """`score`: higher is better; None when nothing was tested. Returns the path of `last.pt`."""
-        last = self.directory / "last.pt"
-        save(content, last)
+        save(content, self.last)
         if score is not None and (self.best is None or score > self.best):
             self.best = score
-            link(last, self.directory / "best.pt")
+            link(self.last, self.directory / "best.pt")
         if finished_epoch and self.keep > 0:
             numbered = self.directory / f"epoch-{content['epoch']:03d}.pt"
-            link(last, numbered)
+            link(self.last, numbered)
             self.written.append(numbered)
             for old in self.written[: -self.keep]:
                 old.unlink(missing_ok=True)
             self.written = self.written[-self.keep :]
-        return last
+        return self.last
 
 
 def link(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from facenet import collectives
 from facenet.accelerator import Accelerator
 from facenet.backbones.embedder import Embedder
 from facenet.data.transforms import Preprocess
@@ -21,5 +22,6 @@ class TrainStep(nn.Module):
         with self.accelerator.autocast():
             features = self.embedder(self.preprocess.normalize(images), normalize=False)
         with self.accelerator.full_precision():
-            value = self.loss(features, labels, triplets=triplets)
+            gather = collectives.gather_batch if self.accelerator.world_size > 1 else None
+            value = self.loss(features, labels, triplets=triplets, gather=gather)
         return value.total, value.scalars

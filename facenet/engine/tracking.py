@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from facenet.engine.dllogger import VendorLog
 from facenet.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,11 +70,27 @@ class NullTracker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoTracking:
+class Tracking:
+    """`dllogger` writes the vendor's log beside whatever else is recorded."""
+
+    dllogger: bool = False
+
+    @contextlib.contextmanager
+    def vendor_log(self, run_dir: Path, rank: int) -> Iterator[VendorLog | None]:
+        """The log of one process, `dllogger-<rank>.json` in the run directory; None where none is asked for."""
+        if not self.dllogger:
+            yield None
+            return
+        with contextlib.closing(VendorLog(run_dir / f"dllogger-{rank}.json", rank)) as log_file:
+            yield log_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoTracking(Tracking):
     """`tracking=none`: curves, checkpoints and logs still go to the run directory."""
 
     @contextlib.contextmanager
-    def run(self, facts: RunFacts) -> Iterator[str | None]:
+    def run(self, facts: RunFacts, run_id: str | None = None) -> Iterator[str | None]:
         yield None
 
     def tracker(self, run_id: str | None) -> Tracker:
@@ -83,7 +101,7 @@ class NoTracking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlflowTracking:
+class MlflowTracking(Tracking):
     """`uri: null` means MLFLOW_TRACKING_URI, or `mlflow.db` in the directory the command was started in."""
 
     uri: str | None = None
@@ -94,17 +112,22 @@ class MlflowTracking:
         return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
     @contextlib.contextmanager
-    def run(self, facts: RunFacts) -> Iterator[str]:
+    def run(self, facts: RunFacts, run_id: str | None = None) -> Iterator[str]:
         """The id of a new MLflow run that ends FINISHED, FAILED on an exception, or KILLED on Ctrl-C and stop signals.
 
         Raises UserError when the store cannot be reached.
         """
         client, experiment_id = self.connect()
-        run = client.create_run(experiment_id, run_name=self.run_name or facts.name, tags=facts.tags)
-        run_id = str(run.info.run_id)
+        resumed = run_id is not None
+        if run_id is None:
+            run = client.create_run(experiment_id, run_name=self.run_name or facts.name, tags=facts.tags)
+            run_id = str(run.info.run_id)
+        else:
+            client.update_run(run_id, status="RUNNING")
         status, reason = "FAILED", ""
         try:
-            describe(client, run_id, facts)
+            if not resumed:
+                describe(client, run_id, facts)
             yield run_id
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
@@ -120,17 +143,11 @@ class MlflowTracking:
         return NullTracker() if run_id is None else MlflowTracker(self.where(), run_id)
 
     def connect(self) -> tuple[MlflowClient, str]:
-        # Seven retries with growing pauses would hide a server that is not there for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-        quiet_mlflow()
-        from mlflow import MlflowClient
-
         uri = self.where()
         database = sqlite_path(uri)
         try:
             with locked(database):
-                client = MlflowClient(tracking_uri=uri)
+                client = open_client(uri)
                 found = client.get_experiment_by_name(self.experiment)
                 if found is not None:
                     return client, str(found.experiment_id)
@@ -139,10 +156,8 @@ class MlflowTracking:
                 )
                 return client, str(client.create_experiment(self.experiment, artifact_location=location))
         except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
-            told = first_line(error)
-            reason = "it does not answer" if "failed with exception" in told else told
             raise UserError(
-                f"tracking: MLflow at {masked(uri)} cannot be used ({masked(reason)}); start it, set tracking.uri, or tracking=none"
+                f"tracking: MLflow at {masked(uri)} cannot be used ({cause(error)}); start it, set tracking.uri, or tracking=none"
             ) from None
 
     def view(self, run_id: str | None) -> str | None:
@@ -167,10 +182,7 @@ class MlflowTracker:
     """Metrics are sent in batches by one background thread: a call on SQLite takes 24 ms, now and then seconds."""
 
     def __init__(self, uri: str, run_id: str) -> None:
-        quiet_mlflow()
-        from mlflow import MlflowClient
-
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client = open_client(uri)
         self.run_id = run_id
         self.pending: list[Future[None]] = []
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
@@ -204,6 +216,32 @@ class MlflowTracker:
     def close(self) -> None:
         self.thread.shutdown(wait=True)
         self.pending = [future for future in self.pending if not self.report(future)]
+
+
+def metric_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) in the order of writing. Raises UserError where there is no such store, run or metric."""
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():  # asking would create it
+        raise UserError(f"run {run_id}: no MLflow database {database}; set --uri or MLFLOW_TRACKING_URI")
+    try:
+        client = open_client(uri)
+        metrics = client.get_run(run_id).data.metrics
+        history = client.get_metric_history(run_id, name)
+    except Exception as error:
+        raise UserError(f"run {run_id}: MLflow at {masked(uri)} does not give it ({cause(error)})") from None
+    if not history:
+        raise UserError(f"run {run_id}: no metric {name} in it; it has {', '.join(sorted(metrics)) or 'none'}")
+    return [(point.step, point.value) for point in sorted(history, key=lambda point: (point.timestamp, point.step))]
+
+
+def open_client(uri: str) -> MlflowClient:
+    # Seven retries with growing pauses would hide a server that is not there for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
 
 
 def describe(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
@@ -285,6 +323,12 @@ def first_line(error: BaseException) -> str:
     return (str(error) or repr(error)).splitlines()[0]
 
 
+def cause(error: BaseException) -> str:
+    """Why a store was of no use, in a few words without a password."""
+    told = first_line(error)
+    return "it does not answer" if "failed with exception" in told else masked(told)
+
+
 def masked(text: str) -> str:
     """Without the password of an URI."""
     return re.sub(r"(://[^/\s:@]*):[^/\s@]*@", r"\1:***@", text)
@@ -295,3 +339,33 @@ def quiet_mlflow() -> None:
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries; what they end in is reported
+
+
+def store_state(uri: str) -> str:
+    """What a run would meet at the store, which is read or asked and never made. Raises UserError when a run could not use it."""
+    database = sqlite_path(uri)
+    try:
+        if database is None:
+            if uri.startswith("file:") or "://" not in uri:
+                raise OSError("a folder, which newer MLflow refuses")
+            if uri.startswith(("postgresql", "mysql", "mssql")):
+                import sqlalchemy  # MLflow brings it
+
+                with sqlalchemy.create_engine(uri).connect():
+                    return "the database answers"
+            open_client(uri).search_experiments(max_results=1)
+            return "the server answers"
+        if not database.is_file():
+            folder = next(folder for folder in database.parents if folder.is_dir())
+            if not os.access(folder, os.W_OK):
+                raise OSError(f"{folder} cannot be written")
+            return "absent; the first run creates it"
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'runs'").fetchall():
+                return "empty; the first run creates its tables"
+            (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+            return f"{count:,} runs"
+    except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
+        raise UserError(
+            f"tracking: MLflow at {masked(uri)} cannot be used ({cause(error)}); start it, set MLFLOW_TRACKING_URI, or tracking=none"
+        ) from None

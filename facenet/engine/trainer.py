@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from facenet.accelerator import Accelerator
+from facenet import collectives
+from facenet.accelerator import Accelerator, host_copy, out_of_memory
 from facenet.backbones.embedder import Embedder
 from facenet.data.loader import Batch
+from facenet.distributed import Distributed
+from facenet.engine.dllogger import VendorLog
 from facenet.engine.ema import Ema
+from facenet.engine.memory import advice, largest_fitting
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
 from facenet.engine.tracking import Tracker
@@ -69,21 +73,46 @@ class Average:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.count += other.count
 
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
         """Over all processes; one transfer from the device."""
         if not self.count:
             return {}
-        means = accelerator.mean(torch.stack(list(self.sums.values())) / self.count).tolist()
-        return dict(zip(self.sums, means, strict=True))
+        return dict(zip(self.sums, collectives.mean(self.stacked()).tolist(), strict=True))
+
+    def stacked(self) -> Tensor:
+        return torch.stack(list(self.sums.values())) / self.count
+
+    def own(self, name: str) -> float:
+        """Of this process alone."""
+        return float(self.sums[name] / self.count)
+
+    def states(self) -> list[dict[str, Any]]:
+        """Of every process by rank, in host memory. All processes call it together."""
+        if not self.count:
+            return [{"count": 0, "sums": {}} for _ in range(collectives.world_size())]
+        own = torch.stack(list(self.sums.values()))
+        parts = collectives.gather(own, [len(own)] * collectives.world_size())
+        return [{"count": self.count, "sums": dict(zip(self.sums, part.tolist(), strict=True))} for part in parts]
+
+    @classmethod
+    def of(cls, state: dict[str, Any], device: torch.device) -> Average:
+        average = cls()
+        average.count = state["count"]
+        average.sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
+        return average
 
 
 @dataclass
 class Progress:
-    """Where a run stands; `history` holds one row of metrics per finished epoch."""
+    """Where a run stands: finished epochs, optimizer steps, batches of the epoch under way and the means of its figures; `history` holds
+    one row of metrics per finished epoch."""
 
     epoch: int = 0
     step: int = 0
+    batches: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    whole: Average = field(default_factory=Average)  # up to the last log point
+    recent: Average = field(default_factory=Average)  # since then
 
 
 class Trainer:
@@ -101,17 +130,19 @@ class Trainer:
         batch_size: int,
         total_steps: int,
         triplets: bool,
-        sync_batch_norm: bool = False,
+        distributed: Distributed | None = None,
+        vendor_log: VendorLog | None = None,
         stop: Callable[[], bool] = lambda: False,
         show: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
     ) -> None:
         """batch_size: images per step over all processes; total_steps: where the run ends."""
-        self.step_module = accelerator.prepare(module, sync_batch_norm=sync_batch_norm)
+        self.step_module = accelerator.prepare(module, distributed)
+        self.bare_module = module
         self.embedder, self.loss = module.embedder, module.loss
         self.optimizer, self.schedule = optimizer, schedule
         self.accelerator, self.tracker, self.settings = accelerator, tracker, settings
         self.batch_size, self.total_steps, self.triplets = batch_size, total_steps, triplets
-        self.stop, self.show = stop, show
+        self.vendor_log, self.stop, self.show = vendor_log, stop, show
         self.ema = Ema(self.embedder, decay=settings.ema_decay) if settings.ema_decay else None
         self.stopped = False
 
@@ -120,33 +151,87 @@ class Trainer:
         return self.embedder if self.ema is None else cast(Embedder, self.ema.model)
 
     def train_epoch(self, batches: Iterator[Batch], progress: Progress) -> dict[str, float]:
-        """Means of the loss and its figures over the epoch, as `train/...`. Ends early at `total_steps` or a stop signal (`stopped`)."""
+        """Means of the loss and its figures over the epoch, as `train/...`, once its batches are done or the run is. A stop signal ends it
+        between two steps; `stopped` is then set, and `progress` knows where it goes on."""
         self.step_module.train()
-        whole, recent = Average(), Average()
         logged_at, logged_step = time.perf_counter(), progress.step
         with contextlib.closing(batches):  # type: ignore[type-var]
             for batch in batches:
-                recent.add(self.micro_step(batch))
-                if recent.count % self.settings.accumulate:
+                self.guarded(batch, progress)
+                if progress.batches % self.settings.accumulate:
                     continue
-                self.update(progress)
                 done = progress.step >= self.total_steps
                 if progress.step % self.settings.log_every == 0 or done:
-                    figures = recent.read(self.accelerator)
+                    figures = progress.recent.read()  # waits for the device, so it comes before the clock
                     now = time.perf_counter()
-                    rate = (progress.step - logged_step) * self.batch_size / (now - logged_at)
-                    self.report(figures, rate, progress)
+                    self.report(figures, (progress.step - logged_step) * self.batch_size / (now - logged_at), progress)
                     logged_at, logged_step = now, progress.step
-                    whole.merge(recent)
-                    recent = Average()
-                if done or self.interrupted(progress.step):
+                    progress.whole.merge(progress.recent)
+                    progress.recent = Average()
+                if self.interrupted(progress.step):
+                    return {}
+                if done:
                     break
-        whole.merge(recent)
-        return {f"train/{name}": value for name, value in whole.read(self.accelerator).items()}
+        progress.whole.merge(progress.recent)
+        row = {f"train/{name}": value for name, value in progress.whole.read().items()}
+        progress.batches, progress.whole, progress.recent = 0, Average(), Average()
+        progress.epoch += 1
+        return row
 
-    def micro_step(self, batch: Batch) -> dict[str, Tensor]:
-        images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
-        loss, scalars = self.step_module(images, labels, triplets=self.triplets)
+    def guarded(self, batch: Batch, progress: Progress) -> None:
+        """`take`, and a UserError with the batch that fits where the device has no memory for this one."""
+        try:
+            self.take(batch, progress)
+            return
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            words = str(error).splitlines()[0]
+        # Only here is the error gone, and with it the frames that hold the tensors of the failed step.
+        size, unit = len(batch.labels), 3 if self.triplets else 1
+        peak = self.accelerator.memory().peak or 0
+        told = advice(
+            size,
+            largest_fitting(lambda smaller: self.fits(batch, smaller), size, unit),
+            unit=unit,
+            num_processes=self.accelerator.world_size,
+            accumulate=self.settings.accumulate,
+        )
+        raise UserError(
+            f"{self.accelerator.device} ran out of memory with {size} images at once, at a peak of {peak / 2**20:,.0f} MiB "
+            f"(its words: {words}); {told}"
+        )
+
+    def fits(self, batch: Batch, size: int) -> bool:
+        """Whether a step on the first `size` images of the batch finds memory. It is a step: what was learned is spoilt."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.free_cache()
+        try:
+            self.forward_backward(self.bare_module, batch.images[:size], batch.labels[:size])
+            self.accelerator.step(self.optimizer)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def take(self, batch: Batch, progress: Progress) -> None:
+        """One part of a step; the last exchanges gradients and updates the weights."""
+        last = (progress.batches + 1) % self.settings.accumulate == 0
+        progress.recent.add(self.micro_step(batch, last=last))
+        progress.batches += 1
+        if last:
+            self.update(progress)
+
+    def micro_step(self, batch: Batch, *, last: bool) -> dict[str, Tensor]:
+        sending = contextlib.nullcontext() if last else collectives.local_gradients(self.step_module)
+        with sending:
+            return self.forward_backward(self.step_module, batch.images, batch.labels)
+
+    def forward_backward(self, module: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        loss, scalars = module(
+            self.accelerator.to_device(images), self.accelerator.to_device(labels), triplets=self.triplets
+        )
         self.accelerator.backward(loss / self.settings.accumulate)
         return {"loss": loss.detach(), **scalars}
 
@@ -164,6 +249,7 @@ class Trainer:
         return self.stopped
 
     def report(self, figures: dict[str, float], rate: float, progress: Progress) -> None:
+        """rate: images per second over all processes."""
         lr = float(self.optimizer.param_groups[0]["lr"])
         if any(value != value or abs(value) == float("inf") for value in figures.values()):
             log.warning(
@@ -175,25 +261,58 @@ class Trainer:
             {**train, "train/lr": lr, "train/images_per_s": rate, "samples_seen": samples}, step=progress.step
         )
         self.show(progress.step, {**figures, "images_per_s": rate, "lr": lr})
+        if self.vendor_log is not None:
+            own_rate = rate / self.accelerator.world_size
+            self.vendor_log.train(progress.epoch, progress.step, loss=progress.recent.own("loss"), ips=own_rate, lr=lr)
 
     @torch.no_grad()
-    def validate(self, batches: Iterator[Batch]) -> dict[str, float]:
+    def validate(self, batches: Iterator[Batch], progress: Progress) -> dict[str, float]:
         """Means of the loss and its figures over held-out images of the training identities, as `val/...`."""
         self.step_module.eval()
-        average = Average()
+        average, num_images, started = Average(), 0, time.perf_counter()
         with contextlib.closing(batches):  # type: ignore[type-var]
             for batch in batches:
                 images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
                 loss, scalars = self.step_module(images, labels, triplets=self.triplets)
                 average.add({"loss": loss, **scalars})
-        return {f"val/{name}": value for name, value in average.read(self.accelerator).items()}
+                num_images += len(batch.labels)
+        figures = average.read()
+        if self.vendor_log is not None and average.count:
+            rate = num_images / (time.perf_counter() - started)
+            step = (progress.epoch - 1, progress.step, average.count)  # of the epoch that has just been finished
+            self.vendor_log.val(*step, loss=average.own("loss"), ips=rate)
+        return {f"val/{name}": value for name, value in figures.items()}
 
-    def state(self) -> dict[str, Any]:
-        """What training would go on from, beside the tested weights."""
+    def state(self, progress: Progress) -> dict[str, Any]:
+        """What training goes on from, beside the heads of the loss, in host memory. All processes call it together."""
         return {
-            "embedder": self.embedder.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "embedder": host_copy(self.embedder.state_dict()),
+            "optimizer": host_copy(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "scaler": {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            "ema": {} if self.ema is None else self.ema.state_dict(),
+            "ema": {} if self.ema is None else host_copy(self.ema.state_dict()),
+            "progress": {"epoch": progress.epoch, "step": progress.step, "batches": progress.batches},
+            "history": progress.history,
+            "averages": [progress.whole.states(), progress.recent.states()],
+            "rng": self.accelerator.rng_states(),
         }
+
+    def load_state(self, state: dict[str, Any], heads: dict[str, Any]) -> Progress:
+        """Takes up a run where `state` was taken; heads: the state of its loss. A process that was not there then has its own random
+        stream and an average of nothing."""
+        self.embedder.load_state_dict(state["embedder"])
+        self.loss.load_state_dict(heads)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None and state["ema"]:
+            self.ema.load_state_dict(state["ema"])
+        rank = self.accelerator.rank
+        progress = Progress(**state["progress"], history=list(state["history"]))
+        if rank < len(state["rng"]):
+            progress.whole, progress.recent = (
+                Average.of(states[rank], self.accelerator.device) for states in state["averages"]
+            )
+            self.accelerator.set_rng_state(state["rng"][rank])
+        return progress

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facenet import collectives
 from facenet.accelerator import Accelerator
 from facenet.backbones.embedder import Embedder
 from facenet.data.identities import Faces, UnreadableImage
@@ -36,24 +37,30 @@ def embed(
 ) -> NDArray[np.float32]:
     """Unit rows (N, D), or (N, 2D) for `flip="concat"`, float32, in the order of `indices` (all images where None).
 
-    The forward pass runs in the accelerator's precision; the network may be in training mode and is left as it was.
+    The forward pass runs in the accelerator's precision; the network may be in training mode and is left as it was. Several processes
+    share the batches and each returns all rows: the same as one process computes, since the batches are the same.
     UserError names an image that cannot be read: a stand-in would be judged in its place.
     """
     chosen = np.arange(len(faces)) if indices is None else indices
-    batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    batches = [np.arange(start, min(start + batch_size, len(chosen))) for start in range(0, len(chosen), batch_size)]
+    none, ranks = np.empty(0, np.int64), range(accelerator.world_size)
+    shares = [np.concatenate([none, *batches[rank :: len(ranks)]]) for rank in ranks]  # positions in `chosen` by rank
     loader = Loader(Readable(faces), preprocess, num_workers=num_workers)
-    rows, done = [], 0
-    stream = loader.epoch(batches)
+    width = embedder.embedding_size * (2 if flip == "concat" else 1)
+    rows, done = [torch.empty((0, width), device=accelerator.device)], 0
+    stream = loader.epoch([chosen[batch] for batch in batches[accelerator.rank :: len(ranks)]])
     with evaluating(embedder), torch.inference_mode(), accelerator.autocast(), contextlib.closing(stream):  # type: ignore[type-var]
         for batch in stream:
             images = preprocess.normalize(accelerator.to_device(batch.images))
             rows.append(embedded(embedder, images, flip))
             done += len(batch.indices)
             if progress is not None:
-                progress(done, len(chosen))
-        if not rows:
-            return np.empty((0, embedder.embedding_size * (2 if flip == "concat" else 1)), np.float32)
-        return torch.cat(rows).numpy(force=True)  # the device is waited for once, not once per batch
+                progress(min(done * len(ranks), len(chosen)), len(chosen))
+        # The device is waited for once, not once per batch.
+        gathered = torch.cat(collectives.gather(torch.cat(rows), [len(share) for share in shares])).numpy(force=True)
+    ordered = np.empty((len(chosen), width), np.float32)
+    ordered[np.concatenate(shares)] = gathered
+    return ordered
 
 
 def embedded(embedder: Embedder, images: Tensor, flip: Flip) -> Tensor:

@@ -25,6 +25,11 @@ def metrics(name: str, result: Verification) -> dict[str, float]:
     return {f"{name}/{key}": float(value) for key, value in values.items()}
 
 
+def lower_is_better(metric: str) -> bool:
+    """Of `val/loss` or `lfw/eer`; accuracies and rates of acceptance are better when higher."""
+    return metric.rsplit("/", 1)[-1] in ("loss", "eer")
+
+
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
     """Everything, as plain values that JSON can hold; the ROC is thinned."""
     roc = thinned(result.roc)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from facenet.accelerator import Accelerator
+from facenet.accelerator import Accelerator, out_of_memory
 from facenet.backbones.embedder import Embedder
 from facenet.data.transforms import Preprocess
 from facenet.errors import UserError
@@ -23,17 +23,25 @@ def run_benchmark(
     num_workers: int = 2,
     progress: Progress | None = None,
 ) -> Verification:
-    """Embeds each image of the pair set once and judges its pairs. UserError where the network gives NaN."""
-    embeddings = embed(
-        embedder,
-        pair_set.faces,
-        preprocess,
-        accelerator,
-        batch_size=pair_set.batch_size,
-        flip=pair_set.protocol.flip,
-        num_workers=num_workers,
-        progress=progress,
-    )
+    """Embeds each image of the pair set once and judges its pairs. UserError where the network gives NaN or a batch finds no memory."""
+    try:
+        embeddings = embed(
+            embedder,
+            pair_set.faces,
+            preprocess,
+            accelerator,
+            batch_size=pair_set.batch_size,
+            flip=pair_set.protocol.flip,
+            num_workers=num_workers,
+            progress=progress,
+        )
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"{pair_set.name}: {accelerator.device} ran out of memory (its words: {str(error).splitlines()[0]}); "
+            f"lower benchmark.batch_size, now {pair_set.batch_size}: it changes no result"
+        ) from None
     broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(broken):
         first = pair_set.faces.name(int(broken[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional
 
 from facenet.errors import UserError
 from facenet.losses.term import Term
+
+Gather = Callable[[torch.Tensor], torch.Tensor]
 
 
 class LossValue(NamedTuple):
@@ -47,22 +50,38 @@ class LossMix(nn.Module):
             assert isinstance(term, Term)
             term.start(embedding_size=embedding_size, num_identities=num_identities)
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor, *, triplets: bool) -> LossValue:
+    def forward(
+        self, features: torch.Tensor, labels: torch.Tensor, *, triplets: bool, gather: Gather | None = None
+    ) -> LossValue:
         """`features` (B, D) before normalisation, in any float type; the arithmetic is float32. `labels` (B,) int64.
 
-        `triplets` says that the rows are thirds: anchors, positives, negatives.
+        `triplets` says that the rows are thirds: anchors, positives, negatives. `gather` turns rows of this process into those of
+        all, for the terms that ask for them; None where there is one process.
         """
         # Half precision cannot tell distances near the margin apart; doubles stay doubles, for gradient checks.
         features = features if features.dtype == torch.float64 else features.float()
-        embedding = functional.normalize(features)
+        own = (features, functional.normalize(features), labels)
+        everyone = own
+        if gather is not None and any(term.gather for term in self.terms.values()):
+            every_feature, every_label = (whole_batch(rows, gather, triplets) for rows in (features, labels))
+            everyone = (every_feature, functional.normalize(every_feature), every_label)
         total = features.new_zeros(())
         scalars: dict[str, torch.Tensor] = {}
         for name, term in self.terms.items():
-            loss, figures = term(features, embedding, labels, triplets=triplets)
+            loss, figures = term(*(everyone if term.gather else own), triplets=triplets)
             total = total + self.weights[name] * loss
             scalars[name] = loss.detach()
             scalars.update({f"{name}/{figure}": value for figure, value in figures.items()})
         return LossValue(total, scalars)
+
+
+def whole_batch(rows: torch.Tensor, gather: Gather, triplets: bool) -> torch.Tensor:
+    """The rows (B, ...) of all processes; of batches of triplets all anchors first, then all positives, then all negatives."""
+    gathered = gather(rows)
+    if not triplets:
+        return gathered
+    thirds = gathered.reshape(-1, 3, len(rows) // 3, *rows.shape[1:])
+    return thirds.transpose(0, 1).reshape(gathered.shape)
 
 
 def weight_of(name: str, entry: Any) -> float:

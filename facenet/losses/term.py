@@ -12,6 +12,9 @@ class Term(nn.Module):
 
     needs_triplets = False
     """True where only batches of given triplets will do."""
+    gather = False
+    """True where the rows of all processes are wanted instead of this one's, which makes the loss that of one process on the whole
+    batch. Each process computes it alike."""
 
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         """Creates the parameters, before the model moves to its device; most terms have none."""

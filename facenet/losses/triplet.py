@@ -17,7 +17,8 @@ class TripletLoss(Term):
 
     `margin` is in the unit of `distance`: plain L2 (0..2 between unit rows) or squared L2 (0..4); 0.2 is not the same
     demand in both. `mining`: "given" takes the sampler's triplets, "batch_hard" each row's farthest positive and
-    nearest negative in the batch of this process, "auto" the sampler's where the batch has them, else batch-hard.
+    nearest negative in the batch, "auto" the sampler's where the batch has them, else batch-hard. `gather`: the batch is that of all
+    processes instead of this one's, so that hard negatives come from all of it and the mean is over all its active triplets.
     Figures: `active`, the share of triplets that violate the margin; `positive_distance` and `negative_distance`, means
     over all triplets; all three 0 where a batch holds no triplet.
     """
@@ -28,6 +29,7 @@ class TripletLoss(Term):
         margin: float = 0.2,
         distance: Literal["l2", "squared_l2"] = "l2",
         mining: Literal["auto", "given", "batch_hard"] = "auto",
+        gather: bool = False,
     ) -> None:
         super().__init__()
         if margin < 0:
@@ -35,6 +37,7 @@ class TripletLoss(Term):
         self.margin = margin
         self.distance = {"l2": l2, "squared_l2": squared_l2}[distance]
         self.mining = mining
+        self.gather = gather
         self.needs_triplets = mining == "given"
 
     def forward(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facenet import collectives
 from facenet.accelerator import host_copy
 from facenet.data.split import replace_text, save_split
 from facenet.data.transforms import Preprocess
@@ -58,8 +59,22 @@ class Epochs:
         self.tracker, self.run, self.preprocess, self.first = tracker, run, preprocess, first
         self.progress = Progress()
         self.keeper = Keeper(run.directory / "checkpoints", keep=engine.settings.keep)
+        self.best_score: float | None = None
         self.best_row: dict[str, float] = {}
         self.written: set[Path] = set()
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Goes on from a checkpoint of this run. With another number of steps per epoch or of processes, the epoch under way starts again
+        from its first batch, at the step number that this has in the new plan."""
+        self.progress = self.engine.load_state(content["training"], content["loss"])
+        self.best_score, self.best_row = content["best"]["score"], content["best"]["row"]
+        self.keeper.restore(self.best_score)
+        own = (self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate)
+        if own != tuple(content["steps"]):
+            epoch, history = self.progress.epoch, self.progress.history
+            self.progress = Progress(epoch=epoch, step=epoch * self.plan.steps_per_epoch, history=history)
+            log.warning("the plan is another one: goes on at the start of epoch %d", epoch + 1)
+        log.info("goes on at step %d, in epoch %d", self.progress.step, self.progress.epoch + 1)
 
     def fit(self) -> dict[str, Any]:
         if self.first:
@@ -70,14 +85,13 @@ class Epochs:
                 val=self.material.val_indices,
                 heldout=self.material.heldout_indices,
             )
-        while self.progress.step < self.plan.total_steps:
-            row = self.engine.train_epoch(self.feed.train(self.progress.epoch), self.progress)
+        while self.progress.step < self.plan.total_steps or self.progress.batches:
+            rest = self.feed.train(self.progress.epoch, first=self.progress.batches)
+            row = self.engine.train_epoch(rest, self.progress)
             if self.engine.stopped:
-                if self.first:
-                    path = self.save(score=None, verification=None, finished_epoch=False)
-                    log.info("stopped at step %d; the state is in %s", self.progress.step, path)
+                path = self.save(score=None, verification=None, finished_epoch=False)
+                log.info("stopped at step %d; the state is in %s", self.progress.step, path)
                 break
-            self.progress.epoch += 1
             self.after_epoch(row)
         if self.first:
             self.report_unreadable()
@@ -91,7 +105,7 @@ class Epochs:
     def after_epoch(self, row: dict[str, float]) -> None:
         """Validates and tests, then writes checkpoint, curves and metrics."""
         if self.plan.num_val_batches:
-            row.update(self.engine.validate(self.feed.val()))
+            row.update(self.engine.validate(self.feed.val(), self.progress))
         pair_set, due = self.material.pair_set, self.progress.epoch % self.engine.settings.evaluate_every == 0
         verification = None
         if pair_set is not None and (due or self.progress.step >= self.plan.total_steps):
@@ -100,14 +114,15 @@ class Epochs:
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
         score = self.score(row)
-        if score is not None and (self.keeper.best is None or score > self.keeper.best):
-            self.best_row = dict(row)
+        if score is not None and (self.best_score is None or score > self.best_score):
+            self.best_score, self.best_row = score, dict(row)
+        self.save(score=score, verification=verification)
         if self.first:
-            self.save(score=score, verification=verification)
             self.record(row, verification)
-        self.engine.accelerator.barrier()
 
     def test(self, pair_set: PairSet) -> Verification:
+        # Each process has seen other images, so its batch statistics differ; rank 0's are those that are saved.
+        collectives.broadcast(self.engine.tested().buffers())
         with image_bar(len(pair_set.faces), shown=self.first) as progress:
             return run_benchmark(
                 self.engine.tested(), pair_set, self.preprocess, self.engine.accelerator, progress=progress
@@ -125,13 +140,18 @@ class Epochs:
         return -value if self.plan.select.rsplit("/", 1)[-1] in LOWER_IS_BETTER else value
 
     def save(self, *, score: float | None, verification: Verification | None, finished_epoch: bool = True) -> Path:
-        """Path of `last.pt`. The threshold is stored only with the weights that it was chosen for."""
+        """Path of `last.pt`, which the first process writes. The threshold is stored only with the weights that it was chosen for."""
+        training = self.engine.state(self.progress)
+        if not self.first:
+            return self.keeper.last
         content = {
             "config": self.run.config,
             "identities": list(self.material.train.identities),
             "embedder": host_copy(self.engine.tested().state_dict()),
             "loss": host_copy(self.engine.loss.state_dict()),
-            "training": host_copy(self.engine.state()),
+            "training": training,
+            "best": {"score": self.best_score, "row": self.best_row},
+            "steps": [self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate],
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "metrics": self.progress.history[-1] if finished_epoch else {},
@@ -148,7 +168,9 @@ class Epochs:
         best = {f"best/{name}": value for name, value in self.best_row.items() if name != "epoch"}
         tested = {name: value for name, value in row.items() if not name.startswith("train/")}
         means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
-        self.tracker.metrics({**tested, **means, **best}, step=self.progress.step)
+        peak = self.engine.accelerator.memory().peak
+        memory = {} if peak is None else {"system/peak_memory_mib": peak / 2**20}
+        self.tracker.metrics({**tested, **means, **best, **memory}, step=self.progress.step)
         self.write_json("history.json", self.progress.history)
         self.written.update(save_curves(self.run.directory, self.progress.history))
         if verification is not None and self.material.pair_set is not None:
@@ -169,7 +191,8 @@ class Epochs:
 
     def report_unreadable(self) -> None:
         unreadable = {**self.feed.loader.unreadable, **self.feed.val_loader.unreadable}
-        self.tracker.metrics({"unreadable_images": len(unreadable)}, step=self.progress.step)
+        if not self.engine.stopped:  # a run that goes on counts at its end
+            self.tracker.metrics({"unreadable_images": len(unreadable)}, step=self.progress.step)
         if unreadable:
             self.write_json("unreadable.json", unreadable)
             log.warning(

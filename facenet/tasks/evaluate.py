@@ -72,7 +72,10 @@ def evaluate(
         datasets={"test": (name, str(getattr(benchmark, "root", name)), pair_set.faces.fingerprint)},
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id)) as tracker:
-        with Accelerator.start(accelerator, precision) as device, image_bar(len(pair_set.faces)) as progress:
+        with (
+            Accelerator.start(accelerator, precision, alone=True) as device,
+            image_bar(len(pair_set.faces)) as progress,
+        ):
             device.prepare(restored.embedder)  # laid out as in training: other layouts add in another order
             result = run_benchmark(
                 restored.embedder, pair_set, restored.preprocess, device, num_workers=num_workers, progress=progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from facenet.data.identities import Faces
@@ -33,10 +34,12 @@ class Feed:
         self.loader = Loader(material.train, preprocess, augment, **options)
         self.val_loader = Loader(material.val, preprocess, **options)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """From batch number `first` of the epoch on."""
         count = self.plan.steps_per_epoch * self.plan.accumulate
-        indices = self.indices(self.material.train, self.plan.batch_size // self.plan.accumulate, count, epoch)
-        return self.loader.epoch(indices, epoch=epoch, rank=self.rank)
+        indices = self.indices(self.material.train, self.plan.images_per_step // self.plan.accumulate, count, epoch)
+        rest = islice(indices, first, None)
+        return self.loader.epoch(rest, epoch=epoch, rank=self.rank, first=first, origin=self.sampler.origin)
 
     def val(self) -> Iterator[Batch]:
         """The same batches after every epoch."""

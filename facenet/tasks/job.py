@@ -10,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,44 +18,52 @@ from typing import Any
 from facenet import config as configs
 from facenet.distributed import Distributed
 from facenet.engine.tracking import RunFacts, masked
-from facenet.errors import UserError
 from facenet.launch import launch
+from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.train import train
 
 log = logging.getLogger(__name__)
+Start = Callable[[Path, Distributed, dict[str, str]], Any]
 PLANNED = ("data", "sampler", "loss", "optimizer", "schedule", "trainer", "accelerator", "precision", "distributed")
 
 
-def run_job(config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags: dict[str, str]) -> float | None:
-    """Trains; returns the metric that `trainer.select` names. Prints the plan before and where everything lies after.
+def run_job(
+    config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags: dict[str, str], start: Start = launch
+) -> float | None:
+    """Trains; returns the metric that `trainer.select` names. Prints the plan before and where everything lies after. `start` runs
+    the job's processes.
 
     Raises UserError for a mistake in config or data, RankFailed when a process fails, and the signal's exception when one stops it.
     """
     configs.check(config, train)
+    earlier = resuming.find(config["resume"], run_dir)
+    if earlier is not None:
+        config, run_dir = resuming.config_of(earlier, config, overrides), earlier.run_dir
+        configs.check(config, train)
     material, plan = prepare(config)
     print(plan, flush=True)
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
+    if earlier is not None:
+        earlier.check_data(plan.data_fingerprint, changed=config["resume_changed"])
     tracking = configs.build(config["tracking"])
-    config = without_secrets(config)
-    distributed: Distributed = configs.build(config["distributed"])
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        configs.write(config, run_dir / "resolved.yaml")
-    except OSError as error:
-        raise UserError(f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); choose another") from None
+    config = {**without_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     facts = RunFacts(
         name=masked(", ".join(overrides))[:200] or "default",
         config=config,
         config_yaml=configs.to_yaml(config),
         plan=plan.as_dict(),
-        tags={**origin(run_dir, overrides), **tags},
+        tags={**origin(run_dir, overrides), "config_hash": configs.fingerprint(config), **tags},
         datasets=datasets(config, material, plan),
     )
-    with tracking.run(facts) as run_id:
-        result = launch(run_dir, distributed, environment=rank_environment(run_id, tracking))
-    print(summary(result, run_dir, tracking.view(run_id)), flush=True)
+    with resuming.alone_in(run_dir):
+        configs.write(config, run_dir / "resolved.yaml")
+        with tracking.run(facts, run_id=earlier.run_id if earlier else None) as run_id:
+            distributed: Distributed = configs.build(config["distributed"])
+            resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
+            result = start(run_dir, distributed, rank_environment(run_id, tracking))
+        print(summary(result, run_dir, tracking.view(run_id)), flush=True)
     objective = result["objective"]
     return None if objective is None else float(objective)
 

@@ -54,8 +54,9 @@ class Plan:
     data_fingerprint: str
     benchmark: str
     layout: str
-    batch_size: int
-    batch_size_per_process: int
+    batch_size: int  # as asked for: the lr rule and the number of steps follow it
+    images_per_step: int  # trained; less than batch_size where the sampler leaves out what does not divide
+    batch_size_per_process: int  # trained
     accumulate: int
     val_batch_size: int
     num_val_batches: int
@@ -76,13 +77,17 @@ class Plan:
             f"{self.num_val_images:,} images for the validation loss" if self.num_val_batches else "no validation loss"
         )
         smallest = "" if self.min_lr is None else f", down to {self.min_lr:g}"
+        parts = f" in {self.accumulate} parts" if self.accumulate > 1 else ""
+        batch = f"{self.batch_size} images a step, {self.batch_size_per_process} a process{parts}"
+        if self.images_per_step != self.batch_size:
+            batch = f"{self.batch_size} images a step asked for, {self.images_per_step} trained: "
+            batch += f"{self.batch_size_per_process} a process{parts}"
         rows = {
             "data": f"{self.num_images:,} images of {self.num_identities:,} identities ({self.layout} batches), {validation}",
             "fingerprint": self.data_fingerprint,
             "benchmark": self.benchmark,
             "device": f"{self.device} ({self.device_reason}), {self.precision}, {self.num_processes} process(es)",
-            "batch": f"{self.batch_size} images a step, {self.batch_size_per_process} a process"
-            + (f" in {self.accumulate} parts" if self.accumulate > 1 else ""),
+            "batch": batch,
             "steps": f"{self.steps_per_epoch:,} an epoch, {self.epochs} epochs, {self.total_steps:,} in all",
             "lr": f"{self.lr:g}{smallest}" + (f" ({self.lr_note})" if self.lr_note else ""),
             "best by": self.select,
@@ -131,14 +136,14 @@ def make_plan(
     check_precision(device, precision)
     if distributed.sync_batch_norm and num_processes > 1:
         check_sync_batch_norm(device)
-    check_batch_size(data.batch_size, num_processes, trainer.accumulate, sampler)
+    images_per_step = sampler.images_per_step(data.batch_size, num_processes, trainer.accumulate)
     num_images = len(material.train)
     steps_per_epoch = num_images // data.batch_size
     if steps_per_epoch == 0:
         raise UserError(
             f"data.batch_size={data.batch_size}: more than the {num_images} training images; lower it or add images"
         )
-    try_batch(sampler, material.train, data.batch_size // trainer.accumulate, num_processes)
+    try_batch(sampler, material.train, images_per_step // trainer.accumulate, num_processes)
     if sampler.layout != "triplet" and (names := loss.needing_triplets()):
         raise UserError(
             f"loss.terms.{names[0]}: mining=given needs batches of triplets, and {sampler.layout} batches have none; "
@@ -146,7 +151,7 @@ def make_plan(
         )
     check_schedule(schedule, optimizer, data.batch_size, steps_per_epoch, trainer.epochs)
     total = steps_per_epoch * trainer.epochs
-    val_batch_size, num_val_batches = validation_batches(material.val, sampler, data.batch_size, num_processes)
+    val_batch_size, num_val_batches = validation_batches(material.val, sampler, images_per_step, num_processes)
     lr = schedule.effective(float(optimizer.keywords["lr"]), data.batch_size)
     return Plan(
         device=device,
@@ -161,7 +166,8 @@ def make_plan(
         benchmark=str(material.pair_set or "none"),
         layout=sampler.layout,
         batch_size=data.batch_size,
-        batch_size_per_process=data.batch_size // num_processes,
+        images_per_step=images_per_step,
+        batch_size_per_process=images_per_step // num_processes,
         accumulate=trainer.accumulate,
         val_batch_size=val_batch_size,
         num_val_batches=num_val_batches,
@@ -182,18 +188,6 @@ def check_schedule(
     """Starts it on a stand-in, so that a schedule too long for the run is refused now and not by a rank."""
     stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optimizer.keywords["lr"])
     schedule.start(stand_in, batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
-
-
-def check_batch_size(batch_size: int, num_processes: int, accumulate: int, sampler: Sampler) -> None:
-    """The reference trains on fewer images than it was told instead: 90 of 96 over three processes."""
-    unit = num_processes * accumulate * sampler.multiple
-    if batch_size % unit:
-        below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
-        nearest = " or ".join(str(value) for value in (below, above) if value > 0)
-        raise UserError(
-            f"data.batch_size={batch_size}: must be a multiple of {unit} ({num_processes} process(es) x trainer.accumulate={accumulate} x "
-            f"{sampler.multiple} for {sampler.layout} batches); the nearest valid values are {nearest}"
-        )
 
 
 def try_batch(sampler: Sampler, faces: Faces, batch_size: int, num_processes: int) -> None:

@@ -18,6 +18,7 @@ from facenet.data.sampler import Sampler
 from facenet.data.source import Data
 from facenet.data.transforms import Augment, Preprocess
 from facenet.distributed import Distributed
+from facenet.engine import checkpoint as checkpoints
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
 from facenet.engine.tracking import MlflowTracking, NoTracking, NullTracker
@@ -56,10 +57,12 @@ def train(
     trainer: Settings,
     weights: str | None,
     seed: int,
+    resume: str | None,
+    resume_changed: bool,
     run: Run,
 ) -> dict[str, Any]:
     """Trains to the plan's end or a stop signal. Returns {"objective": the selected metric, "checkpoint": path of the best, "metrics":
-    of its epoch}. The parameters are the keys of `conf/train.yaml`."""
+    of its epoch}. The parameters are the keys of `conf/train.yaml`; `resume` is a checkpoint here, and `resume_changed` the launcher's."""
     with Accelerator.start(accelerator, precision, timeout_s=distributed.timeout_s) as device:
         material = divide(data, benchmark)
         plan = make_plan(
@@ -75,13 +78,17 @@ def train(
             distributed=distributed,
             num_processes=device.world_size,
         )
-        if weights is not None:
+        if weights is not None and resume is None:
             log.info("%s", load_weights(backbone, weights))
         loss.start(embedding_size=backbone.embedding_size, num_identities=plan.num_identities)
         device.seed(seed)
         first = device.rank == 0
         tracker = tracking.tracker(run.id) if first else NullTracker()
-        with contextlib.closing(tracker), step_bar(plan.total_steps, shown=first) as show:
+        with (
+            contextlib.closing(tracker),
+            tracking.vendor_log(run.directory, device.rank) as vendor_log,
+            step_bar(plan.total_steps, shown=first) as show,
+        ):
             module = TrainStep(backbone, loss, preprocess, device).to(device.device)
             engine = Trainer(
                 module,
@@ -90,10 +97,11 @@ def train(
                 device,
                 tracker,
                 trainer,
-                batch_size=plan.batch_size,
+                batch_size=plan.images_per_step,
                 total_steps=plan.total_steps,
                 triplets=sampler.layout == "triplet",
-                sync_batch_norm=distributed.sync_batch_norm,
+                distributed=distributed,
+                vendor_log=vendor_log,
                 stop=lambda: bool(run.stop),
                 show=show,
             )
@@ -104,4 +112,7 @@ def train(
                 epochs=trainer.epochs,
             )
             feed = Feed(material, plan, data, sampler, preprocess, augment, seed=seed, rank=device.rank)
-            return Epochs(engine, feed, material, plan, tracker, run, preprocess, first=first).fit()
+            epochs = Epochs(engine, feed, material, plan, tracker, run, preprocess, first=first)
+            if resume is not None:
+                epochs.restore(checkpoints.load(resume))
+            return epochs.fit()

@@ -168,12 +168,12 @@ def test_the_average_of_weights_is_what_is_tested(device):
     for name, value in trainer.tested().state_dict().items():
         after_one = 0.1 * first[name] + 0.9 * seen[0][name]
         torch.testing.assert_close(value, 2 / 11 * after_one + 9 / 11 * seen[1][name])
-    assert trainer.tested() is not trainer.embedder and trainer.state()["ema"]["num_updates"] == 2
+    assert trainer.tested() is not trainer.embedder and trainer.state(Progress())["ema"]["num_updates"] == 2
 
 
 def test_without_an_average_the_network_itself_is_tested(device):
     trainer, _ = make_trainer(device, parts(device))
-    assert trainer.tested() is trainer.embedder and trainer.state()["ema"] == {}
+    assert trainer.tested() is trainer.embedder and trainer.state(Progress())["ema"] == {}
 
 
 @pytest.mark.parametrize(("total_steps", "given", "taken"), [(3, 5, 3), (9, 5, 5), (5, 5, 5)])
@@ -197,8 +197,8 @@ def test_log_points_carry_means_since_the_last_one(device):
     trainer, notes = make_trainer(device, parts(device), log_every=2, total_steps=5, show=shown.__setitem__)
     losses, micro_step = [], trainer.micro_step
 
-    def record(batch):
-        figures = micro_step(batch)
+    def record(batch, *, last):
+        figures = micro_step(batch, last=last)
         losses.append(figures["loss"].item())
         return figures
 
@@ -229,6 +229,50 @@ def test_the_stop_flag_ends_the_epoch_after_a_whole_step(device):
     assert progress.step == 2 and trainer.stopped
 
 
+class Greedy(Tiny):
+    """Finds no memory for more than `limit` images, in the words of a vendor's device."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def features(self, images):
+        if len(images) > self.limit:
+            raise RuntimeError("sdaa out of memory. Tried to allocate 2.00 GiB\nand more words")
+        return super().features(images)
+
+
+@pytest.mark.parametrize(
+    ("limit", "options", "told"),
+    [
+        (4, {}, "4 at once fit: set data.batch_size=4, or trainer.accumulate=2 to compute the same batch in parts"),
+        (5, {"triplets": True}, "3 at once fit: set data.batch_size=3, or trainer.accumulate=2 to"),
+        (1, {"accumulate": 2}, "1 at once fit: set data.batch_size=2, or trainer.accumulate=12 to"),
+        (0, {}, "not even the smallest batch fits; use a smaller data.image_size or backbone"),
+    ],
+)
+def test_a_device_without_memory_is_told_with_the_batch_that_fits(device, limit, options, told):
+    module = parts(device)
+    module.embedder = Greedy(limit)
+    trainer, _ = make_trainer(device, module, **options)
+    with pytest.raises(UserError) as raised:
+        trainer.train_epoch(batches(2), Progress())
+    assert str(raised.value).startswith("cpu ran out of memory with 6 images at once, at a peak of ")
+    assert f"(its words: sdaa out of memory. Tried to allocate 2.00 GiB); {told}" in str(raised.value)
+
+
+def test_another_failure_of_a_step_stays_what_it_is(device):
+    trainer, _ = make_trainer(device, parts(device))
+    with pytest.raises(RuntimeError, match="shape|size"):
+        trainer.train_epoch(
+            iter_of(Batch(torch.zeros(6, 4, 4, 3, dtype=torch.uint8), torch.zeros(6).long(), np.arange(6))), Progress()
+        )
+
+
+def iter_of(*items):
+    yield from items
+
+
 def test_a_loss_that_is_not_finite_is_said_aloud(device, caplog):
     module = parts(device)
     with torch.no_grad():
@@ -243,7 +287,7 @@ def test_a_loss_that_is_not_finite_is_said_aloud(device, caplog):
 def test_validation_changes_nothing_and_averages(device):
     module, before = parts(device), parts(device)
     trainer, _ = make_trainer(device, module)
-    row = trainer.validate(batches(3))
+    row = trainer.validate(batches(3), Progress())
     losses = []
     with torch.no_grad():
         for batch in batches(3):
@@ -256,47 +300,65 @@ def test_validation_changes_nothing_and_averages(device):
     assert module.embedder.training
 
 
-def test_state_is_enough_to_go_on_bit_for_bit(device):
-    def trained(module, trainer, *, seed, progress):
-        trainer.train_epoch(batches(2, seed=seed), progress)
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 7, 10])
+def test_a_run_stopped_anywhere_goes_on_bit_for_bit(device, stop_at):
+    """Two epochs of five steps in two parts each, with dropout, an average of weights and momentum; step 5 ends the first epoch."""
+    options = {"ema_decay": 0.5, "log_every": 3, "accumulate": 2, "total_steps": 10}
+
+    def network(seed):
+        module = parts(device, seed=seed)
+        module.embedder.body.insert(3, nn.Dropout(0.5))
         return module
 
-    straight = parts(device)
-    trainer, _ = make_trainer(device, straight, ema_decay=0.5)
-    progress = Progress()
-    trained(straight, trainer, seed=1, progress=progress)
-    state, loss = copy.deepcopy(trainer.state()), copy.deepcopy(trainer.loss.state_dict())
-    trained(straight, trainer, seed=2, progress=progress)
+    def run(trainer, progress, rows):
+        while progress.step < 10 or progress.batches:
+            stream = list(batches(10, seed=progress.epoch))[progress.batches :]
+            row = trainer.train_epoch(iter_of(*stream), progress)
+            if trainer.stopped:
+                return
+            rows.append(row)
 
-    resumed = parts(device, seed=9)
-    again, _ = make_trainer(device, resumed, ema_decay=0.5)
-    again.embedder.load_state_dict(state["embedder"])
-    again.loss.load_state_dict(loss)
-    again.optimizer.load_state_dict(state["optimizer"])
-    again.schedule.load_state_dict(state["schedule"])
-    again.ema.load_state_dict(state["ema"])
-    trained(resumed, again, seed=2, progress=Progress(step=2))
-    assert same(straight, resumed) and same(trainer.tested(), again.tested())
+    device.seed(1)
+    straight, rows = network(0), []
+    trainer, notes = make_trainer(device, straight, **options)
+    run(trainer, Progress(), rows)
+
+    device.seed(1)
+    progress, rows_again = Progress(), []
+    stopped, notes_before = make_trainer(device, network(0), stop=lambda: progress.step >= stop_at, **options)
+    run(stopped, progress, rows_again)
+    assert progress.step == stop_at and stopped.stopped
+    state, heads = copy.deepcopy(stopped.state(progress)), copy.deepcopy(stopped.loss.state_dict())
+    torch.rand(7)  # whatever the process does between
+    resumed = network(9)
+    again, notes_after = make_trainer(device, resumed, **options)
+    run(again, again.load_state(state, heads), rows_again)
+
+    assert same(straight, resumed) and same(trainer.tested(), again.tested()) and rows == rows_again
+    seen = {**notes_before.by_step, **notes_after.by_step}
+    assert sorted(seen) == sorted(notes.by_step) == [3, 6, 9, 10]
+    assert not set(notes_before.by_step) & set(notes_after.by_step)
+    assert all(seen[step]["train/loss"] == figures["train/loss"] for step, figures in notes.by_step.items())
 
 
-def test_average(device):
+def test_average():
     first, second = Average(), Average()
-    assert first.read(device) == {}
+    assert first.read() == {}
     first.add({"a": torch.tensor(1.0), "b": torch.tensor(10.0)})
     first.add({"a": torch.tensor(3.0), "b": torch.tensor(20.0)})
     second.add({"a": torch.tensor(8.0), "b": torch.tensor(0.0)})
-    assert first.read(device) == {"a": 2.0, "b": 15.0}
+    assert first.read() == {"a": 2.0, "b": 15.0}
     first.merge(second)
-    assert first.read(device) == {"a": 4.0, "b": 10.0} and first.count == 3
-    assert second.read(device) == {"a": 8.0, "b": 0.0}  # what was merged is left as it was
+    assert first.read() == {"a": 4.0, "b": 10.0} and first.count == 3
+    assert second.read() == {"a": 8.0, "b": 0.0}  # what was merged is left as it was
 
 
-def test_average_does_not_alias_what_it_was_given(device):
+def test_average_does_not_alias_what_it_was_given():
     value, average = torch.tensor(1.0), Average()
     average.add({"a": value})
     value += 100
     average.add({"a": torch.tensor(3.0)})
-    assert average.read(device) == {"a": 2.0} and value == 101
+    assert average.read() == {"a": 2.0} and value == 101
 
 
 @pytest.mark.parametrize(
@@ -328,5 +390,5 @@ def test_nothing_reads_the_device_between_log_points(device, monkeypatch):
         for name in ("item", "tolist", "cpu", "numpy"):
             patch.setattr(torch.Tensor, name, refuse)
         for batch in batches(3):
-            trainer.micro_step(batch)
+            trainer.micro_step(batch, last=True)
             trainer.update(Progress())

@@ -1,11 +1,12 @@
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from facenet.accelerator import Accelerator, Precision
+from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import Embedder
 from facenet.data.identities import UnreadableImage
 from facenet.data.transforms import Preprocess
@@ -101,18 +102,11 @@ def test_chosen_images_in_the_given_order_and_progress(accelerator):
     assert seen == [(2, 3), (3, 3)]
 
 
-def test_sixteen_bit_forward_passes_give_float32_rows():
+def test_sixteen_bit_forward_passes_give_float32_rows(accelerator):
     faces, embedder = Patches(), Projection()
-    half = Accelerator("cpu", Precision(dtype="bf16"), rank=0, local_rank=0, world_size=1)
-    rows = embed(embedder, faces, PREPROCESS, half, batch_size=16, flip="concat")
-    full = embed(
-        embedder,
-        faces,
-        PREPROCESS,
-        Accelerator("cpu", Precision(), rank=0, local_rank=0, world_size=1),
-        batch_size=16,
-        flip="concat",
-    )
+    full = embed(embedder, faces, PREPROCESS, accelerator, batch_size=16, flip="concat")
+    with Accelerator.start(DeviceChoice(name="cpu"), Precision(dtype="bf16")) as half:
+        rows = embed(embedder, faces, PREPROCESS, half, batch_size=16, flip="concat")
     assert rows.dtype == np.float32 and (rows * full).sum(axis=1).min() > 0.999 and not np.array_equal(rows, full)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
@@ -177,3 +171,29 @@ def test_embeddings_that_are_not_finite_are_refused(accelerator):
     pair_set = HeldOut(num_pairs=40, num_folds=4, protocol=Protocol()).open(Patches())
     with pytest.raises(UserError, match=r"heldout: \d+ of \d+ embeddings are not finite, first that of \w/\d+.jpg"):
         run_benchmark(embedder, pair_set, PREPROCESS, accelerator)
+
+
+SHARED = """
+import sys
+import numpy as np
+sys.path.insert(0, "{here}")
+from test_embed import PREPROCESS, Patches, Projection, embed
+from facenet.accelerator import Accelerator, DeviceChoice, Precision
+alone = Accelerator("cpu", Precision(), rank=0, local_rank=0, world_size=1)
+with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=60) as device:
+    # 6 batches over the processes, the last of 3 images; 1 batch, so that some process has none; none at all
+    for options in ({{}}, {{"flip": "concat"}}, {{"indices": np.array([5, 3, 40])}}, {{"indices": np.array([], np.int64)}}):
+        network, done = Projection(), []
+        ours = embed(network, Patches(), PREPROCESS, device, batch_size=9, progress=lambda *now: done.append(now), **options)
+        shared = network.num_images
+        whole = embed(Projection(), Patches(), PREPROCESS, alone, batch_size=9, **options)
+        assert ours.dtype == np.float32 and np.array_equal(ours, whole), options
+        if not options:
+            assert shared == ([27, 21] if device.world_size == 2 else [18, 18, 12])[device.rank]
+            assert done[-1][0] in (48, 42, 36) and done[-1][1] == 48
+"""
+
+
+@pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_processes_share_the_images_and_each_gets_what_one_would(together, num_processes):
+    together(SHARED.format(here=Path(__file__).parent), num_processes)

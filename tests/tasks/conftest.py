@@ -127,6 +127,12 @@ def compose_evaluate() -> Callable[..., dict[str, Any]]:
     return lambda *overrides: resolved("evaluate", ["tracking=none", "accelerator=cpu", *overrides])
 
 
+@pytest.fixture(scope="session")
+def compose_train() -> Callable[..., dict[str, Any]]:
+    """compose_train(*overrides): the resolved config of a training job, nothing of the tiny one."""
+    return lambda *overrides: resolved("train", [*overrides])
+
+
 def resolved(name: str, overrides: list[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
 

@@ -27,6 +27,7 @@ def test_every_number_of_the_plan(planned):
         "benchmark": "heldout: 60 pairs in 3 folds, 32 images",
         "layout": "triplet",
         "batch_size": 12,
+        "images_per_step": 12,
         "batch_size_per_process": 12,
         "accumulate": 1,
         "val_batch_size": 6,
@@ -71,6 +72,38 @@ def test_a_batch_size_that_does_not_divide_names_its_neighbours(planned, overrid
         return
     with pytest.raises(UserError, match=rf"data\.batch_size=.*multiple of {unit} .*values are {nearest}$"):
         planned(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trained", "each", "row"),
+    [
+        (
+            ["data.batch_size=20", "distributed.num_processes=3"],
+            18,
+            6,
+            "20 images a step asked for, 18 trained: 6 a process",
+        ),
+        (
+            ["data.batch_size=40", "distributed.num_processes=3", "trainer.accumulate=2"],
+            36,
+            12,
+            "40 images a step asked for, 36 trained: 12 a process in 2 parts",
+        ),
+        (["data.batch_size=18", "distributed.num_processes=3"], 18, 6, "18 images a step, 6 a process"),
+        (["data.batch_size=20"], 18, 18, "20 images a step asked for, 18 trained: 18 a process"),
+    ],
+)
+def test_what_does_not_divide_is_left_out_on_request(planned, overrides, trained, each, row):
+    """As the reference has it: the lr rule and the steps of an epoch go by what was asked for."""
+    plan = planned("sampler.drop_remainder=true", *overrides)[1]
+    assert (plan.images_per_step, plan.batch_size_per_process) == (trained, each)
+    assert plan.steps_per_epoch == 58 // plan.batch_size and f"x batch {plan.batch_size} / 64" in plan.lr_note
+    assert f"  batch        {row}\n" in str(plan)
+
+
+def test_identities_that_do_not_go_round(planned):
+    with pytest.raises(UserError, match="5 processes need two identities each.*there are 8, 8 of them with two"):
+        planned("distributed.num_processes=5", "data.batch_size=15")
 
 
 def test_a_batch_larger_than_the_data(planned):

@@ -1,0 +1,11 @@
+"""`python -m facenet` is facenet-train, which is how torchrun starts it: torchrun -m facenet KEY=VALUE ..."""
+
+from __future__ import annotations
+
+import sys
+
+from facenet.cli import train
+
+if __name__ == "__main__":
+    sys.argv[0] = "facenet-train"  # for messages and the command on record
+    train()

@@ -1,0 +1,108 @@
+"""From a journal to MLflow: in order, nothing lost, nothing twice, by one process at a time.
+
+MLflow's stores ignore a point that they have with the same step, time and value, so what was sent before a crash may be sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facenet.tracking.journal import Mark, Record, header, marked, read
+from facenet.tracking.store import first_line, masked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+METRICS_PER_BATCH = 1000  # MLflow takes no more
+
+
+@dataclass
+class Delivered:
+    """What went to MLflow; `refused`: records that it will never take."""
+
+    points: int = 0
+    files: int = 0
+    tags: int = 0
+    end: str | None = None
+    refused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{self.points:,} metric values", f"{self.files} files", f"{self.tags} tags"]
+        text = "nothing to send" if not (self.points or self.files or self.tags) else f"sent {', '.join(parts)}"
+        text += f"; ended {self.end}" if self.end else ""
+        return f"{text}; refused: {'; '.join(self.refused)}" if self.refused else text
+
+
+def deliver(client: MlflowClient, path: Path) -> Delivered:
+    """Sends what MLflow has not. Raises what the client raises when the store is away; what it took until then stays marked as sent."""
+    delivered = Delivered()
+    run_id = str(header(path)["run"])
+    with marked(path) as mark:
+        for records, end in batches(path, mark):
+            try:
+                send(client, run_id, path.parent, records, delivered)
+            except Exception as error:
+                if not hopeless(error):
+                    raise
+                delivered.refused.append(masked(first_line(error)))
+                log.warning("MLflow refused a record of run %s: %s", run_id, delivered.refused[-1])
+            mark.move(end)
+    return delivered
+
+
+def batches(path: Path, mark: Mark) -> Iterator[tuple[list[Record], int]]:
+    """Metrics together up to the most that a call takes, other records one by one; each with the place where it ends."""
+    together: list[Record] = []
+    count, end = 0, mark.place
+    for record, place in read(path, mark.place):
+        size = len(record.get("metrics", ()))
+        if together and (not size or count + size > METRICS_PER_BATCH):
+            yield together, end
+            together, count = [], 0
+        together.append(record)
+        count, end = count + size, place
+        if not size:
+            yield together, end
+            together = []
+    if together:
+        yield together, end
+
+
+def send(client: MlflowClient, run_id: str, run_dir: Path, records: list[Record], delivered: Delivered) -> None:
+    first = records[0]
+    if "metrics" in first:
+        points = [(name, value, each["time"], each["step"]) for each in records for name, value in each["metrics"].items()]
+        log_points(client, run_id, points)
+        delivered.points += len(points)
+    elif "artifact" in first:
+        client.log_artifact(run_id, str(run_dir / first["artifact"]), first["folder"] or None)
+        delivered.files += 1
+    elif "tag" in first:
+        client.set_tag(run_id, first["tag"], first["value"])
+        delivered.tags += 1
+    elif "end" in first:
+        if first["error"]:
+            client.set_tag(run_id, "error", first["error"])
+        client.set_terminated(run_id, first["end"], end_time=first["time"])
+        delivered.end = first["end"]
+
+
+def log_points(client: MlflowClient, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
+    from mlflow.entities import Metric
+
+    for start in range(0, len(points), METRICS_PER_BATCH):  # a single record may hold more
+        client.log_batch(run_id, [Metric(*point) for point in points[start : start + METRICS_PER_BATCH]])
+
+
+def hopeless(error: Exception) -> bool:
+    """Whether trying again cannot help: a file that is gone, or a record that MLflow takes for wrong."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return bool(error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"))
+    return isinstance(error, FileNotFoundError)

@@ -1,0 +1,110 @@
+"""What is known of a run before its first step, in the form in which MLflow takes, compares and plots it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facenet.tracking.store import masked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LONGEST_PARAM = 6000  # MLflow cuts longer values without a word
+LONGEST_TAG = 8000
+LONGEST_NAME = 250
+PARAMS_PER_BATCH = 100
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """`run_dir` is where the run's journal and the files are that it logs."""
+
+    name: str
+    run_dir: Path
+    config: dict[str, Any]
+    config_yaml: str
+    plan: dict[str, Any]
+    tags: dict[str, str]
+    datasets: dict[str, tuple[str, str, str]]  # context -> (name, source, fingerprint)
+
+
+def run_name(overrides: list[str], tags: dict[str, str]) -> str:
+    """The values that were changed; in a sweep those that differ between its runs, which the tag `sweep.axes` lists (JSON)."""
+    axes = json.loads(tags.get("sweep.axes", "[]"))
+    chosen = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in axes or not axes and not key.startswith(("hydra.", "hydra/", "tracking", "resume", "sweep")):
+            chosen.append(f"{key}={value}")
+    return masked(", ".join(chosen))[:200] or "default"
+
+
+def params(facts: RunFacts) -> dict[str, str]:
+    """Config and plan, flat. Learning rates also as logarithms: MLflow's compare page has no logarithmic axis."""
+    flat = {**flatten(facts.config), **{f"plan.{key}": value for key, value in facts.plan.items()}}
+    for key, twin in (("optimizer.lr", "optimizer.log10_lr"), ("plan.lr", "plan.log10_lr")):
+        value = flat.get(key)
+        if isinstance(value, (int, float)) and value > 0:
+            flat[twin] = round(math.log10(value), 6)
+    named: dict[str, str] = {}
+    for key, value in flat.items():
+        name = safe_name(key)
+        while name in named:  # of two that differ in a character that MLflow refuses
+            name += "_"
+        named[name] = shortened(value, LONGEST_PARAM)
+    return named
+
+
+def describe(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
+    """Params, config, plan and datasets of a run, so that it can be repeated from its page."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag, Param
+
+    listed = [Param(name, value) for name, value in params(facts).items()]
+    for start in range(0, len(listed), PARAMS_PER_BATCH):
+        client.log_batch(run_id, params=listed[start : start + PARAMS_PER_BATCH])
+    client.log_text(run_id, facts.config_yaml, "config/resolved.yaml")
+    client.log_dict(run_id, facts.plan, "config/plan.json")
+    inputs = []
+    for context, (name, source, fingerprint) in facts.datasets.items():
+        dataset = MetaDataset(CodeDatasetSource({"source": source}), name=name, digest=fingerprint[:36])
+        inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
+    client.log_inputs(run_id, datasets=inputs)
+
+
+def flatten(node: Any, path: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1]}} -> {"a.b.0": 1}: MLflow compares and plots single values."""
+    if isinstance(node, dict):
+        items = [(str(key), value) for key, value in node.items()]
+    elif isinstance(node, list):
+        items = [(str(index), value) for index, value in enumerate(node)]
+    else:
+        return {path: node}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat.update(flatten(value, f"{path}.{key}" if path else key))
+    return flat
+
+
+def shortened(value: Any, longest: int) -> str:
+    text = str(value)
+    if len(text) <= longest:
+        return text
+    return f"{text[:200]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}, whole in config/resolved.yaml"
+
+
+@functools.cache
+def safe_name(name: str) -> str:
+    """MLflow refuses other characters than these, and longer ones than 250, in the names of metrics, params and tags."""
+    safe = re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)
+    if len(safe) <= LONGEST_NAME:
+        return safe
+    return f"{safe[:200]}...{hashlib.sha256(name.encode()).hexdigest()[:16]}"

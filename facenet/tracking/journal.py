@@ -1,0 +1,146 @@
+"""What a run records, first of all on disk: `metrics.jsonl` in its directory, one JSON object a line, for MLflow and for anybody else.
+
+The first line names the run, {"run": id, "store": address}. The others are {"time": ms, "step": n, "metrics": {...}},
+{"time", "tag", "value"}, {"time", "artifact": path, "folder"} and {"time", "end": state, "error"}. `metrics.jsonl.sent` holds how many
+bytes of it MLflow has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAME = "metrics.jsonl"
+Record = dict[str, Any]
+
+
+class Journal:
+    """Appends. A line is one write, so that the launcher and rank 0 may both do so."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def add(self, **record: Any) -> None:
+        line = json.dumps({"time": time.time_ns() // 1_000_000, **record}) + "\n"
+        os.write(self.descriptor, line.encode())
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def begin(run_dir: Path, run_id: str, store: str | None) -> Path:
+    """The journal of a run: the one it has, else a new one. Another run's stays beside it while MLflow lacks some of it."""
+    path = run_dir / NAME
+    if path.is_file():
+        if header(path).get("run") == run_id:
+            os.truncate(path, whole(path))
+            return path
+        if sent(path) < whole(path):
+            other = path.with_name(f"metrics-{header(path).get('run', 'unknown')}.jsonl")
+            path.rename(other)
+            with contextlib.suppress(FileNotFoundError):
+                mark_path(path).rename(mark_path(other))
+    mark_path(path).unlink(missing_ok=True)
+    path.write_text(json.dumps({"run": run_id, "store": store}) + "\n", encoding="utf-8")
+    return path
+
+
+def journals(folder: Path) -> list[Path]:
+    """Those of a run directory, or of all below a folder."""
+    return sorted(path for path in folder.rglob("metrics*.jsonl") if "run" in header(path))
+
+
+def header(path: Path) -> Record:
+    """The first line; empty where it is none of a journal."""
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        first = json.loads(file.readline())
+        return first if isinstance(first, dict) else {}
+    return {}
+
+
+def whole(path: Path) -> int:
+    """Its length in bytes without a line that a crash cut off."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while size > 0:
+            start = max(0, size - 65536)
+            file.seek(start)
+            found = file.read(size - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            size = start
+    return 0
+
+
+def read(path: Path, start: int = 0) -> Iterator[tuple[Record, int]]:
+    """Each whole record from a byte on, and where it ends."""
+    with path.open("rb") as file:
+        file.seek(start)
+        end = start
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield json.loads(line), end
+
+
+def last_steps(path: Path) -> dict[str, int]:
+    """Name of a metric -> the highest step in the journal."""
+    steps: dict[str, int] = {}
+    for record, _ in read(path):
+        for name in record.get("metrics", ()):
+            steps[name] = max(record["step"], steps.get(name, 0))
+    return steps
+
+
+def last_end(path: Path) -> Record | None:
+    """The record with which the run ended; None where others follow, or it has none."""
+    last: Record = {}
+    for last, _ in read(path):
+        pass
+    return last if "end" in last else None
+
+
+def mark_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sent")
+
+
+def sent(path: Path) -> int:
+    """How many bytes MLflow has."""
+    try:
+        return int(mark_path(path).read_text(encoding="ascii") or 0)
+    except FileNotFoundError:
+        return 0
+
+
+class Mark:
+    """The place up to which MLflow has a journal, while this process alone may move it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.place = int(os.pread(descriptor, 32, 0) or 0)
+
+    def move(self, place: int) -> None:
+        self.place = place
+        os.pwrite(self.descriptor, str(place).encode(), 0)  # never shorter than before
+
+
+@contextlib.contextmanager
+def marked(path: Path) -> Iterator[Mark]:
+    """Waits until no other process sends from this journal. What is about to be sent is on the disk then, so that a crash of the machine
+    leaves nothing in MLflow that the journal does not know."""
+    descriptor = os.open(mark_path(path), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        yield Mark(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,141 @@
+"""Runs, read back from MLflow. `uri` is an address as `store.where` returns it; every function raises UserError where the store cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facenet.errors import UserError
+from facenet.tracking.store import cause, masked, open_client, page, sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FOLDS = "folds/"  # folds/<benchmark>/<number>: accuracy of one fold in the epoch of best/<benchmark>/accuracy
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as MLflow has it. `metrics` holds the value of each at its highest step; times are in seconds since the epoch, `end` None
+    while it runs; status: RUNNING FINISHED FAILED KILLED."""
+
+    id: str
+    name: str
+    experiment_id: str
+    status: str
+    start: float
+    end: float | None
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None) -> list[RunRecord]:
+    """By job number; deleted runs are left out. One job may have several runs if it was started anew. Raises UserError for none."""
+    found = search(uri, f"tags.sweep_id = '{quoted(sweep_id)}'", experiment)
+    if not found:
+        raise UserError(f"{sweep_id}: no run of this sweep in MLflow at {masked(uri)}; set --uri or MLFLOW_TRACKING_URI")
+    return sorted(found, key=lambda run: (int(run.tags.get("job_num", 0)), run.start))
+
+
+def running(uri: str, experiment: str | None = None) -> list[RunRecord]:
+    """Runs in state RUNNING, oldest first."""
+    return search(uri, "attributes.status = 'RUNNING'", experiment)
+
+
+def search(uri: str, condition: str = "", experiment: str | None = None) -> list[RunRecord]:
+    """Runs that MLflow's filter finds, of one experiment or of all, oldest first."""
+    found: list[RunRecord] = []
+    with reader(uri) as client:
+        experiments = [each.experiment_id for each in client.search_experiments() if experiment in (None, each.name)]
+        if not experiments:
+            raise UserError(f"{experiment}: no experiment of this name in MLflow at {masked(uri)}")
+        token = None
+        while True:
+            part = client.search_runs(experiments, condition, order_by=["attributes.start_time"], page_token=token)
+            found.extend(record(run) for run in part)
+            if not (token := part.token):
+                return found
+
+
+def run(uri: str, run_id: str) -> RunRecord:
+    with reader(uri) as client:
+        return record(client.get_run(run_id))
+
+
+def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
+    """(step, value) in the order of writing. Raises UserError where the run has no such metric."""
+    with reader(uri) as client:
+        points = client.get_metric_history(run_id, key)
+        if not points:
+            names = ", ".join(sorted(client.get_run(run_id).data.metrics)) or "none"
+            raise UserError(f"run {run_id}: no metric {key} in it; it has {names}")
+    return [(point.step, point.value) for point in sorted(points, key=lambda point: (point.timestamp, point.step))]
+
+
+def folds(run: RunRecord) -> dict[str, list[float]]:
+    """benchmark -> accuracy of each fold, in order, in the epoch whose figures are `best/<benchmark>/...`. Empty for a run that was not tested."""
+    found: dict[str, dict[int, float]] = {}
+    for key, value in run.metrics.items():
+        if key.startswith(FOLDS):
+            benchmark, number = key.removeprefix(FOLDS).rsplit("/", 1)
+            found.setdefault(benchmark, {})[int(number)] = value
+    return {benchmark: [values[number] for number in sorted(values)] for benchmark, values in sorted(found.items())}
+
+
+def compare_url(uri: str, runs: Sequence[RunRecord]) -> str:
+    """How to open MLflow's page that compares these runs: its address, or for a database also the command that serves it."""
+    chosen = json.dumps([run.id for run in runs], separators=(",", ":"))
+    experiments = json.dumps(sorted({run.experiment_id for run in runs}), separators=(",", ":"))
+    return page(uri, f"#/compare-runs?runs={chosen}&experiments={experiments}")
+
+
+def attach(uri: str, run_id: str, path: Path, folder: str = "") -> None:
+    """Adds a file to a run's artifacts, also after its end; one of the same name is replaced."""
+    with reader(uri) as client:
+        client.log_artifact(run_id, str(path), folder or None)
+
+
+def tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
+    """Sets tags of a run, also after its end."""
+    with reader(uri) as client:
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+
+def record(run: Any) -> RunRecord:
+    info, data = run.info, run.data
+    return RunRecord(
+        id=str(info.run_id),
+        name=str(info.run_name),
+        experiment_id=str(info.experiment_id),
+        status=str(info.status),
+        start=info.start_time / 1000,
+        end=None if info.end_time is None else info.end_time / 1000,
+        params=dict(data.params),
+        tags=dict(data.tags),
+        metrics=dict(data.metrics),
+    )
+
+
+def quoted(text: str) -> str:
+    """For a filter, which knows no escape for its own quotation marks."""
+    return text.replace("'", "")
+
+
+@contextlib.contextmanager
+def reader(uri: str) -> Iterator[MlflowClient]:
+    """A client of a store that exists; what it raises becomes a UserError."""
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():  # asking would create it
+        raise UserError(f"no MLflow database {database}; set --uri or MLFLOW_TRACKING_URI")
+    try:
+        yield open_client(uri)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"MLflow at {masked(uri)} cannot be read ({cause(error)}); set --uri or MLFLOW_TRACKING_URI") from None

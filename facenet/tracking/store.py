@@ -1,0 +1,138 @@
+"""The MLflow store: where it is, its first use, its errors in a few words, and never a password in any of them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facenet.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def where(uri: str | None = None) -> str:
+    """The address given, else MLFLOW_TRACKING_URI, else `mlflow.db` in this directory."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def open_client(uri: str) -> MlflowClient:
+    # Seven retries with growing pauses would hide a server that is not there for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
+    """A client, and the id of the experiment, which is made if there is none of this name."""
+    database = sqlite_path(uri)
+    with locked(database):
+        client = open_client(uri)
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return client, str(found.experiment_id)
+        location = None if database is None else (database.parent / "mlartifacts" / slug(name)).as_uri()
+        return client, str(client.create_experiment(name, artifact_location=location))
+
+
+def quiet_mlflow() -> None:
+    """Its schema migrations write a page of INFO lines, its retries a page of warnings."""
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries; what they end in is reported
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_\-.]", "_", name)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+@contextlib.contextmanager
+def locked(database: Path | None) -> Iterator[None]:
+    """Only one process creates the tables: of 12 that did so at once, all 12 failed."""
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(database.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def usable(uri: str, way_out: str) -> Iterator[None]:
+    """Whatever the store raises becomes a UserError of one line without a password."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
+        raise UserError(f"tracking: MLflow at {masked(uri)} cannot be used ({cause(error)}); {way_out}") from None
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
+
+
+def cause(error: BaseException) -> str:
+    """Why a store was of no use, in a few words without a password."""
+    told = first_line(error)
+    return "it does not answer" if "failed with exception" in told else masked(told)
+
+
+def masked(text: str) -> str:
+    """Without the password of an URI."""
+    return re.sub(r"(://[^/\s:@]*):[^/\s@]*@", r"\1:***@", text)
+
+
+def page(uri: str, path: str) -> str:
+    """How to open a page of MLflow's: its address, or for a database also the command that serves it."""
+    if uri.startswith(("http:", "https:")):
+        return f"{masked(uri).rstrip('/')}/{path}"
+    command = f"mlflow server --backend-store-uri '{masked(uri)}' --host 127.0.0.1 --port 5000 --workers 1"
+    return f"{command}\n    then open http://127.0.0.1:5000/{path}"
+
+
+def store_state(uri: str) -> str:
+    """What a run would meet at the store, which is read or asked and never made. Raises UserError when a run could not use it."""
+    with usable(uri, "start it, set MLFLOW_TRACKING_URI, or tracking=none"):
+        database = sqlite_path(uri)
+        return remote_state(uri) if database is None else file_state(database)
+
+
+def remote_state(uri: str) -> str:
+    if uri.startswith("file:") or "://" not in uri:
+        raise OSError("a folder, which newer MLflow refuses")
+    if uri.startswith(("postgresql", "mysql", "mssql")):
+        import sqlalchemy  # MLflow brings it
+
+        with sqlalchemy.create_engine(uri).connect():
+            return "the database answers"
+    open_client(uri).search_experiments(max_results=1)
+    return "the server answers"
+
+
+def file_state(database: Path) -> str:
+    if not database.is_file():
+        folder = next(folder for folder in database.parents if folder.is_dir())
+        if not os.access(folder, os.W_OK):
+            raise OSError(f"{folder} cannot be written")
+        return "absent; the first run creates it"
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'runs'").fetchall():
+            return "empty; the first run creates its tables"
+        (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+        return f"{count:,} runs"

@@ -1,0 +1,63 @@
+"""Where rank 0 writes. It touches the disk alone: no MLflow, no network, no address of a store in a process that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from facenet.tracking.facts import LONGEST_TAG, safe_name, shortened
+from facenet.tracking.journal import NAME, Journal, last_steps
+
+
+class Tracker(Protocol):
+    """Steps are optimizer steps since the start of the run. A metric has one value per step, the first that was given."""
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None: ...
+    def artifact(self, path: Path, folder: str = "") -> None: ...
+    def tag(self, name: str, value: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class NullTracker:
+    """Writes nothing: ranks above 0, and `tracking=none`."""
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        pass
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        pass
+
+    def tag(self, name: str, value: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class JournalTracker:
+    """Into the run's journal. Steps that a resumed run repeats are there already, and are not written again."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir.absolute()
+        self.last_steps = last_steps(run_dir / NAME)
+        self.journal = Journal(run_dir / NAME)
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        new = {}
+        for name, value in values.items():
+            name = safe_name(name)
+            if step > self.last_steps.get(name, -1):
+                new[name], self.last_steps[name] = float(value), step
+        if new:
+            self.journal.add(step=step, metrics=new)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        path = path.absolute()
+        inside = path.is_relative_to(self.run_dir)  # such a name survives a move of the directory
+        self.journal.add(artifact=str(path.relative_to(self.run_dir) if inside else path), folder=folder)
+
+    def tag(self, name: str, value: str) -> None:
+        self.journal.add(tag=safe_name(name), value=shortened(value, LONGEST_TAG))
+
+    def close(self) -> None:
+        self.journal.close()

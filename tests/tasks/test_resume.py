@@ -1,0 +1,200 @@
+"""An interrupted run goes on as if nothing had happened."""
+
+import json
+import signal
+import sqlite3
+import time
+
+import pytest
+import torch
+
+from facenet.engine import checkpoint
+from facenet.errors import UserError
+from facenet.tasks import resume
+
+LONG = ("trainer.epochs=6", "trainer.ema_decay=0.5", "trainer.log_every=1", "trainer.accumulate=2")
+
+
+def unequal(first, second, path=""):
+    """Where two nested structures differ, tensors bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [path]
+    if isinstance(first, dict):
+        names = dict.fromkeys([*first, *second])
+        return [found for key in names for found in unequal(first.get(key), second.get(key), f"{path}/{key}")]
+    if isinstance(first, (list, tuple)):
+        inner = [f for i, (a, b) in enumerate(zip(first, second, strict=False)) for f in unequal(a, b, f"{path}/{i}")]
+        return inner or ([] if len(first) == len(second) else [path])
+    return [] if first == second else [path]
+
+
+def wait_for_step(run_dir, step, process):
+    end = time.monotonic() + 120
+    while not (run_dir / "train.log").exists() or f"step {step} of" not in (run_dir / "train.log").read_text():
+        assert time.monotonic() < end and process.poll() is None, "ended before that step"
+        time.sleep(0.02)
+
+
+def points(database, run_id):
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("select key, step, value from metrics where run_uuid = ?", [run_id]).fetchall()
+    return [row for row in rows if not row[0].startswith(("system/",)) and row[0] != "train/images_per_s"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(started, finished, tiny, tmp_path, processes):
+    many = ("distributed=ddp", "data.batch_size=12") if processes == 2 else ()
+    store = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    job = [*tiny, *LONG, *many, store]
+    straight = finished(started("facenet-train", tmp_path / "straight", *job), tmp_path / "straight")
+    assert straight.code == 0, straight.err
+
+    broken = tmp_path / "broken"
+    process = started("facenet-train", broken, *job)
+    wait_for_step(broken, 7, process)
+    process.send_signal(signal.SIGTERM)
+    assert finished(process, broken).code == 143
+    stopped = checkpoint.load(broken / "checkpoints" / "last.pt")
+    total = checkpoint.load(straight.run_dir / "checkpoints" / "last.pt")["step"]
+    assert 7 <= stopped["step"] < total
+
+    # From another directory, with nothing but the name of the run.
+    again = started("facenet-train", tmp_path / "elsewhere" / "own", f"resume={broken}")
+    done = finished(again, broken)
+    assert done.code == 0, done.err
+    assert f"goes on at step {stopped['step']}, in epoch {stopped['epoch'] + 1}" in done.err
+    assert not (tmp_path / "elsewhere" / "own").exists()  # Hydra's directory of that command holds nothing
+    for name in ("last.pt", "best.pt", "epoch-006.pt"):
+        whole, resumed = (checkpoint.load(run / "checkpoints" / name) for run in (straight.run_dir, broken))
+        ids = [content.pop("run_id") for content in (whole, resumed)]
+        whole["config"]["resume"] = resumed["config"]["resume"] = None
+        assert unequal(whole, resumed) == []
+    results = [json.loads((run / "result.json").read_text()) for run in (straight.run_dir, broken)]
+    assert results[0]["metrics"] == results[1]["metrics"] != {}
+    assert json.loads((broken / "history.json").read_text()) == json.loads(
+        (straight.run_dir / "history.json").read_text()
+    )
+    expected, found = (points(tmp_path / "mlflow.db", run_id) for run_id in ids)
+    assert sorted(expected) == sorted(found)  # no point twice, none missing
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert set(database.execute("select run_uuid, status from runs")) == {(each, "FINISHED") for each in ids}
+
+
+def test_a_run_goes_on_only_as_it_was(tiny_run, started, finished, tmp_path):
+    def command(*overrides):
+        return finished(started("facenet-train", tmp_path / "new", *overrides), tmp_path / "new")
+
+    changed = command(f"resume={tiny_run.run_dir}", "optimizer.lr=0.5", "data.num_workers=1")
+    assert changed.code == 2
+    assert changed.err == (
+        f"resume={tiny_run.run_dir}: the config is not that of {tiny_run.run_dir}\n"
+        "  optimizer.lr: was 0.001, is 0.5\n"
+        "  leave these out to go on as it was, or set resume_changed=true\n"
+    )
+    nothing = command("resume=auto", "accelerator=cpu", "trainer.max_steps=1", "tracking=none", "data.image_size=32")
+    assert nothing.code == 0 and "goes on" not in nothing.err  # nothing to go on from: a new run
+
+
+@pytest.fixture
+def earlier(tiny_run):
+    return resume.find(str(tiny_run.run_dir), tiny_run.run_dir)
+
+
+def test_what_a_run_left(tiny_run, earlier):
+    assert earlier.run_dir == tiny_run.run_dir and earlier.checkpoint == tiny_run.run_dir / "checkpoints" / "last.pt"
+    assert earlier.run_id == earlier.content["run_id"] and len(earlier.run_id) == 32
+    same = resume.find(str(tiny_run.run_dir / "checkpoints" / "epoch-001.pt"), tiny_run.run_dir)
+    assert same.run_dir == tiny_run.run_dir and same.content["epoch"] == 1
+    assert resume.find(None, tiny_run.run_dir) is None and resume.find("auto", tiny_run.run_dir / "no") is None
+    assert resume.find("auto", tiny_run.run_dir).content["step"] == earlier.content["step"]
+
+
+def test_other_images_are_refused(earlier):
+    earlier.check_data(earlier.content["data_fingerprint"], changed=False)
+    earlier.check_data("other", changed=True)
+    with pytest.raises(UserError, match=r"fingerprint other, was [0-9a-f]{16}\); restore them, or set resume_changed"):
+        earlier.check_data("other", changed=False)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog):
+    folder = tmp_path / "checkpoints"
+    content = {"config": {}, "identities": [], "embedder": {}, "loss": {}, "metrics": {}, "training": {"progress": {}}}
+    for epoch in (1, 2):
+        checkpoint.save({**content, "epoch": epoch, "step": epoch}, folder / f"epoch-{epoch:03d}.pt")
+    (folder / "last.pt").write_bytes((folder / "epoch-002.pt").read_bytes()[:-200])
+    (tmp_path / "resolved.yaml").write_text("seed: 1\n")
+    found = resume.find("auto", tmp_path)
+    assert found.checkpoint == folder / "epoch-002.pt" and found.content["epoch"] == 2 and found.config == {"seed": 1}
+    assert "last.pt: damaged" in caplog.text and "an earlier one is tried" in caplog.text
+    with pytest.raises(UserError, match="last.pt: damaged"):
+        resume.find(str(folder / "last.pt"), tmp_path)  # named, so nothing stands in for it
+    for path in folder.iterdir():
+        path.write_bytes(b"PK")
+    with pytest.raises(UserError, match="no checkpoint in it to go on from; leave resume out"):
+        resume.find(str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "files", "said"),
+    [
+        ({"training": {}}, ["resolved.yaml"], "holds no state of training; give it as weights="),
+        ({"training": {"progress": {}}}, [], "has no resolved.yaml, so it is not the run of this checkpoint"),
+    ],
+)
+def test_what_cannot_go_on(tmp_path, content, files, said):
+    rest = {"config": {}, "identities": [], "embedder": {}, "loss": {}, "metrics": {}, "epoch": 1, "step": 1}
+    checkpoint.save({**rest, **content}, tmp_path / "checkpoints" / "last.pt")
+    for name in files:
+        (tmp_path / name).write_text("seed: 1\n")
+    with pytest.raises(UserError, match=said):
+        resume.find(str(tmp_path), tmp_path)
+    with pytest.raises(UserError, match="no such file or directory; name a run directory"):
+        resume.find(str(tmp_path / "none"), tmp_path)
+
+
+def test_differences_name_the_key():
+    before = {"a": {"b": 1, "c": [1, 2]}, "d": None}
+    assert resume.differences(before, before) == []
+    assert resume.differences(before, {"a": {"b": 2, "c": [1, 2], "e": 0}}) == [
+        "a.b: was 1, is 2",
+        "a.e: was absent, is 0",
+        "d: was None, is absent",
+    ]
+
+
+def test_values_are_laid_over_the_stored_config():
+    stored, composed = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 10, "c": 20}, "d": 30}
+    assert resume.overlaid(stored, composed, ["a.b=10", "new=1"]) == composed  # a key that the run did not have
+    assert resume.overlaid(stored, composed, ["a.b=10", "++d=30", "resume=x"]) == {"a": {"b": 10, "c": 2}, "d": 30}
+    assert resume.overlaid(stored, composed, ["a=other"]) == composed  # a choice of a group
+    assert resume.overlaid(stored, composed, []) == stored == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+def test_the_store_is_remembered_unless_something_names_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    unnamed = {"tracking": {"uri": None}}
+    assert resume.with_store(unnamed, tmp_path) == unnamed
+    resume.remember_store(tmp_path, "sqlite:////a/mlflow.db", "id")
+    assert resume.with_store(unnamed, tmp_path) == {"tracking": {"uri": "sqlite:////a/mlflow.db"}}
+    assert resume.with_store({"tracking": {"uri": "mine"}}, tmp_path) == {"tracking": {"uri": "mine"}}
+    assert resume.with_store({"tracking": {}}, tmp_path) == {"tracking": {}}  # nothing is recorded
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "other")
+    assert resume.with_store(unnamed, tmp_path) == unnamed
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    resume.remember_store(tmp_path, "postgresql://me:secret@host/db", "id")
+    assert "secret" not in (tmp_path / "tracking.json").read_text() and resume.with_store(unnamed, tmp_path) == unnamed
+
+
+def test_one_command_at_a_time_in_a_directory(tmp_path):
+    with (
+        resume.alone_in(tmp_path / "run"),
+        pytest.raises(UserError, match="another command trains there"),
+        resume.alone_in(tmp_path / "run"),
+    ):
+        raise AssertionError("must not enter")
+    with resume.alone_in(tmp_path / "run"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), resume.alone_in(tmp_path / "file" / "run"):
+        raise AssertionError("must not enter")
