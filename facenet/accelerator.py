@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -378,3 +378,18 @@ def host_copy(state: Any) -> Any:
     if isinstance(state, (list, tuple)):
         return type(state)(host_copy(value) for value in state)
     return state
+
+
+def visible_devices(name: str) -> list[str]:
+    """The devices of a present kind that this process may use, as its variable of visibility spells them; none for the cpu, which all share."""
+    variable = DEVICES[name].visible
+    if not variable:
+        return []
+    count = device_count(name)
+    chosen = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
+    return chosen[:count] or [str(index) for index in range(count)]
+
+
+def only_devices(name: str, devices: Sequence[str]) -> dict[str, str]:
+    """What a process needs in its environment to see these of `visible_devices` alone."""
+    return {DEVICES[name].visible: ",".join(devices)} if devices else {}

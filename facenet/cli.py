@@ -23,6 +23,13 @@ from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail
 from facenet.launch import RankFailed, stop_signals_raise
 
 CHOICES = ("facenet.conf", "facenet.experiments")
+EXTRAS = {  # Hydra's plugins, by what hydra/launcher= and hydra/sweeper= call them
+    "joblib": "joblib",
+    "optuna": "optuna",
+    "ray": "ray",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+}
 
 
 def own_experiments() -> str:
@@ -120,6 +127,10 @@ def composition_problem(error: Exception, config_name: str) -> str:
     """Hydra stops at its first complaint. Composing again with all of them set aside shows the rest, checked against the signatures."""
     from facenet import config
 
+    if isinstance(error, MissingConfigException):
+        choice = str(error.missing_cfg_file).rpartition("/")[2]
+        if choice in EXTRAS:
+            return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
     overrides = [forced(argument) for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     try:
         composed, absent = compose_leniently(config_name, overrides)

@@ -98,6 +98,19 @@ def stop_signals_raise() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def requeued_after() -> Iterator[None]:
+    """The handler of SIGUSR2 found here runs once the job has saved and ended because of that signal: a batch launcher's (submitit's) puts
+    the job back into the queue."""
+    found = signal.getsignal(signal.SIGUSR2)
+    try:
+        yield
+    except Stopped as stopped:
+        if stopped.code == 128 + signal.SIGUSR2 and callable(found):
+            found(signal.SIGUSR2, None)
+        raise
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Numbers of the stop signals since, instead of their effect. After one of them the process is about to end, and later ones are
     ignored for good: batch systems repeat theirs, which would break into the closing of the tracked run."""

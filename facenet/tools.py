@@ -80,3 +80,62 @@ def compare_loss() -> None:
         text, passed = run_compare_loss(**vars(arguments))
         print(text)
     sys.exit(0 if passed else FAILURE)
+
+
+def report() -> None:
+    """facenet-report"""
+    parser = argparse.ArgumentParser(
+        prog="facenet-report",
+        description="Writes one HTML page about a sweep, which needs no network, and adds it to the artifacts of the best run: which setting is "
+        "best and whether that is more than chance, pictures, and the command of each job.",
+    )
+    parser.add_argument("sweep_id", metavar="SWEEP_ID", help="name of the sweep's directory, tag sweep_id of its runs")
+    parser.add_argument("--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this directory)")
+    parser.add_argument("--out", metavar="FILE", help="page to write (default: report-SWEEP_ID.html)")
+    arguments = parser.parse_args()
+    with told():
+        from facenet.sweeps.report import run_report
+
+        print(run_report(**vars(arguments)))
+
+
+def runs() -> None:
+    """facenet-runs"""
+    parser = argparse.ArgumentParser(
+        prog="facenet-runs",
+        description="Puts right what a crash, a power cut or a store that was away left unfinished in MLflow.",
+        epilog="Exit codes: 0 done, 2 something to correct.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument("--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this directory)")
+    reap = commands.add_parser(
+        "reap",
+        parents=[store],
+        help="close runs marked as running whose process is gone",
+        description="Closes the runs of this host that MLflow takes for running although their process is gone: as FINISHED or FAILED if their "
+        "directory says so, else as KILLED; metrics that were not sent are sent. Each gets the tag reaped.",
+    )
+    reap.add_argument("--experiment", metavar="NAME", help="only this one (default: all)")
+    reap.add_argument("--dry-run", action="store_true", help="show what would be done")
+    reap.add_argument(
+        "--all-hosts", action="store_true", help="also runs of other hosts that have been silent for long"
+    )
+    reap.add_argument(
+        "--older-than", type=float, default=24.0, metavar="HOURS", help="what long is there (default: %(default)g)"
+    )
+    sync = commands.add_parser(
+        "sync",
+        help="send MLflow what runs could not send while it was away",
+        description="Sends MLflow the metrics, tags, files and end of runs that it did not get while they ran. May be repeated.",
+    )
+    sync.add_argument(
+        "folders", nargs="*", metavar="DIR", help="run directories, or folders of them (default: outputs and multirun)"
+    )
+    sync.add_argument("--uri", help="MLflow store (default: the one that the run was recorded in)")
+    arguments = vars(parser.parse_args())
+    command = arguments.pop("command")
+    with told():
+        from facenet.sweeps.runs import run_reap, run_sync
+
+        print(run_reap(**arguments) if command == "reap" else run_sync(**arguments))

@@ -24,16 +24,18 @@ from hydra import compose, initialize_config_module
 
 from facenet import cli  # registers the resolvers
 from facenet import config as configs
+from facenet.sweeps.settings import split
 from facenet.tasks.evaluate import evaluate
 from facenet.tasks.train import train
 
 CONF = Path(str(files(cli.CHOICES[0])))
 # What a user must say: given in every composition, with what is only read when a source or a benchmark is opened.
 NEEDED = {"data=folder": "data.root=PEOPLE", "data=annotation": "data.list=LIST", "benchmark=lfw": "benchmark.root=LFW"}
+SEVERAL = ("hydra", "sweep")  # how several jobs run; no part of one
 CHOICES = {
     str(folder.relative_to(CONF)): sorted(file.stem for file in folder.glob("*.yaml"))
     for folder in sorted(CONF.glob("**/*"))
-    if folder.is_dir() and any(folder.glob("*.yaml"))
+    if folder.is_dir() and any(folder.glob("*.yaml")) and folder.relative_to(CONF).parts[0] not in SEVERAL
 }
 OPTIONS = [(group, choice) for group, choices in CHOICES.items() for choice in choices]
 
@@ -49,7 +51,8 @@ def composed(name: str = "train", **choices: str) -> dict[str, Any]:
     overrides = [f"{group.replace('__', '/')}={choice}" for group, choice in choices.items()]
     if choices.get("benchmark") == "none":  # it has no protocol to choose
         overrides = [item for item in overrides if not item.startswith("benchmark/")]
-    return configs.resolve(compose(name, overrides=overrides + [NEEDED[item] for item in overrides if item in NEEDED]))
+    given = overrides + [NEEDED[item] for item in overrides if item in NEEDED]
+    return split(configs.resolve(compose(name, overrides=given)))[0]
 
 
 def keyword(group: str) -> str:
@@ -77,7 +80,7 @@ def test_the_groups_are_those_the_commands_name():
 @pytest.mark.parametrize(("name", "root"), [("train", train), ("evaluate", evaluate)])
 def test_root_keys_are_the_parameters_of_the_task(name: str, root: Any):
     overrides = ["benchmark.root=LFW"] if name == "evaluate" else []
-    config = configs.resolve(compose(name, overrides=overrides))
+    config, _ = split(configs.resolve(compose(name, overrides=overrides)))
     assert set(config) - {"preset"} == set(inspect.signature(root).parameters) - configs.RUNTIME
     configs.check(config, root)
 

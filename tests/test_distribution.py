@@ -68,14 +68,15 @@ def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources
         for file in (sources / folder).rglob(pattern)
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected |= {f"facenet/sweeps/page.{kind}" for kind in ("css", "js")}
     assert packed == expected | {"facenet/conf/__init__.py", "facenet/experiments/__init__.py"}
 
 
 def test_the_wheel_names_its_commands_and_requirements(wheel: Path):
     archive = zipfile.ZipFile(wheel)
     notes = {name.split("/")[-1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
-    for command in ("train", "evaluate", "data"):
-        assert f"facenet-{command} = facenet.cli:{command}\n" in notes["entry_points.txt"]
+    for command, module in {"train": "cli", "evaluate": "cli", "data": "tools", "report": "tools"}.items():
+        assert f"facenet-{command} = facenet.{module}:{command}\n" in notes["entry_points.txt"]
     assert "Requires-Python: >=3.10\n" in notes["METADATA"]
     required = [
         line for line in notes["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra" not in line

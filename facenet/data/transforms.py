@@ -75,7 +75,7 @@ class Preprocess:
         """(N, H, W, 3) uint8 on any device to (N, 3, H, W) float32, channels_last in memory: a batch needs no
         reordering copy.
         """
-        scale, shift = _affine(tuple(self.mean), tuple(self.std), images.device)
+        scale, shift = affine(tuple(self.mean), tuple(self.std), images.device)
         return images.permute(0, 3, 1, 2).to(torch.float32).mul_(scale).add_(shift)
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _scaled(image: Pixels, height: int, width: int, interpolation: str) -> Pixel
 
 
 @functools.lru_cache(maxsize=8)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Scale and shift (3, 1, 1) with (x / 255 - mean) / std = x * scale + shift; kept, for a fresh copy to a device
     waits for it.
     """

@@ -22,8 +22,8 @@ from facenet.engine.ema import Ema
 from facenet.engine.memory import advice, largest_fitting
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
-from facenet.engine.tracking import Tracker
 from facenet.errors import UserError
+from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 

@@ -30,6 +30,11 @@ def lower_is_better(metric: str) -> bool:
     return metric.rsplit("/", 1)[-1] in ("loss", "eer")
 
 
+def fold_metrics(name: str, result: Verification) -> dict[str, float]:
+    """`folds/lfw/0`, ...: what a paired test of two runs needs."""
+    return {f"folds/{name}/{number}": float(accuracy) for number, accuracy in enumerate(result.fold_accuracies)}
+
+
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
     """Everything, as plain values that JSON can hold; the ROC is thinned."""
     roc = thinned(result.roc)

@@ -22,7 +22,7 @@ import numpy as np
 from facenet.sweeps.study import Job, Study
 
 ALPHA = 0.05
-COMPARED = 10  # the best with so many at most: Holm's factor for more would leave 10 folds without any p below ALPHA
+COMPARED = 10  # the best and nine others: against 26, Holm's factor would leave 10 folds without any p below ALPHA
 MOST_SIGNS = 20  # more folds are averaged into so many groups, whose differences have coins for signs as well
 
 
@@ -43,8 +43,11 @@ class Setting:
 
     @property
     def value(self) -> str:
-        seeds = f" ± {self.std:.4f} ({len(self.jobs)} seeds)" if self.std is not None else ""
-        return f"{self.mean:.4f}{seeds}"
+        if self.std is None:
+            return f"{self.mean:.4f}"
+        return (
+            f"{self.mean:.4f} ± {self.std:.4f} ({len(self.jobs)} {'seeds' if 'seed' in self.jobs[0].axes else 'runs'})"
+        )
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,11 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray[tuple[int], np.dtype[n
     return float(np.mean(np.abs(sums) >= abs(float(values.sum())) - tolerance))
 
 
+def least_p(num_folds: int) -> float:
+    """Of `sign_flip_p`: where all folds agree."""
+    return float(2.0 ** (1 - min(num_folds, MOST_SIGNS)))
+
+
 def holm(raw: Sequence[float]) -> list[float]:
     """Adjusted p in the given order: all of them below ALPHA are true together with a chance of 1 - ALPHA (Holm 1979)."""
     adjusted, largest = [0.0] * len(raw), 0.0
@@ -165,7 +173,8 @@ def verdict(ranking: Ranking) -> str:
         return (
             f"{gap}; whether that is more than chance cannot be told, since the two share no folds of {study.metric}."
         )
-    proof = f"p = {comparison.p:.2g} over {comparison.num_folds} folds"
+    seeds = ", one seed each" if best.std is None and second.std is None else ""
+    proof = f"p = {comparison.p:.2g} over {comparison.num_folds} folds{seeds}"
     if comparison.apart:
         return f"{gap}: more than chance ({proof})."
     if comparison.p < ALPHA:

@@ -22,8 +22,8 @@ UNRANKED = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "not ended", "SC
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`axes`: the swept keys and the values given for them. `value`: the selected metric at its best epoch, None where it was not
-    measured or is not finite. `folds`: that epoch's accuracies, and `pairs` what they were measured on. `error`: the last words."""
+    """`axes`: the swept keys, in every job the same, and the values given for them. `value`: the selected metric at its best epoch, None
+    where it was not measured or is not finite. `folds`: that epoch's accuracies, and `pairs` what they were measured on."""
 
     number: int
     run_id: str
@@ -38,14 +38,17 @@ class Job:
     images_per_step: int | None = None
     command: str = ""
     error: str = ""
+    pruned: str = ""  # why it was ended early
 
     @property
     def ranked(self) -> bool:
-        return self.status == "FINISHED" and self.value is not None
+        return self.status == "FINISHED" and self.value is not None and not self.pruned
 
     @property
     def why_unranked(self) -> str:
-        """`failed: <last line of the error>`, `stopped`, ..."""
+        """`failed: <last line of the error>`, `pruned: <reason>`, `stopped`, ..."""
+        if self.pruned:
+            return f"pruned: {self.pruned}"
         lines = self.error.strip().splitlines()
         state = UNRANKED.get(self.status, "without a finite value")
         return f"{state}: {lines[-1].strip()}" if lines else state
@@ -109,6 +112,7 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
         images_per_step=whole_number_in(params, "plan.images_per_step"),
         command=tags.get("command", ""),
         error=tags.get("error", ""),
+        pruned=tags.get("pruned", ""),
     )
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.engine.dllogger import read_metric
-from facenet.engine.tracking import MlflowTracking, metric_history
 from facenet.errors import UserError
+from facenet.tracking.reading import history
+from facenet.tracking.store import where
 
 VENDOR_RELATIVE, VENDOR_ABSOLUTE = 0.05, 0.0002  # of the vendor's rule for 100 iterations; either is enough
 RUN_ID = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
@@ -63,8 +64,7 @@ def read(source: str, metric: str, uri: str | None) -> dict[int, float]:
     if run is None:
         raise UserError(f"{source}: no such file, and no MLflow run (32 hexadecimal digits, or runs:/ and these)")
     name = metric if "/" in metric else metric.replace(".", "/")
-    history = metric_history(MlflowTracking(uri=uri).where(), run[1], name)
-    return by_iteration([(0, step, value) for step, value in history])
+    return by_iteration([(0, step, value) for step, value in history(where(uri), run[1], name)])
 
 
 def by_iteration(points: list[tuple[int, int, float]]) -> dict[int, float]:

@@ -14,7 +14,6 @@ from facenet.data.split import replace_text, save_split
 from facenet.data.transforms import Preprocess
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
-from facenet.engine.tracking import Tracker
 from facenet.engine.trainer import Progress, Trainer
 from facenet.errors import UserError
 from facenet.evaluation import report
@@ -25,19 +24,21 @@ from facenet.launch import StopFlag
 from facenet.tasks.feed import Feed
 from facenet.tasks.plan import SPLIT_SEED, Material, Plan
 from facenet.tasks.progress import image_bar
+from facenet.tasks.pruning import Pruner
+from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
-LOWER_IS_BETTER = ("loss", "eer")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a rank's run lives: its directory, resolved config, MLflow run and stop flag."""
+    """Where a rank's run lives: its directory, resolved config, MLflow run and stop flag; and what ends it early as a job of a sweep."""
 
     directory: Path
     config: dict[str, Any]
     id: str | None
     stop: StopFlag
+    pruner: Pruner | None = None
 
 
 class Epochs:
@@ -62,6 +63,7 @@ class Epochs:
         self.best_score: float | None = None
         self.best_row: dict[str, float] = {}
         self.written: set[Path] = set()
+        self.pruned: str | None = None
 
     def restore(self, content: dict[str, Any]) -> None:
         """Goes on from a checkpoint of this run. With another number of steps per epoch or of processes, the epoch under way starts again
@@ -93,6 +95,8 @@ class Epochs:
                 log.info("stopped at step %d; the state is in %s", self.progress.step, path)
                 break
             self.after_epoch(row)
+            if self.hopeless():
+                break
         if self.first:
             self.report_unreadable()
             self.publish()
@@ -100,7 +104,21 @@ class Epochs:
             "objective": self.best_row.get(self.plan.select),
             "checkpoint": str(self.keeper.directory / ("best.pt" if self.best_row else "last.pt")),
             "metrics": self.best_row,
+            "pruned": self.pruned,
         }
+
+    def hopeless(self) -> bool:
+        """Whether the rule of the sweep ends the run here, in all processes; the first asks."""
+        if self.run.pruner is None or self.progress.step >= self.plan.total_steps:
+            return False
+        if self.first:
+            images = self.plan.steps_per_epoch * self.plan.images_per_step
+            self.pruned = self.run.pruner.hopeless(self.progress.history, self.plan.select, images)
+        if self.pruned is not None:
+            log.info("pruned: %s", self.pruned)
+            self.tracker.tag("pruned", self.pruned)
+            self.tracker.metrics({"pruned_at_epoch": self.progress.epoch}, step=self.progress.step)
+        return self.engine.accelerator.any(self.pruned is not None)
 
     def after_epoch(self, row: dict[str, float]) -> None:
         """Validates and tests, then writes checkpoint, curves and metrics."""
@@ -116,9 +134,9 @@ class Epochs:
         score = self.score(row)
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_row = score, dict(row)
-        self.save(score=score, verification=verification)
-        if self.first:
+        if self.first:  # before the checkpoint: a run that goes on from it does not come here again
             self.record(row, verification)
+        self.save(score=score, verification=verification)
 
     def test(self, pair_set: PairSet) -> Verification:
         # Each process has seen other images, so its batch statistics differ; rank 0's are those that are saved.
@@ -137,7 +155,7 @@ class Epochs:
             if measured:  # the plan knows the sources of metrics, but a loss may report any figure
                 raise UserError(f"trainer.select={self.plan.select}: not among {', '.join(measured)}")
             return None
-        return -value if self.plan.select.rsplit("/", 1)[-1] in LOWER_IS_BETTER else value
+        return -value if report.lower_is_better(self.plan.select) else value
 
     def save(self, *, score: float | None, verification: Verification | None, finished_epoch: bool = True) -> Path:
         """Path of `last.pt`, which the first process writes. The threshold is stored only with the weights that it was chosen for."""
@@ -165,12 +183,15 @@ class Epochs:
         """The epoch's line, metrics, curves and verification, each replacing the last epoch's."""
         shown = {name: value for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))}
         log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
-        best = {f"best/{name}": value for name, value in self.best_row.items() if name != "epoch"}
+        best = {f"best/{name}": value for name, value in self.best_row.items()}
+        if verification is not None and self.material.pair_set is not None and self.best_row == row:
+            best.update(report.fold_metrics(self.material.pair_set.name, verification))
+        samples = {"samples_seen": float(self.progress.step * self.plan.images_per_step)}
         tested = {name: value for name, value in row.items() if not name.startswith("train/")}
         means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
         peak = self.engine.accelerator.memory().peak
         memory = {} if peak is None else {"system/peak_memory_mib": peak / 2**20}
-        self.tracker.metrics({**tested, **means, **best, **memory}, step=self.progress.step)
+        self.tracker.metrics({**tested, **means, **best, **memory, **samples}, step=self.progress.step)
         self.write_json("history.json", self.progress.history)
         self.written.update(save_curves(self.run.directory, self.progress.history))
         if verification is not None and self.material.pair_set is not None:

@@ -12,7 +12,6 @@ from facenet import config as configs
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import Embedder
 from facenet.data.transforms import Preprocess
-from facenet.engine.tracking import MlflowTracking, NoTracking, RunFacts
 from facenet.errors import UserError
 from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
@@ -21,6 +20,8 @@ from facenet.tasks.job import origin
 from facenet.tasks.plan import Benchmark, Material, divide
 from facenet.tasks.progress import image_bar
 from facenet.tasks.restore import Restored, from_checkpoint, from_weights
+from facenet.tracking.choice import MlflowTracking, NoTracking
+from facenet.tracking.facts import RunFacts
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +66,14 @@ def evaluate(
     name = pair_set.name
     facts = RunFacts(
         name=f"evaluate {Path(str(checkpoint or weights)).name} on {name}",
+        run_dir=run_dir,
         config={"checkpoint": checkpoint, "weights": weights, "preprocess": restored.preprocess.as_dict()},
         config_yaml=configs.to_yaml(restored.content.get("config", {})),
         plan={"benchmark": str(pair_set), "precision": precision.dtype},
-        tags={**origin(run_dir, overrides), "trained_by_run": str(restored.content.get("run_id"))},
+        tags={**origin(overrides), "trained_by_run": str(restored.content.get("run_id"))},
         datasets={"test": (name, str(getattr(benchmark, "root", name)), pair_set.faces.fingerprint)},
     )
-    with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id)) as tracker:
+    with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id, run_dir)) as tracker:
         with (
             Accelerator.start(accelerator, precision, alone=True) as device,
             image_bar(len(pair_set.faces)) as progress,
@@ -83,7 +85,8 @@ def evaluate(
         written = run_dir / f"{name}.json"
         written.write_text(json.dumps(report.as_dict(name, result), indent=1), encoding="utf-8")
         report.save_roc(run_dir / "roc.png", {name: result})
-        tracker.metrics(report.metrics(name, result), step=int(restored.content.get("step", 0)))
+        figures = {**report.metrics(name, result), **report.fold_metrics(name, result)}
+        tracker.metrics(figures, step=int(restored.content.get("step", 0)))
         tracker.artifact(run_dir / "roc.png", "curves")
         tracker.artifact(written, "records")
     print(report.table(name, result))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import logging
 import os
 import platform
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,11 +17,13 @@ from typing import Any
 
 from facenet import config as configs
 from facenet.distributed import Distributed
-from facenet.engine.tracking import RunFacts, masked
 from facenet.launch import launch
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.registration import network_of
 from facenet.tasks.train import train
+from facenet.tracking.facts import RunFacts, run_name
+from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
 Start = Callable[[Path, Distributed, dict[str, str]], Any]
@@ -50,11 +52,12 @@ def run_job(
     tracking = configs.build(config["tracking"])
     config = {**without_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     facts = RunFacts(
-        name=masked(", ".join(overrides))[:200] or "default",
+        name=run_name(overrides, tags),
+        run_dir=run_dir,
         config=config,
         config_yaml=configs.to_yaml(config),
         plan=plan.as_dict(),
-        tags={**origin(run_dir, overrides), "config_hash": configs.fingerprint(config), **tags},
+        tags={**origin(overrides), "config_hash": configs.fingerprint(config), **tags},
         datasets=datasets(config, material, plan),
     )
     with resuming.alone_in(run_dir):
@@ -62,14 +65,15 @@ def run_job(
         with tracking.run(facts, run_id=earlier.run_id if earlier else None) as run_id:
             distributed: Distributed = configs.build(config["distributed"])
             resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
-            result = start(run_dir, distributed, rank_environment(run_id, tracking))
+            result = start(run_dir, distributed, rank_environment(run_id))
+            tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         print(summary(result, run_dir, tracking.view(run_id)), flush=True)
     objective = result["objective"]
     return None if objective is None else float(objective)
 
 
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without a store's password: runs and checkpoints are shown to others. The ranks get the address by environment."""
+    """The config without a store's password: runs and checkpoints are shown to others, and ranks need no address."""
     uri = config["tracking"].get("uri")
     if uri is None or masked(uri) == uri:
         return config
@@ -83,10 +87,8 @@ def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     return material, make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
 
 
-def rank_environment(run_id: str | None, tracking: Any) -> dict[str, str]:
-    if run_id is None:
-        return {}
-    return {"FACENET_RUN_ID": run_id, "MLFLOW_TRACKING_URI": tracking.where()}
+def rank_environment(run_id: str | None) -> dict[str, str]:
+    return {} if run_id is None else {"FACENET_RUN_ID": run_id}
 
 
 def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:
@@ -100,16 +102,13 @@ def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str
     return found
 
 
-def origin(run_dir: Path, overrides: list[str]) -> dict[str, str]:
+def origin(overrides: list[str]) -> dict[str, str]:
     """Where a run came from: code, machine, versions and the command that repeats it."""
     overrides = [masked(override) for override in overrides]
     command = shlex.join([Path(sys.argv[0]).name, *overrides])
     tags = {
-        "run_dir": str(run_dir),
         "command": command,
         "hydra.overrides": " ".join(overrides),
-        "host": socket.gethostname(),
-        "pid": str(os.getpid()),
         "mlflow.user": user_name(),
         "mlflow.source.name": command,
         "python": platform.python_version(),

@@ -18,8 +18,8 @@ from typing import Any
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
-from facenet.engine.tracking import masked
 from facenet.errors import UserError
+from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
 OWN_KEYS = ("resume", "resume_changed")  # of the command that goes on, not of the run
@@ -148,12 +148,17 @@ def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:
     replace_text(run_dir / STORE, json.dumps({"uri": told, "run_id": run_id}) + "\n")
 
 
+def stored_in(run_dir: Path) -> str | None:
+    """The address that `remember_store` left, if it did."""
+    with contextlib.suppress(OSError, ValueError):
+        uri: str | None = json.loads((run_dir / STORE).read_text(encoding="utf-8"))["uri"]
+        return uri
+    return None
+
+
 def with_store(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     """The config with the store that the run is recorded in, where neither config nor environment name one."""
-    uri = None
-    with contextlib.suppress(OSError, ValueError):
-        uri = json.loads((run_dir / STORE).read_text(encoding="utf-8"))["uri"]
-    tracking = config["tracking"]
+    uri, tracking = stored_in(run_dir), config["tracking"]
     if uri is None or tracking.get("uri", uri) is not None or "MLFLOW_TRACKING_URI" in os.environ:
         return config
     return {**config, "tracking": {**tracking, "uri": uri}}

@@ -19,9 +19,9 @@ from facenet.data.source import Data
 from facenet.data.transforms import Augment, Preprocess
 from facenet.distributed import Distributed
 from facenet.engine import checkpoint as checkpoints
+from facenet.engine.dllogger import opened
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
-from facenet.engine.tracking import MlflowTracking, NoTracking, NullTracker
 from facenet.engine.trainer import Settings, Trainer
 from facenet.launch import StopFlag
 from facenet.losses.mix import LossMix
@@ -29,6 +29,9 @@ from facenet.tasks.epochs import Epochs, Run
 from facenet.tasks.feed import Feed
 from facenet.tasks.plan import Benchmark, divide, make_plan
 from facenet.tasks.progress import step_bar
+from facenet.tasks.pruning import Pruner
+from facenet.tracking.choice import MlflowTracking, NoTracking
+from facenet.tracking.tracker import NullTracker
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ log = logging.getLogger(__name__)
 def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
     """What `train` returns for a checked config."""
     torch.manual_seed(config["seed"])  # the first weights, equal in all ranks
-    return train(**configs.build(config), run=Run(run_dir, config, run_id, stop))
+    return train(**configs.build(config), run=Run(run_dir, config, run_id, stop, Pruner.from_environment()))
 
 
 def train(
@@ -62,7 +65,8 @@ def train(
     run: Run,
 ) -> dict[str, Any]:
     """Trains to the plan's end or a stop signal. Returns {"objective": the selected metric, "checkpoint": path of the best, "metrics":
-    of its epoch}. The parameters are the keys of `conf/train.yaml`; `resume` is a checkpoint here, and `resume_changed` the launcher's."""
+    of its epoch, "pruned": why the sweep's rule ended it, or None}. The parameters are the keys of `conf/train.yaml`; `resume` is a
+    checkpoint here, and `resume_changed` the launcher's."""
     with Accelerator.start(accelerator, precision, timeout_s=distributed.timeout_s) as device:
         material = divide(data, benchmark)
         plan = make_plan(
@@ -83,10 +87,10 @@ def train(
         loss.start(embedding_size=backbone.embedding_size, num_identities=plan.num_identities)
         device.seed(seed)
         first = device.rank == 0
-        tracker = tracking.tracker(run.id) if first else NullTracker()
+        tracker = tracking.tracker(run.id, run.directory) if first else NullTracker()
         with (
             contextlib.closing(tracker),
-            tracking.vendor_log(run.directory, device.rank) as vendor_log,
+            opened(run.directory, device.rank, wanted=tracking.dllogger) as vendor_log,
             step_bar(plan.total_steps, shown=first) as show,
         ):
             module = TrainStep(backbone, loss, preprocess, device).to(device.device)

@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 METRICS_PER_BATCH = 1000  # MLflow takes no more
 
 
+class Gone(Exception):
+    """A file that was to be sent is not there any more."""
+
+
 @dataclass
 class Delivered:
     """What went to MLflow; `refused`: records that it will never take."""
@@ -31,9 +35,12 @@ class Delivered:
     end: str | None = None
     refused: list[str] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        return bool(self.points or self.files or self.tags or self.end or self.refused)
+
     def __str__(self) -> str:
         parts = [f"{self.points:,} metric values", f"{self.files} files", f"{self.tags} tags"]
-        text = "nothing to send" if not (self.points or self.files or self.tags) else f"sent {', '.join(parts)}"
+        text = f"sent {', '.join(parts)}"
         text += f"; ended {self.end}" if self.end else ""
         return f"{text}; refused: {'; '.join(self.refused)}" if self.refused else text
 
@@ -76,11 +83,16 @@ def batches(path: Path, mark: Mark) -> Iterator[tuple[list[Record], int]]:
 def send(client: MlflowClient, run_id: str, run_dir: Path, records: list[Record], delivered: Delivered) -> None:
     first = records[0]
     if "metrics" in first:
-        points = [(name, value, each["time"], each["step"]) for each in records for name, value in each["metrics"].items()]
+        points = [
+            (name, value, each["time"], each["step"]) for each in records for name, value in each["metrics"].items()
+        ]
         log_points(client, run_id, points)
         delivered.points += len(points)
     elif "artifact" in first:
-        client.log_artifact(run_id, str(run_dir / first["artifact"]), first["folder"] or None)
+        path = run_dir / first["artifact"]
+        if not path.exists():
+            raise Gone(f"{path}: no such file")
+        client.log_artifact(run_id, str(path), first["folder"] or None)
         delivered.files += 1
     elif "tag" in first:
         client.set_tag(run_id, first["tag"], first["value"])
@@ -100,9 +112,10 @@ def log_points(client: MlflowClient, run_id: str, points: list[tuple[str, float,
 
 
 def hopeless(error: Exception) -> bool:
-    """Whether trying again cannot help: a file that is gone, or a record that MLflow takes for wrong."""
+    """Whether trying again cannot help: a file that is gone, or a record that MLflow takes for wrong. BAD_REQUEST is not that: a
+    broken database answers so."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
-        return bool(error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"))
-    return isinstance(error, FileNotFoundError)
+        return bool(error.error_code == "INVALID_PARAMETER_VALUE")
+    return isinstance(error, Gone)

@@ -20,6 +20,7 @@ LONGEST_PARAM = 6000  # MLflow cuts longer values without a word
 LONGEST_TAG = 8000
 LONGEST_NAME = 250
 PARAMS_PER_BATCH = 100
+UNNAMED = ("hydra.", "hydra/", "tracking", "resume", "sweep")  # say nothing of what is trained
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def run_name(overrides: list[str], tags: dict[str, str]) -> str:
     chosen = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in axes or not axes and not key.startswith(("hydra.", "hydra/", "tracking", "resume", "sweep")):
+        if key in axes if axes else not key.startswith(UNNAMED):
             chosen.append(f"{key}={value}")
     return masked(", ".join(chosen))[:200] or "default"
 

@@ -14,7 +14,9 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from facenet.errors import UserError
 
 NAME = "metrics.jsonl"
 Record = dict[str, Any]
@@ -28,8 +30,18 @@ class Journal:
         self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def add(self, **record: Any) -> None:
-        line = json.dumps({"time": time.time_ns() // 1_000_000, **record}) + "\n"
-        os.write(self.descriptor, line.encode())
+        """Raises UserError on a full disk."""
+        line = json.dumps({"time": time.time_ns() // 1_000_000, **record}).encode() + b"\n"
+        try:
+            written = os.write(self.descriptor, line)
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); free space or set hydra.run.dir"
+            ) from None
+        if written < len(line):
+            raise UserError(
+                f"{self.path}: cannot be written (no space for all of a line); free space or set hydra.run.dir"
+            )
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -67,15 +79,19 @@ def header(path: Path) -> Record:
 
 def whole(path: Path) -> int:
     """Its length in bytes without a line that a crash cut off."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        while size > 0:
-            start = max(0, size - 65536)
-            file.seek(start)
-            found = file.read(size - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            size = start
+        return line_start(file, path.stat().st_size)
+
+
+def line_start(file: BinaryIO, end: int) -> int:
+    """The place behind the last line break before `end`."""
+    while end > 0:
+        start = max(0, end - 65536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
     return 0
 
 
@@ -102,9 +118,11 @@ def last_steps(path: Path) -> dict[str, int]:
 
 def last_end(path: Path) -> Record | None:
     """The record with which the run ended; None where others follow, or it has none."""
-    last: Record = {}
-    for last, _ in read(path):
-        pass
+    end = whole(path)
+    with path.open("rb") as file:
+        start = line_start(file, end - 1)
+        file.seek(start)
+        last: Record = json.loads(file.read(end - start) or b"{}")
     return last if "end" in last else None
 
 

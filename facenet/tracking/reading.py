@@ -21,7 +21,7 @@ FOLDS = "folds/"  # folds/<benchmark>/<number>: accuracy of one fold in the epoc
 @dataclass(frozen=True)
 class RunRecord:
     """A run as MLflow has it. `metrics` holds the value of each at its highest step; times are in seconds since the epoch, `end` None
-    while it runs; status: RUNNING FINISHED FAILED KILLED."""
+    while it runs, `last_sign` that of its newest metric or its start; status: RUNNING FINISHED FAILED KILLED."""
 
     id: str
     name: str
@@ -29,6 +29,7 @@ class RunRecord:
     status: str
     start: float
     end: float | None
+    last_sign: float
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
@@ -38,7 +39,9 @@ def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None) -> lis
     """By job number; deleted runs are left out. One job may have several runs if it was started anew. Raises UserError for none."""
     found = search(uri, f"tags.sweep_id = '{quoted(sweep_id)}'", experiment)
     if not found:
-        raise UserError(f"{sweep_id}: no run of this sweep in MLflow at {masked(uri)}; set --uri or MLFLOW_TRACKING_URI")
+        raise UserError(
+            f"{sweep_id}: no run of this sweep in MLflow at {masked(uri)}; set --uri or MLFLOW_TRACKING_URI"
+        )
     return sorted(found, key=lambda run: (int(run.tags.get("job_num", 0)), run.start))
 
 
@@ -116,6 +119,7 @@ def record(run: Any) -> RunRecord:
         status=str(info.status),
         start=info.start_time / 1000,
         end=None if info.end_time is None else info.end_time / 1000,
+        last_sign=max([info.start_time, *(metric.timestamp for metric in data._metric_objs)]) / 1000,
         params=dict(data.params),
         tags=dict(data.tags),
         metrics=dict(data.metrics),
@@ -138,4 +142,6 @@ def reader(uri: str) -> Iterator[MlflowClient]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"MLflow at {masked(uri)} cannot be read ({cause(error)}); set --uri or MLFLOW_TRACKING_URI") from None
+        raise UserError(
+            f"MLflow at {masked(uri)} cannot be read ({cause(error)}); set --uri or MLFLOW_TRACKING_URI"
+        ) from None

@@ -27,7 +27,7 @@ def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str 
         client, experiment_id = open_experiment(uri, experiment)
         if run_id is not None:
             return run_id, reopen(client, uri, run_id, facts)
-        tags = {key: shortened(value, LONGEST_TAG) for key, value in {**facts.tags, **this_process()}.items()}
+        tags = {key: shortened(value, LONGEST_TAG) for key, value in {**facts.tags, **whereabouts(facts)}.items()}
         run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
         try:
             describe(client, run_id, facts)
@@ -38,6 +38,10 @@ def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str 
             raise
 
 
+def whereabouts(facts: RunFacts) -> dict[str, str]:
+    return {**this_process(), "run_dir": str(facts.run_dir.absolute())}
+
+
 def begin(run_dir: Path, run_id: str, uri: str) -> Path:
     """Its journal, which names the store if it may be shown to others."""
     return journal.begin(run_dir, run_id, uri if masked(uri) == uri else None)
@@ -46,7 +50,7 @@ def begin(run_dir: Path, run_id: str, uri: str) -> Path:
 def reopen(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
     """The run's journal. Params stay those of the start; what the earlier process could not send is sent first."""
     try:
-        found = client.get_run(run_id)
+        client.get_run(run_id)
     except Exception as error:
         if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -56,9 +60,10 @@ def reopen(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path
     path = begin(facts.run_dir, run_id, uri)
     deliver(client, path)
     client.update_run(run_id, status="RUNNING")
-    for name, value in {**this_process(), "resumed": str(int(found.data.tags.get("resumed", 0)) + 1)}.items():
+    before = client.get_run(run_id).data.tags
+    for name, value in {**whereabouts(facts), "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
         client.set_tag(run_id, name, value)
-    for name in {"error", "reaped"} & found.data.tags.keys():
+    for name in {"error", "reaped"} & before.keys():
         client.delete_tag(run_id, name)
     return path
 
@@ -75,7 +80,7 @@ def sent_until_its_end(uri: str, path: Path) -> Iterator[None]:
         state = "KILLED"
         raise
     except Exception as error:
-        reason = str(error)[-5000:]
+        reason = masked(str(error))[-5000:]
         raise
     finally:
         with contextlib.closing(journal.Journal(path)) as written:

@@ -68,4 +68,6 @@ class Sender:
         self.closing.set()
         self.thread.join(FAREWELL_S)
         if self.away or self.thread.is_alive():
-            log.warning("MLflow lacks the last records of the run; send them later: facenet-runs sync %s", self.path.parent)
+            log.warning(
+                "MLflow lacks the last records of the run; send them later: facenet-runs sync %s", self.path.parent
+            )

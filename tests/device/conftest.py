@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from facenet.accelerator import absent
 
@@ -43,7 +45,7 @@ def device_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def simulated(device_name: str) -> Any:
+def simulated(device_name: str) -> Iterator[Any]:
     """torch_sdaa.testing, put back afterwards; skips where a real device is tested."""
     module = sys.modules.get("torch_sdaa")
     if not getattr(module, "IS_SIMULATED", False):
@@ -52,3 +54,12 @@ def simulated(device_name: str) -> Any:
     module.testing.count_ops(False)
     module.testing.block_ops([])
     module.testing.limit_memory(0)
+
+
+@pytest.fixture
+def exact_products() -> Iterator[None]:
+    """cuDNN computes float32 convolutions with ten bits of mantissa unless told otherwise."""
+    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags

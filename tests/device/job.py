@@ -23,11 +23,11 @@ from facenet.distributed import Distributed
 from facenet.engine.muon import Muon
 from facenet.engine.schedule import Constant
 from facenet.engine.step import TrainStep
-from facenet.engine.tracking import NullTracker
 from facenet.engine.trainer import Progress, Settings, Trainer
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
+from facenet.tracking.tracker import NullTracker
 
 SIZE, NUM_IDENTITIES, BATCH = 32, 4, 12
 PREPROCESS = Preprocess(size=[SIZE, SIZE], fit="resize", mean=[0.5] * 3, std=[0.5] * 3)
@@ -60,7 +60,7 @@ def start(
 ) -> AbstractContextManager[Accelerator]:
     """With the product's first scale fp16 would leave out the first steps, and not the same ones everywhere."""
     precision = Precision(dtype=dtype, init_scale=init_scale, growth_interval=growth_interval)
-    return Accelerator.start(DeviceChoice(name=name), precision, timeout_s=60)  # type: ignore[arg-type]
+    return Accelerator.start(DeviceChoice(name=name), precision, timeout_s=60)
 
 
 def batches(count: int, *, rank: int = 0, world_size: int = 1, size: int = BATCH) -> Iterator[Batch]:
@@ -134,7 +134,7 @@ def train(device: Accelerator, *, steps: int = 4, **options: Any) -> Trained:
 
     trainer.optimizer.register_step_pre_hook(keep)
     trainer.train_epoch(batches(steps, rank=device.rank, world_size=device.world_size), Progress())
-    return Trained(trainer.tracker.seen, gradients, host_copy(trainer.bare_module.state_dict()))  # type: ignore[attr-defined]
+    return Trained(trainer.tracker.seen, gradients, host_copy(trainer.bare_module.state_dict()))
 
 
 def train_as_rank(name: str, scenarios: list[dict[str, Any]], out: Path) -> None:

@@ -8,8 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from facenet.engine.dllogger import VendorLog, read_metric
-from facenet.engine.tracking import MlflowTracking, NoTracking
+from facenet.engine.dllogger import VendorLog, opened, read_metric
 from facenet.errors import UserError
 
 
@@ -101,12 +100,11 @@ def test_a_killed_process_leaves_its_lines(tmp_path):
     assert [step for step, _ in as_the_vendor_reads(path)] == [[0, 1]]
 
 
-@pytest.mark.parametrize("kind", [NoTracking, MlflowTracking])
-def test_tracking_opens_it_only_when_asked_and_ends_it_with_the_run(kind, tmp_path):
-    with kind().vendor_log(tmp_path, 1) as log:
+def test_it_is_opened_only_when_asked_and_ends_with_the_run(tmp_path):
+    with opened(tmp_path, 1, wanted=False) as log:
         assert log is None
     assert not list(tmp_path.iterdir())
-    with pytest.raises(KeyboardInterrupt), kind(dllogger=True).vendor_log(tmp_path, 1) as log:
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path, 1, wanted=True) as log:
         log.train(0, 1, loss=0.5, ips=1.0, lr=0.1)
         raise KeyboardInterrupt
     assert [step for step, _ in as_the_vendor_reads(tmp_path / "dllogger-1.json")] == [[0, 1], "summary"]

@@ -12,12 +12,12 @@ from facenet.data.loader import Batch
 from facenet.data.transforms import Preprocess
 from facenet.engine.schedule import Constant, WarmupCosine
 from facenet.engine.step import TrainStep
-from facenet.engine.tracking import NullTracker
 from facenet.engine.trainer import Average, Progress, Settings, Trainer
 from facenet.errors import UserError
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
+from facenet.tracking.tracker import NullTracker
 
 SIZE, NUM_IDENTITIES = 8, 4
 PREPROCESS = Preprocess(size=[SIZE, SIZE], fit="resize", mean=[0.5] * 3, std=[0.5] * 3)

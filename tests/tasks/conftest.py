@@ -137,7 +137,8 @@ def resolved(name: str, overrides: list[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
 
     from facenet import cli, config
+    from facenet.sweeps.settings import split
 
     assert cli.own_experiments  # its import registers a resolver of the config
     with initialize_config_module("facenet.conf", version_base="1.3"):
-        return config.resolve(compose(name, overrides=overrides))
+        return split(config.resolve(compose(name, overrides=overrides)))[0]

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from facenet.engine.dllogger import VendorLog
-from facenet.engine.tracking import MlflowTracking, RunFacts
 from facenet.errors import UserError
 from facenet.tasks.compare_loss import by_iteration, run_compare_loss
+from facenet.tracking.choice import MlflowTracking
+from facenet.tracking.facts import RunFacts
 
 BIN = Path(sys.executable).parent
 DEFAULTS = {"steps": None, "metric": "train.loss", "tolerance": 0.05, "uri": None, "plot": None, "json": True}
@@ -155,8 +156,8 @@ def test_runs_of_mlflow(tmp_path, monkeypatch):
     mlflow = MlflowTracking(uri=uri)
     ids = []
     for losses in ([4.0, 2.0], [4.0, 2.5], [1.0, float("inf")]):
-        with mlflow.run(RunFacts("run", {}, "", {}, {}, {})) as run_id:
-            tracker = mlflow.tracker(run_id)
+        with mlflow.run(RunFacts("run", tmp_path, {}, "", {}, {}, {})) as run_id:
+            tracker = mlflow.tracker(run_id, tmp_path)
             for step, loss in enumerate(losses, start=1):
                 tracker.metrics({"train/loss": loss, "train/ce/accuracy": loss}, step=step)
             tracker.close()
@@ -169,7 +170,7 @@ def test_runs_of_mlflow(tmp_path, monkeypatch):
     assert figures(ids[0], ids[1], metric="train/ce/accuracy")["final"]["b"] == 2.5
     refused = [
         (ids[2], {}, f"{ids[2]}: the loss is not finite at iteration 2"),
-        ("0" * 32, {}, f"run {'0' * 32}: MLflow at {uri} does not give it (Run with id={'0' * 32} not found)"),
+        ("0" * 32, {}, f"MLflow at {uri} cannot be read (Run with id={'0' * 32} not found)"),
         (ids[0], {"metric": "val.loss"}, "no metric val/loss in it; it has train/ce/accuracy, train/loss"),
         (ids[0], {"uri": f"sqlite:///{tmp_path}/other.db"}, f"no MLflow database {tmp_path}/other.db; set --uri"),
     ]

@@ -19,13 +19,13 @@ import torch
 from packaging.requirements import Requirement
 
 from facenet.accelerator import absent
-from facenet.engine.tracking import store_state
 from facenet.errors import UserError
 from facenet.tasks.doctor.collectives import ALONE
 from facenet.tasks.doctor.machine import check_cores, container_cores
 from facenet.tasks.doctor.report import Report
 from facenet.tasks.doctor.settings import check_settings
 from facenet.tasks.doctor.software import check_package
+from facenet.tracking.store import store_state
 
 DOCTOR = [str(Path(sys.executable).parent / "facenet-doctor")]
 SETTINGS = ("MLFLOW_TRACKING_URI", "RANK", "LOCAL_RANK", "WORLD_SIZE")

@@ -50,7 +50,8 @@ def test_the_run_directory(tiny_run):
     pictures = {"epoch_loss.png", "epoch_acc.png", "roc.png"}
     records = {"resolved.yaml", "split.json", "history.json", "heldout.json", "result.json", "train.log"}
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "best", "epoch-001", "epoch-002")}
-    assert files - {"cli.log"} == pictures | records | checkpoints
+    tracked = {"metrics.jsonl", "metrics.jsonl.sent", "tracking.json"}
+    assert files - {"cli.log", ".lock"} == pictures | records | checkpoints | tracked
     for name in pictures:
         with Image.open(tiny_run.run_dir / name) as image:
             assert image.format == "PNG" and image.width > 500
@@ -134,7 +135,17 @@ def test_mlflow_holds_the_run(tiny_run):
     assert list(steps) == [2, 4, 6, 8]
     assert (steps[2] + steps[4]) / 2 == pytest.approx(rows[0]["train/loss"], rel=1e-5)
     assert points("samples_seen") == [(2, 24), (4, 48), (6, 72), (8, 96)] and points("unreadable_images") == [(8, 0)]
-    assert found.data.metrics["best/heldout/accuracy"] == max(row["heldout/accuracy"] for row in rows)
+    best = max(rows, key=lambda row: row["heldout/accuracy"])
+    assert found.data.metrics["best/heldout/accuracy"] == best["heldout/accuracy"]
+    assert found.data.metrics["best/epoch"] == best["epoch"]
+    folds = [found.data.metrics[f"folds/heldout/{number}"] for number in range(3)]
+    assert sum(folds) / 3 == pytest.approx(best["heldout/accuracy"]), "of the best epoch"
+    records = [json.loads(line) for line in (tiny_run.run_dir / "metrics.jsonl").read_text().splitlines()[1:]]
+    measured = {record["step"] for record in records if "train/loss" in record.get("metrics", {})}
+    measured |= {record["step"] for record in records if "val/loss" in record.get("metrics", {})}
+    assert {step for step, _ in points("samples_seen")} == measured, (
+        "whatever is measured can be drawn over the images seen"
+    )
     artifacts = {
         item.path for top in ("config", "curves", "records") for item in client.list_artifacts(found.info.run_id, top)
     }
@@ -175,8 +186,8 @@ def test_the_job_returns_what_a_sweep_maximises(compose, tmp_path, capfd):
 def test_where_a_run_came_from(tmp_path, monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: {}["uid 12345 has no name"])  # as in a container
     monkeypatch.chdir(tmp_path)
-    tags = origin(tmp_path / "run", ["optimizer.lr=0.1", "data.root=a b"])
-    assert tags["mlflow.user"] == str(os.getuid()) and tags["run_dir"] == f"{tmp_path}/run"
+    tags = origin(["optimizer.lr=0.1", "data.root=a b"])
+    assert tags["mlflow.user"] == str(os.getuid())
     assert tags["command"].endswith(" optimizer.lr=0.1 'data.root=a b'")
     assert torch.__version__.startswith(tags["version.torch"])  # which leaves out "+cpu" or has it, as the wheel says
     assert "git.dirty" not in tags  # no repository here

@@ -62,9 +62,9 @@ def memory_of_host(key: str) -> int:
 
 def check_tracking(report: Report) -> None:
     """The store that `tracking=mlflow` would take; an absent database stays absent."""
-    from facenet.engine.tracking import MlflowTracking, masked, store_state
+    from facenet.tracking.store import masked, store_state, where
 
-    uri = MlflowTracking().where()
+    uri = where()
     report.fact("tracking", "store", masked(uri))
     with report.finding("tracking", "set MLFLOW_TRACKING_URI, or tracking=none"):
         report.fact("tracking", "state", store_state(uri))

@@ -1,0 +1,118 @@
+"""Sweeps of which other packages run the jobs (joblib, submitit, Ray) or choose the values (Optuna): what is checked and shown before the
+first job."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+
+from facenet.errors import UserError, told
+
+if TYPE_CHECKING:
+    from facenet.sweeps.plans import Job
+
+OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
+
+
+class PlanFirst(Callback):
+    """Hydra's callback. Facenet's own launcher shows each batch of jobs it is given by itself."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with told():
+            if "direction" in config.hydra.sweeper:
+                check_direction(config)
+            if "facenet" not in config.hydra.launcher._target_:
+                begin(config)
+
+
+def check_direction(config: DictConfig) -> None:
+    """Raises UserError where a search would look for the worst."""
+    from facenet import config as configs
+    from facenet.evaluation.report import lower_is_better
+    from facenet.sweeps.plans import Planner
+    from facenet.sweeps.settings import split
+
+    job, _ = split(configs.resolve(without_hydra(config)))
+    select = Planner().plan_of(job).select
+    asked = config.hydra.sweeper.direction
+    right = "minimize" if lower_is_better(select) else "maximize"
+    if getattr(asked, "name", asked) != right:
+        better = "lower" if right == "minimize" else "higher"
+        raise UserError(
+            f"hydra.sweeper.direction: {select} is better when {better}; set hydra.sweeper.direction={right}"
+        )
+
+
+def begin(config: DictConfig) -> None:
+    """Prints the table of jobs where the sweeper knows them all. Raises UserError for settings that would not be obeyed, SystemExit after
+    a dry run."""
+    from facenet import config as configs
+    from facenet.sweeps import table
+    from facenet.sweeps.plans import Planner
+    from facenet.sweeps.settings import settings_of
+
+    sweep = settings_of(configs.resolve(without_hydra(config)))
+    for key, value in OWN_ALONE.items():
+        if getattr(sweep, key) != value:
+            raise UserError(f"sweep.{key}: only facenet's own launcher does this; leave out hydra/launcher, or this")
+    check_launcher(config.hydra.launcher, str(config.hydra.sweep.dir))
+    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        if sweep.dry_run:
+            raise UserError("sweep.dry_run: a search chooses its jobs while it runs; leave it out")
+        return
+    jobs = Planner().plan(jobs_of(config))
+    print(f"\n{table.as_text(table.rows_of(jobs, {}, skip_duplicates=False))}\n", flush=True)
+    if sweep.dry_run:
+        sys.exit(0)
+
+
+def check_launcher(launcher: DictConfig, sweep_dir: str) -> None:
+    for key in ("nodes", "tasks_per_node"):
+        if launcher.get(key, 1) != 1:
+            raise UserError(
+                f"hydra.launcher.{key}={launcher[key]}: would run each whole job {launcher[key]} times in one directory; leave it at 1 and "
+                "set distributed.num_processes"
+            )
+    if "ray" in launcher and launcher.ray.init.get("address") and not os.path.isabs(sweep_dir):
+        raise UserError(
+            f"hydra.sweep.dir={sweep_dir}: on a Ray cluster it must begin with / and be seen by all machines"
+        )
+
+
+def jobs_of(config: DictConfig) -> list[Job]:
+    """Of a grid, numbered and composed as Hydra's own sweeper will."""
+    from facenet import config as configs
+    from facenet.sweeps.plans import Job
+    from facenet.sweeps.settings import split
+
+    loader = GlobalHydra.instance().config_loader()
+    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*arguments, *config.hydra.overrides.task])
+    swept = {each.get_key_element() for each in overrides if each.is_sweep_override()}
+    jobs = []
+    for num, given in enumerate(BasicSweeper.split_arguments(overrides, None)[0]):
+        composed = loader.load_sweep_config(config, given)
+        with open_dict(composed):
+            composed.hydra.job.num = num
+        values, _ = split(configs.resolve(without_hydra(composed)))
+        pairs = (item.split("=", 1) for item in given)
+        changed = {key: value for key, value in pairs if key in swept}
+        directory = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
+        jobs.append(Job(num=num, overrides=given, changed=changed, config=values, directory=directory))
+    return jobs
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    plain = copy.deepcopy(config)
+    with open_dict(plain):
+        del plain["hydra"]
+    return plain

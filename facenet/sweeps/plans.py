@@ -1,0 +1,85 @@
+"""What each job of a sweep would do, computed before any starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from facenet import config as configs
+from facenet.accelerator import check_device_count
+from facenet.errors import UserError
+from facenet.sweeps.state import State, state_of
+from facenet.tasks.job import PLANNED
+from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.resume import without
+from facenet.tasks.train import train
+
+AFTER_OPENING = (
+    "batch_size",
+    "num_workers",
+    "max_unreadable",
+)  # keys of data that do not change what `divide` makes of it
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job. `changed`: swept key -> its value here; `problem`: why it cannot run; `twin`: number of the first job with equal effective
+    settings. Without a plan there is a problem."""
+
+    num: int
+    overrides: list[str]
+    changed: dict[str, str]
+    config: dict[str, Any]
+    directory: Path
+    state: State = field(default_factory=lambda: State("new"))
+    plan: Plan | None = None
+    problem: str = ""
+    twin: int | None = None
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.changed.items()) or "nothing changed"
+
+
+class Planner:
+    """Plans jobs. Data and benchmark that several share are opened once."""
+
+    def __init__(self) -> None:
+        self.materials: dict[str, Material] = {}
+        self.seen: dict[str, int] = {}
+
+    def plan(self, jobs: Sequence[Job]) -> list[Job]:
+        return [self.planned(job) for job in jobs]
+
+    def planned(self, job: Job) -> Job:
+        """With state, plan and twin, or with what is wrong with it."""
+        try:
+            configs.check(job.config, train)
+            plan = self.plan_of(job.config)
+        except UserError as error:
+            return replace(job, problem=str(error))
+        first = self.seen.setdefault(effective(job.config, plan), job.num)
+        twin = None if first == job.num else first
+        return replace(job, plan=plan, twin=twin, state=state_of(job.directory, job.config))
+
+    def plan_of(self, config: dict[str, Any]) -> Plan:
+        """As `tasks.job.prepare`. Raises UserError where that does, and for more processes than devices."""
+        parts = {name: configs.build(config[name]) for name in PLANNED}
+        key = json.dumps([without(config["data"], AFTER_OPENING), config["benchmark"]], sort_keys=True)
+        if key not in self.materials:
+            self.materials[key] = divide(parts["data"], configs.build(config["benchmark"]))
+        num_processes = parts["distributed"].num_processes
+        plan = make_plan(self.materials[key], num_processes=num_processes, **parts)
+        check_device_count(plan.device, num_processes)
+        return plan
+
+
+def effective(config: dict[str, Any], plan: Plan) -> str:
+    """Equal for two configs that describe the same training: the learning rate is what the schedule makes of it, the device that which was
+    found, and how gradients are exchanged counts only where they are."""
+    optimizer = {**config["optimizer"], "lr": [plan.lr, plan.min_lr]}
+    exchange = config["distributed"] if plan.num_processes > 1 else None
+    return configs.fingerprint({**config, "optimizer": optimizer, "accelerator": plan.device, "distributed": exchange})

@@ -1,0 +1,131 @@
+"""A sweep from the side of its command: plan, table, jobs, and what came of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from facenet import config as configs
+from facenet.data.split import replace_text
+from facenet.errors import UserError
+from facenet.sweeps import table
+from facenet.sweeps.job import TABLES
+from facenet.sweeps.plans import Job, Planner
+from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
+from facenet.sweeps.settings import Sweep
+from facenet.sweeps.state import Record, alone_in, one_line
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """The jobs of one sweep directory, in one batch or several. Has the directory for itself as long as its process lives."""
+
+    def __init__(self, sweep: Sweep, sweep_dir: Path, arguments: list[str]) -> None:
+        """`arguments`: the command, for sweep.resume. Raises UserError while another command sweeps in the directory."""
+        self.sweep, self.dir = sweep, sweep_dir
+        self.lock = contextlib.ExitStack()
+        self.lock.enter_context(alone_in(sweep_dir))
+        self.record = Record.read(sweep_dir)
+        self.record.arguments = arguments
+        self.planner = Planner()
+        self.jobs: list[Job] = []
+        self.outcomes: dict[int, Outcome] = {}
+        self.waiting: list[Job] = []
+        self.at_a_time = 1
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome | None]:
+        """How each ended; None for those that did not start because an earlier one had failed.
+
+        Raises UserError where a job of another config ran in a directory, the exception of a stop signal, SystemExit after a dry run.
+        """
+        batch = self.planner.plan(jobs)
+        for job in batch:
+            if job.state.kind == "changed":
+                raise UserError(
+                    f"hydra.sweep.dir={self.dir}: job {job.num} ran there with another config ({job.state.note}); "
+                    "choose another directory"
+                )
+        self.jobs += batch
+        self.show(batch)
+        if self.sweep.dry_run:
+            raise SystemExit(0)
+        self.record.write(self.dir)
+        self.settle(batch)
+        self.waiting = [job for job in batch if job.num not in self.outcomes and not self.left_out(job)]
+        if not (self.sweep.stop_on_failure and self.failures()):
+            self.run_waiting()
+        for job in batch:
+            if job.twin is not None and self.left_out(job) and job.twin in self.outcomes:
+                self.outcomes[job.num] = self.outcomes[job.twin]
+        return [self.outcomes.get(job.num) for job in batch]
+
+    def left_out(self, job: Job) -> bool:
+        return self.sweep.skip_duplicates and job.twin is not None and job.state.kind != "finished"
+
+    def show(self, batch: Sequence[Job]) -> None:
+        """Prints the table of a batch; that of all jobs so far goes to the directory."""
+        rows = table.rows_of(self.jobs, self.record.seconds, skip_duplicates=self.sweep.skip_duplicates)
+        print(f"\n{table.as_text(rows[-len(batch) :])}\n", flush=True)
+        for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
+            replace_text(self.dir / name, text)
+
+    def settle(self, batch: Sequence[Job]) -> None:
+        """Notes the outcome of jobs that need not start: they finished before, or cannot run."""
+        for job in batch:
+            if job.problem:
+                self.outcomes[job.num] = Outcome(code=2, reason=one_line(job.problem))
+                print(f"job {job.num} cannot run: {job.problem}", file=sys.stderr, flush=True)
+            elif job.state.kind == "finished":
+                self.outcomes[job.num] = Outcome(code=0, objective=job.state.objective)
+
+    def run_waiting(self) -> None:
+        if not self.waiting:
+            return
+        self.at_a_time = min(self.sweep.jobs_per_node, len(self.waiting), most_at_a_time(self.waiting))
+        pool = Pool(self.at_a_time, order=self.order, began=self.began, ended=self.ended)
+        with self.bar():
+            pool.run(list(self.waiting))
+
+    def order(self, job: Job) -> dict[str, Any]:
+        """What `sweeps.job` needs to know."""
+        tags = {"sweep_id": self.dir.name, "job_num": str(job.num), "sweep.axes": json.dumps(list(job.changed))}
+        return {"config": job.config, "overrides": job.overrides, "tags": tags, "sweep_dir": str(self.dir)}
+
+    def began(self, job: Job) -> None:
+        self.say(f"job {job.num}: {job.label}; {job.directory}")
+
+    def ended(self, job: Job, outcome: Outcome) -> bool:
+        """Reports a job. Returns whether the sweep goes on."""
+        self.outcomes[job.num] = outcome
+        self.waiting.remove(job)
+        if outcome.code == 0 and job.state.kind == "new":
+            self.record.seconds[str(job.num)] = round(outcome.seconds, 1)
+            self.record.write(self.dir)
+        took = table.duration(outcome.seconds)
+        if outcome.code:
+            self.say(f"job {job.num}: FAILED after {took}: {outcome.reason}{log_of(job)}")
+        else:
+            assert job.plan is not None
+            value = "" if outcome.objective is None else f", {job.plan.select} {outcome.objective:.4f}"
+            self.say(f"job {job.num}: finished in {took}{value}{self.to_go()}")
+        self.advance()
+        return not (outcome.code and self.sweep.stop_on_failure)
+
+    def to_go(self) -> str:
+        if not self.waiting:
+            return ""
+        time = table.remaining(self.waiting, self.jobs, self.record.seconds, self.at_a_time)
+        return f"; {len(self.waiting)} to go" + (f", about {time}" if time else "")
+
+    def failures(self) -> list[Job]:
+        return [job for job in self.jobs if job.num in self.outcomes and self.outcomes[job.num].code and not self.left_out(job)]
+
+    def code(self) -> int:
+        return worst([self.outcomes[job.num] for job in self.failures()])

@@ -1,0 +1,90 @@
+"""What a directory says about the job or the sweep that ran in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from facenet import config as configs
+from facenet.data.split import replace_text
+from facenet.errors import UserError
+from facenet.failure import cause, noted_failures
+from facenet.tasks.resume import differences, without
+
+RECORD = "sweep.json"
+UNCOUNTED = ("tracking", "resume", "resume_changed")  # by configs.fingerprint
+
+
+@dataclass(frozen=True)
+class State:
+    """`kind` of a job, its objective if it is finished, and in `note` why it failed or what is different."""
+
+    kind: Literal["new", "finished", "half-done", "failed", "changed"]
+    objective: float | None = None
+    note: str = ""
+
+
+def state_of(job_dir: Path, config: dict[str, Any]) -> State:
+    """The state of the job with this config. A job of another config that ran here is `changed`."""
+    try:
+        before = configs.read(job_dir / "resolved.yaml")
+    except OSError:
+        return State("new")
+    if configs.fingerprint(before) != configs.fingerprint(config):
+        return State("changed", note="; ".join(differences(without(before, UNCOUNTED), without(config, UNCOUNTED))))
+    with contextlib.suppress(OSError, ValueError):
+        return State("finished", finite(json.loads((job_dir / "result.json").read_text(encoding="utf-8"))["objective"]))
+    if failures := noted_failures(job_dir):
+        return State("failed", note=one_line(cause(failures).text))
+    begun = (job_dir / "checkpoints" / "last.pt").is_file()
+    return State("half-done", note="" if begun else "ended before its first checkpoint")
+
+
+def finite(objective: float | None) -> float | None:
+    """None for a value that is no number: a search could not compare it."""
+    return objective if objective is not None and math.isfinite(objective) else None
+
+
+def one_line(text: str) -> str:
+    """A user's mistake in one line; of a traceback the last, which says what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("log of rank ")]
+    return lines[-1] if any(line.startswith("Traceback ") for line in lines) else " ".join(lines)
+
+
+@dataclass
+class Record:
+    """A sweep's own notes: the command that started it, and how long each job took that ran from its start to its end."""
+
+    arguments: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, sweep_dir: Path) -> Record:
+        """Empty where there is none."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return cls(**json.loads((sweep_dir / RECORD).read_text(encoding="utf-8")))
+        return cls()
+
+    def write(self, sweep_dir: Path) -> None:
+        replace_text(
+            sweep_dir / RECORD, json.dumps({"arguments": self.arguments, "seconds": self.seconds}, indent=1) + "\n"
+        )
+
+
+@contextlib.contextmanager
+def alone_in(sweep_dir: Path) -> Iterator[None]:
+    """Raises UserError while another command sweeps in this directory. The lock ends with the process that holds it."""
+    with (sweep_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"hydra.sweep.dir={sweep_dir}: another command sweeps there; wait for it or choose another"
+            ) from None
+        yield

@@ -1,0 +1,131 @@
+"""The table of a sweep's jobs: what each will really do, in text and CSV; and how long it takes, from those that are done."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from facenet.sweeps.plans import Job
+
+STATES = {
+    "new": "new",
+    "finished": "finished, skipped",
+    "half-done": "half-done, goes on",
+    "failed": "failed, tried again",
+    "changed": "of another config",
+}
+
+
+def rows_of(jobs: Sequence[Job], seconds: dict[int, float], *, skip_duplicates: bool) -> list[dict[str, str]]:
+    """One per job, all with the same keys: number, state, swept keys, and what the plan makes of them."""
+    axes = list(dict.fromkeys(key for job in jobs for key in job.changed))
+    return [{**row(job, axes, skip_duplicates), "time": time_of(job, jobs, seconds), "note": note(job)} for job in jobs]
+
+
+def row(job: Job, axes: list[str], skip_duplicates: bool) -> dict[str, str]:
+    state = "impossible" if job.problem else STATES[job.state.kind]
+    if skip_duplicates and job.twin is not None:
+        state = "duplicate, skipped"
+    found = {"job": str(job.num), "state": state, **{key: job.changed.get(key, "") for key in axes}}
+    plan = job.plan
+    if plan is None:
+        return {**found, **dict.fromkeys(("lr", "batch", "per process", "steps", "epochs", "images", "device"), "")}
+    return {
+        **found,
+        "lr": f"{plan.lr:g}",
+        "batch": str(plan.images_per_step),
+        "per process": str(plan.batch_size_per_process),
+        "steps": str(plan.total_steps),
+        "epochs": f"{plan.total_steps / plan.steps_per_epoch:.3g}",
+        "images": str(plan.total_steps * plan.images_per_step),
+        "device": f"{plan.num_processes} x {plan.device}",
+    }
+
+
+def note(job: Job) -> str:
+    if job.problem:
+        return " ".join(job.problem.split())
+    assert job.plan is not None
+    notes = [f"same as job {job.twin}"] if job.twin is not None else []
+    if job.plan.lr_note:
+        notes.append(job.plan.lr_note)
+    if job.plan.images_per_step != job.plan.batch_size:
+        notes.append(f"{job.plan.batch_size} images a step asked for")
+    if job.state.note:
+        notes.append(job.state.note)
+    return "; ".join(notes)
+
+
+def as_text(rows: Sequence[dict[str, str]]) -> str:
+    """Columns under their names, numbers to the right."""
+    columns = [key for key in rows[0] if key == "job" or any(row[key] for row in rows)]
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in columns}
+    right = {key for key in columns if all(is_number(row[key]) for row in rows)}
+
+    def line(row: dict[str, str]) -> str:
+        cells = (row[key].rjust(widths[key]) if key in right else row[key].ljust(widths[key]) for key in columns)
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(line(row) for row in ({key: key for key in columns}, *rows))
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def as_csv(rows: Sequence[dict[str, str]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def time_of(job: Job, jobs: Sequence[Job], seconds: dict[int, float]) -> str:
+    if job.plan is None or job.state.kind == "finished":
+        return ""
+    estimate = estimated(job, jobs, seconds)
+    return "?" if estimate is None else duration(estimate)
+
+
+def estimated(job: Job, jobs: Sequence[Job], seconds: dict[int, float]) -> float | None:
+    """Seconds from start to end, by the jobs that ran whole, whose `seconds` are known by number: those of the same network, image
+    size, devices and precision, per image trained. None where there is none."""
+    known = [each for each in jobs if each.num in seconds and pace_key(each) == pace_key(job)]
+    images = sum(num_images(each) for each in known)
+    return sum(seconds[each.num] for each in known) * num_images(job) / images if images else None
+
+
+def pace_key(job: Job) -> str | None:
+    if job.plan is None:
+        return None
+    plan = job.plan
+    return json.dumps(
+        [job.config["backbone"], job.config["data"]["image_size"], plan.device, plan.num_processes, plan.precision]
+    )
+
+
+def num_images(job: Job) -> int:
+    return 0 if job.plan is None else job.plan.total_steps * job.plan.images_per_step
+
+
+def remaining(left: Sequence[Job], jobs: Sequence[Job], seconds: dict[int, float], at_a_time: int) -> str:
+    """How long the jobs that are left will take together, in words; empty where that cannot be told."""
+    estimates = [estimated(job, jobs, seconds) for job in left]
+    if not estimates or None in estimates:
+        return ""
+    return duration(sum(each or 0.0 for each in estimates) / min(at_a_time, len(left)))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,89 @@
+"""Whether a job of a sweep is worth going on with, by what the sweep's other runs have reached."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from facenet.errors import UserError
+from facenet.evaluation.report import lower_is_better
+from facenet.tracking import reading
+from facenet.tracking.facts import safe_name
+
+log = logging.getLogger(__name__)
+VARIABLE = "FACENET_PRUNING"  # JSON of a Pruner, from the launcher to its ranks
+LARGEST = 1e308  # MLflow stores an infinity as the largest float
+Curve = Sequence[tuple[float, float]]  # (images seen, score: higher is better), in the order of training
+
+
+def behind(own: Curve, others: Sequence[Curve], *, tolerance: float, min_jobs: int) -> tuple[float, float, int] | None:
+    """(best score, median, number of others) where the median stopping rule ends a run at its newest point, else None.
+
+    The rule of Google Vizier (Golovin et al., KDD 2017): a run is hopeless if its best score so far is strictly worse than the median
+    of the running averages of the others up to the same point. Others that have not come as far do not count, and fewer than `min_jobs`
+    decide nothing. Points count as equally far within `tolerance` images, since batches of other sizes leave out other remainders.
+    """
+    images = own[-1][0]
+    as_far = [curve for curve in others if curve and curve[-1][0] >= images - tolerance]
+    until = [[score for seen, score in curve if seen <= images + tolerance] for curve in as_far]
+    averages = [statistics.fmean(scores) for scores in until if scores]
+    if len(averages) < max(1, min_jobs):
+        return None
+    best, median = max(score for _, score in own), statistics.median(averages)
+    return (best, median, len(averages)) if best < median else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner:
+    """Asks MLflow at `uri` about the other jobs of a sweep. No job ends before `warmup_epochs`."""
+
+    uri: str
+    sweep_id: str
+    job_num: str
+    min_jobs: int
+    warmup_epochs: int
+
+    @classmethod
+    def from_environment(cls) -> Pruner | None:
+        return cls(**json.loads(os.environ[VARIABLE])) if VARIABLE in os.environ else None
+
+    def hopeless(self, history: Sequence[dict[str, float]], select: str, images_per_epoch: int) -> str | None:
+        """Why a run with these rows of finished epochs should end; None to go on, also where the last epoch did not measure `select`
+        and where MLflow does not answer."""
+        epoch = len(history)
+        if epoch < self.warmup_epochs or select not in history[-1]:
+            return None
+        own = [(row["epoch"] * images_per_epoch, scored(row[select], select)) for row in history if select in row]
+        try:
+            others = self.others(select)
+        except UserError as error:
+            log.warning("sweep.prune: %s; the run goes on", error)
+            return None
+        found = behind(own, others, tolerance=images_per_epoch / 2, min_jobs=self.min_jobs)
+        if found is None:
+            return None
+        best, median, count = found
+        sign, worse = (-1, "above") if lower_is_better(select) else (1, "below")
+        return f"epoch {epoch}: {select} {sign * best:.4f} at best is {worse} {sign * median:.4f}, the median of {count} others"
+
+    def others(self, select: str) -> list[Curve]:
+        """Of the other jobs that finished or run."""
+        name = safe_name(f"epoch/{select}" if select.startswith("train/") else select)  # train/...: of some steps each
+        return [
+            [(step * float(run.params["plan.images_per_step"]), scored(value, select)) for step, value in points]
+            for run in reading.runs_of_sweep(self.uri, self.sweep_id)
+            if run.tags.get("job_num") != self.job_num and run.status in ("FINISHED", "RUNNING")
+            if name in run.metrics and (points := reading.history(self.uri, run.id, name))
+        ]
+
+
+def scored(value: float, select: str) -> float:
+    """Higher is better, and the worst for a value that is no number: of a loss that left them behind."""
+    if not math.isfinite(value) or abs(value) > LARGEST:
+        return -math.inf
+    return -value if lower_is_better(select) else value

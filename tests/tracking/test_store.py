@@ -1,0 +1,78 @@
+import http.server
+import socket
+import threading
+import time
+
+import pytest
+
+from facenet.errors import UserError
+from facenet.tracking.choice import MlflowTracking
+from facenet.tracking.store import masked, open_experiment, where
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@host:5000/x", "http://me:***@host:5000/x"),
+        ("postgresql://me:p%40ss@db/mlflow", "postgresql://me:***@db/mlflow"),
+        ("no answer from https://a:b@c and https://d:e@f", "no answer from https://a:***@c and https://d:***@f"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+    ],
+)
+def test_passwords_are_masked(uri, shown):
+    assert masked(uri) == shown
+
+
+def test_the_address_is_the_one_given_then_the_environments_then_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert MlflowTracking().where() == where() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://one:5000")
+    assert MlflowTracking().where() == "http://one:5000"
+    assert MlflowTracking(uri="http://two:5000").where() == "http://two:5000"
+
+
+def test_experiment_names_stay_as_given_and_their_folders_are_safe(store):
+    client, experiment_id = open_experiment(f"sqlite:///{store}/mlflow.db", "a/b: 50 %")
+    experiment = client.get_experiment(experiment_id)
+    assert experiment.name == "a/b: 50 %" and experiment.artifact_location.endswith("/mlartifacts/a_b__50__")
+
+
+@pytest.mark.parametrize("credentials", ["", "me:secret@"])
+def test_a_server_that_does_not_answer_is_told_within_seconds(facts, credentials):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        uri = f"http://{credentials}127.0.0.1:{taken.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(UserError) as raised, MlflowTracking(uri=uri).run(facts()):
+            raise AssertionError("the run must not start")
+    assert time.monotonic() - started < 30
+    message = str(raised.value)
+    assert "cannot be used (it does not answer); start it, set tracking.uri, or tracking=none" in message
+    assert "secret" not in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("file", "uri", "message"),
+    [
+        ("file", "sqlite:///{0}/file/mlflow.db", "tracking: MLflow at sqlite:.* cannot be used .*tracking=none"),
+        ("mlflow.db", "sqlite:///{0}/mlflow.db", "cannot be used .*not a database.*tracking=none"),
+        ("file", "gopher://host", "tracking: MLflow at gopher://host cannot be used .*gopher.*set tracking.uri"),
+    ],
+)
+def test_what_is_no_store_is_told_in_one_line(facts, tmp_path, file, uri, message):
+    (tmp_path / file).write_bytes(b"no database " * 1000)
+    with pytest.raises(UserError, match=message) as raised, MlflowTracking(uri=uri.format(tmp_path)).run(facts()):
+        raise AssertionError("the run must not start")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_server_that_is_no_mlflow(facts):
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_port}"
+    with pytest.raises(UserError, match="cannot be used .*501.*tracking=none") as raised:
+        MlflowTracking(uri=uri).run(facts()).__enter__()
+    server.shutdown()
+    assert "\n" not in str(raised.value)
