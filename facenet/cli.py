@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet import torchrun
-from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail
+from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, told
 from facenet.launch import RankFailed, stop_signals_raise
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -43,26 +43,64 @@ OmegaConf.register_new_resolver("facenet_own_experiments", own_experiments, repl
 
 def train() -> None:
     """facenet-train"""
+    from hydra.core.plugins import Plugins
+
+    from hydra_plugins.facenet_launcher import FacenetLauncher
+
+    Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
+    with told():
+        sys.argv[1:] = resumed(sys.argv[1:])
     command = functools.partial(hydra_command, train_job, "train")
     if torchrun.active():
         torchrun.command(command)
     command()
 
 
+def resumed(arguments: list[str]) -> list[str]:
+    """The arguments of the sweep that `sweep.resume=DIR` names, and those given with it. Raises UserError where none is on record."""
+    key = "sweep.resume="
+    given = [argument.removeprefix(key) for argument in arguments if argument.startswith(key)]
+    if not given:
+        return arguments
+    from facenet.sweeps.state import Record
+
+    directory = Path(given[-1]).absolute()
+    before = Record.read(directory).arguments
+    if not before:
+        raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
+    kept = [argument for argument in before if not argument.startswith("hydra.sweep.dir=")]
+    added = [argument for argument in arguments if not argument.startswith((key, "hydra.sweep.dir="))]
+    return [*kept, *(argument for argument in added if argument not in kept), f"hydra.sweep.dir={directory}"]
+
+
 def train_job(composed: DictConfig) -> float | None:
     from facenet import config
+    from facenet.sweeps.settings import settings_of, split
     from facenet.tasks.job import run_job
 
     settings = HydraConfig.get()
-    overrides, tags, values = list(settings.overrides.task), {}, config.resolve(composed)
-    if settings.mode == RunMode.MULTIRUN:
-        tags = {"sweep_id": Path(settings.sweep.dir).name, "job_num": str(settings.job.num)}
+    resolved = config.resolve(composed)
+    sweep = settings_of(resolved)
+    overrides, (values, _) = list(settings.overrides.task), split(resolved)
+    if settings.mode == RunMode.MULTIRUN:  # under another launcher than facenet's
+        from facenet.sweeps.job import run_sweep_job
+
         if torchrun.active():
             fail(torchrun.NO_SWEEP, USER)
+        directory = Path(settings.sweep.dir).absolute()
+        tags = {"sweep_id": directory.name, "job_num": str(settings.job.num)}
+        return run_sweep_job(
+            values,
+            run_dir=output_dir(),
+            sweep_dir=directory,
+            overrides=overrides,
+            tags=tags,
+            pruning=sweep.pruning(),
+        )
     if torchrun.active():
         values = torchrun.of_this_size(values)
-        return run_job(values, run_dir=output_dir(), overrides=overrides, tags=tags, start=torchrun.launch)
-    return run_job(values, run_dir=output_dir(), overrides=overrides, tags=tags)
+        return run_job(values, run_dir=output_dir(), overrides=overrides, tags={}, start=torchrun.launch)
+    return run_job(values, run_dir=output_dir(), overrides=overrides, tags={})
 
 
 def evaluate() -> None:
@@ -110,10 +148,12 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     except UserError as error:
         fail(str(error), USER)
     except RankFailed as error:
+        end_sweep()
         fail(str(error), FAILURE)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if error in defects:
             raise
+        end_sweep()  # a search of which no trial has a value
         fail(composition_problem(error, config_name), USER)
     except OSError as error:  # Hydra makes the run directory before the job starts
         if error in defects:
@@ -121,6 +161,15 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
         fail(f"hydra.run.dir: {error.filename or error}: {error.strerror}; choose another with hydra.run.dir=DIR", USER)
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
+    end_sweep()
+
+
+def end_sweep() -> None:
+    """Ends the command with the sweep that it ran, if it ran one that has told how its jobs ended."""
+    batch = sys.modules.get("facenet.sweeps.batch")
+    for session in batch.sessions.values() if batch else ():
+        if session.outcomes:
+            sys.exit(session.close())
 
 
 def composition_problem(error: Exception, config_name: str) -> str:
@@ -134,7 +183,7 @@ def composition_problem(error: Exception, config_name: str) -> str:
     overrides = [forced(argument) for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     try:
         composed, absent = compose_leniently(config_name, overrides)
-        found = config.problems_of(config.resolve(composed), root_of(config_name))
+        found = problems_of(config.resolve(composed), config_name)
     except UserError as problem:
         return str(problem)
     except (HydraException, OmegaConfBaseException, ValueError):
@@ -146,6 +195,15 @@ def composition_problem(error: Exception, config_name: str) -> str:
         return config.problem_list(problems)
     lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
     return "config: " + "\n  ".join(lines)
+
+
+def problems_of(values: dict[str, Any], config_name: str) -> list[str]:
+    from facenet import config
+    from facenet.sweeps import settings
+
+    job, sweep = settings.split(values)
+    own = config.problems_of(sweep, settings.part) if config_name == "train" else []
+    return [*config.problems_of(job, root_of(config_name)), *own]
 
 
 def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:

@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     "in a sweep": (
         ["facenet-train", "-m", "optimizer.lr=abc,1e-3x", *DRAWN, *QUIET],
         "config: 1 problem\n  optimizer.lr: expected float or Tensor, got 'abc'\n",
-        set(),
+        {".lock", "sweep.json", "plan.csv", "plan.txt"},
     ),
     "batch size": (
         ["facenet-train", "data.batch_size=47", *QUIET],

@@ -3,22 +3,19 @@ first job."""
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
+from facenet.data.split import replace_text
 from facenet.errors import UserError, told
-
-if TYPE_CHECKING:
-    from facenet.sweeps.plans import Job
 
 OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
 
@@ -38,6 +35,7 @@ def check_direction(config: DictConfig) -> None:
     """Raises UserError where a search would look for the worst."""
     from facenet import config as configs
     from facenet.evaluation.report import lower_is_better
+    from facenet.sweeps.batch import without_hydra
     from facenet.sweeps.plans import Planner
     from facenet.sweeps.settings import split
 
@@ -57,8 +55,11 @@ def begin(config: DictConfig) -> None:
     a dry run."""
     from facenet import config as configs
     from facenet.sweeps import table
+    from facenet.sweeps.batch import arguments, jobs_of, without_hydra
+    from facenet.sweeps.job import TABLES
     from facenet.sweeps.plans import Planner
     from facenet.sweeps.settings import settings_of
+    from facenet.sweeps.state import Record
 
     sweep = settings_of(configs.resolve(without_hydra(config)))
     for key, value in OWN_ALONE.items():
@@ -69,10 +70,17 @@ def begin(config: DictConfig) -> None:
         if sweep.dry_run:
             raise UserError("sweep.dry_run: a search chooses its jobs while it runs; leave it out")
         return
-    jobs = Planner().plan(jobs_of(config))
-    print(f"\n{table.as_text(table.rows_of(jobs, {}, skip_duplicates=False))}\n", flush=True)
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments(config))
+    jobs = Planner().plan(jobs_of(config, loader, BasicSweeper.split_arguments(overrides, None)[0], 0))
+    rows = table.rows_of(jobs, {}, skip_duplicates=False)
+    print(f"\n{table.as_text(rows)}\n", flush=True)
     if sweep.dry_run:
         sys.exit(0)
+    directory = Path(config.hydra.sweep.dir).absolute()
+    for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
+        replace_text(directory / name, text)
+    Record(sys.argv[1:]).write(directory)
 
 
 def check_launcher(launcher: DictConfig, sweep_dir: str) -> None:
@@ -86,33 +94,3 @@ def check_launcher(launcher: DictConfig, sweep_dir: str) -> None:
         raise UserError(
             f"hydra.sweep.dir={sweep_dir}: on a Ray cluster it must begin with / and be seen by all machines"
         )
-
-
-def jobs_of(config: DictConfig) -> list[Job]:
-    """Of a grid, numbered and composed as Hydra's own sweeper will."""
-    from facenet import config as configs
-    from facenet.sweeps.plans import Job
-    from facenet.sweeps.settings import split
-
-    loader = GlobalHydra.instance().config_loader()
-    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*arguments, *config.hydra.overrides.task])
-    swept = {each.get_key_element() for each in overrides if each.is_sweep_override()}
-    jobs = []
-    for num, given in enumerate(BasicSweeper.split_arguments(overrides, None)[0]):
-        composed = loader.load_sweep_config(config, given)
-        with open_dict(composed):
-            composed.hydra.job.num = num
-        values, _ = split(configs.resolve(without_hydra(composed)))
-        pairs = (item.split("=", 1) for item in given)
-        changed = {key: value for key, value in pairs if key in swept}
-        directory = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
-        jobs.append(Job(num=num, overrides=given, changed=changed, config=values, directory=directory))
-    return jobs
-
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    plain = copy.deepcopy(config)
-    with open_dict(plain):
-        del plain["hydra"]
-    return plain

@@ -91,6 +91,7 @@ class Pool:
         self.num_jobs, self.order, self.began, self.ended = num_jobs, order, began, ended
         self.devices = Devices()
         self.running: list[Running] = []
+        self.told = False
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Until all have ended, or none may start any more. Raises KeyboardInterrupt or Stopped for a stop signal, once the running jobs
@@ -98,7 +99,7 @@ class Pool:
         waiting = list(jobs)
         with stop_signals() as received:
             try:
-                while waiting and not received or self.running:
+                while (waiting and not received) or self.running:
                     if not received:
                         self.fill(waiting)
                     for each in self.just_ended():
@@ -170,7 +171,15 @@ class Pool:
             for each in self.running:
                 each.process.send_signal(signal.SIGINT if received[0] == signal.SIGINT else signal.SIGTERM)
 
-    told = False
+
+def most_at_a_time(jobs: Sequence[Job]) -> int:
+    """How many of them the devices of this machine hold together; those of a kind that all share are never short."""
+    most = len(jobs)
+    for job in jobs:
+        assert job.plan is not None
+        if devices := visible_devices(job.plan.device):
+            most = min(most, max(1, len(devices) // job.plan.num_processes))
+    return most
 
 
 def log_path(job: Job) -> Path:

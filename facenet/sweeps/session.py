@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from facenet.sweeps.plans import Job, Planner
 from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
 from facenet.sweeps.state import Record, alone_in, one_line
-
-log = logging.getLogger(__name__)
+from facenet.tracking.choice import NoTracking
 
 
 class Session:
@@ -71,7 +68,7 @@ class Session:
 
     def show(self, batch: Sequence[Job]) -> None:
         """Prints the table of a batch; that of all jobs so far goes to the directory."""
-        rows = table.rows_of(self.jobs, self.record.seconds, skip_duplicates=self.sweep.skip_duplicates)
+        rows = table.rows_of(self.jobs, self.seconds(), skip_duplicates=self.sweep.skip_duplicates)
         print(f"\n{table.as_text(rows[-len(batch) :])}\n", flush=True)
         for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
             replace_text(self.dir / name, text)
@@ -90,16 +87,16 @@ class Session:
             return
         self.at_a_time = min(self.sweep.jobs_per_node, len(self.waiting), most_at_a_time(self.waiting))
         pool = Pool(self.at_a_time, order=self.order, began=self.began, ended=self.ended)
-        with self.bar():
-            pool.run(list(self.waiting))
+        pool.run(list(self.waiting))
 
     def order(self, job: Job) -> dict[str, Any]:
         """What `sweeps.job` needs to know."""
         tags = {"sweep_id": self.dir.name, "job_num": str(job.num), "sweep.axes": json.dumps(list(job.changed))}
-        return {"config": job.config, "overrides": job.overrides, "tags": tags, "sweep_dir": str(self.dir)}
+        told = {"overrides": job.overrides, "tags": tags, "sweep_dir": str(self.dir)}
+        return {"config": job.config, **told, "pruning": self.sweep.pruning()}
 
     def began(self, job: Job) -> None:
-        self.say(f"job {job.num}: {job.label}; {job.directory}")
+        say(f"job {job.num}: {job.label}; {job.directory}")
 
     def ended(self, job: Job, outcome: Outcome) -> bool:
         """Reports a job. Returns whether the sweep goes on."""
@@ -110,22 +107,63 @@ class Session:
             self.record.write(self.dir)
         took = table.duration(outcome.seconds)
         if outcome.code:
-            self.say(f"job {job.num}: FAILED after {took}: {outcome.reason}{log_of(job)}")
+            say(f"job {job.num}: FAILED after {took}: {outcome.reason}{log_of(job)}")
         else:
             assert job.plan is not None
             value = "" if outcome.objective is None else f", {job.plan.select} {outcome.objective:.4f}"
-            self.say(f"job {job.num}: finished in {took}{value}{self.to_go()}")
-        self.advance()
+            say(f"job {job.num}: finished in {took}{value}{self.to_go()}")
         return not (outcome.code and self.sweep.stop_on_failure)
 
     def to_go(self) -> str:
         if not self.waiting:
             return ""
-        time = table.remaining(self.waiting, self.jobs, self.record.seconds, self.at_a_time)
+        time = table.remaining(self.waiting, self.jobs, self.seconds(), self.at_a_time)
         return f"; {len(self.waiting)} to go" + (f", about {time}" if time else "")
 
     def failures(self) -> list[Job]:
-        return [job for job in self.jobs if job.num in self.outcomes and self.outcomes[job.num].code and not self.left_out(job)]
+        return [
+            job
+            for job in self.jobs
+            if job.num in self.outcomes and self.outcomes[job.num].code and not self.left_out(job)
+        ]
 
-    def code(self) -> int:
+    def seconds(self) -> dict[int, float]:
+        return {int(num): seconds for num, seconds in self.record.seconds.items()}
+
+    def close(self) -> int:
+        """The exit code of the sweep, whose end it prints: the ranked table, the page that compares the runs, and each failed job with its
+        reason."""
+        with contextlib.suppress(UserError):  # not tracked, or no run in the store
+            self.compare()
+        for job in self.failures():
+            outcome = self.outcomes[job.num]
+            print(f"job {job.num} ({job.label}) failed: {outcome.reason}{log_of(job)}", file=sys.stderr, flush=True)
         return worst([self.outcomes[job.num] for job in self.failures()])
+
+    def compare(self) -> None:
+        from facenet.sweeps.ranking import ranked_table
+        from facenet.sweeps.study import read_study
+        from facenet.tracking import reading
+
+        uri = next((uri for job in self.jobs if (uri := where_of(job)) is not None), None)
+        if uri is None:
+            return
+        print(f"\n{ranked_table(read_study(uri, self.dir.name))}")
+        print(f"compare the runs: {reading.compare_url(uri, reading.runs_of_sweep(uri, self.dir.name))}", flush=True)
+
+
+def where_of(job: Job) -> str | None:
+    """The store of a job's run."""
+    from facenet.tasks.resume import stored_in
+
+    tracking = configs.build(job.config["tracking"])
+    return None if isinstance(tracking, NoTracking) else stored_in(job.directory) or tracking.where()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def log_of(job: Job) -> str:
+    """Where its output is, if it is not what the terminal showed."""
+    return f"; its output is in {log_path(job)}" if log_path(job).is_file() else ""

@@ -1,0 +1,107 @@
+"""Sweeps on this machine, as their user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from facenet.tracking import reading
+
+COMMAND = (
+    str(Path(sys.executable).parent / "facenet-train"),
+    "-m",
+    "data.num_identities=12",
+    "data.images_per_identity=8",
+    "data.image_size=32",
+    "data.batch_size=12",
+    "data.num_workers=1",
+    "benchmark=none",
+    "trainer.epochs=1",
+    "trainer.log_every=1",
+    "accelerator=cpu",
+    "hydra.sweep.dir=sweep",
+)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def sweep(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *overrides], cwd=directory, capture_output=True, text=True, timeout=280)
+
+
+def states(directory: Path) -> dict[str, str]:
+    """Job number -> state of its one run."""
+    found = reading.runs_of_sweep(f"sqlite:///{directory / 'mlflow.db'}", "sweep")
+    assert len({run.tags["job_num"] for run in found}) == len(found)
+    return {run.tags["job_num"]: run.status for run in found}
+
+
+def table(out: str) -> list[list[str]]:
+    lines = out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("job  state"))
+    return [line.split() for line in lines[start : lines.index("", start)]]
+
+
+def test_a_failing_job_is_told_the_others_run_and_the_same_command_tries_it_alone_again(tmp_path):
+    axes = ("optimizer.lr=1e-3,2e-3", "optimizer.weight_decay=0,-1", "sweep.jobs_per_node=2")
+    done = sweep(tmp_path, *axes)
+    assert done.returncode == 1
+    assert [row[:4] for row in table(done.stdout)[1:]] == [
+        ["0", "new", "0.001", "0"],
+        ["1", "new", "0.001", "-1"],
+        ["2", "new", "0.002", "0"],
+        ["3", "new", "0.002", "-1"],
+    ]
+    told = done.stderr.splitlines()
+    assert [line.split(" (")[0] for line in told] == ["job 1", "job 3"]
+    assert all("failed: ValueError: Invalid weight_decay value: -1; its output is in " in line for line in told)
+    assert states(tmp_path) == {"0": "FINISHED", "1": "FAILED", "2": "FINISHED", "3": "FAILED"}
+    assert "sweep sweep: 2 settings of 4 jobs" in done.stdout and "compare the runs: " in done.stdout
+    assert (tmp_path / "sweep" / "plan.csv").read_text().count("\n") == 5
+
+    again = sweep(tmp_path, *axes, "sweep.dry_run=true")
+    assert again.returncode == 0
+    assert again.stdout.count("finished, skipped") == again.stdout.count("failed, tried again") == 2
+
+
+def test_a_stop_signal_saves_ends_the_sweep_and_the_sweep_goes_on_from_there(tmp_path):
+    axes = ("seed=1,2", "trainer.epochs=20")
+    process = subprocess.Popen(
+        [*COMMAND, *axes], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    journal = tmp_path / "sweep" / "0" / "metrics.jsonl"
+    while not (journal.is_file() and '"train/loss"' in journal.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and states(tmp_path) == {"0": "KILLED"}
+    assert not (tmp_path / "sweep" / "1").exists()
+
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    resumed = [COMMAND[0], "sweep.resume=../sweep", f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]
+    done = subprocess.run(resumed, cwd=elsewhere, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert states(tmp_path) == {"0": "FINISHED", "1": "FINISHED"}
+    results = [json.loads((tmp_path / "sweep" / num / "result.json").read_text()) for num in "01"]
+    assert all(result["pruned"] is None for result in results)
+    (first, _) = reading.runs_of_sweep(f"sqlite:///{tmp_path / 'mlflow.db'}", "sweep")
+    assert first.tags["resumed"] == "1" and first.metrics["epoch"] == 20
+
+
+def test_duplicates_are_shown_and_skipped_on_request_and_a_failure_can_end_the_sweep(tmp_path):
+    clipped = ("schedule=reference_cosine", "optimizer.lr=1e-3,1.5e-3")  # both become the lower limit of its batch rule
+    done = sweep(tmp_path, *clipped, "sweep.skip_duplicates=true", "tracking=none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "same as job 0" in done.stdout and "duplicate, skipped" in done.stdout
+    assert (tmp_path / "sweep" / "0" / "result.json").is_file() and not (tmp_path / "sweep" / "1").exists()
+
+    done = sweep(
+        tmp_path, "optimizer.weight_decay=-1,0", "sweep.stop_on_failure=true", "tracking=none", "hydra.sweep.dir=other"
+    )
+    assert done.returncode == 1 and not (tmp_path / "other" / "1").exists()
