@@ -57,6 +57,8 @@ DEVICES = {
     # fp16 on a CPU runs without fast kernels and would need a loss scale: slower and less exact than bf16 or fp32.
     "cpu": Device(None, "gloo", ("fp32", "bf16"), "", ""),
 }
+# Process groups that were left. torch 2.4's gloo waits for its peers when the last reference goes, and a peer may have ended.
+KEPT: list[Any] = []
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -152,7 +154,7 @@ class Accelerator:
         cls, choice: DeviceChoice, precision: Precision, *, timeout_s: float = 1800.0, alone: bool = False
     ) -> Iterator[Accelerator]:
         """The accelerator of this process; joins the process group that RANK and WORLD_SIZE describe, unless `alone`, and leaves it at
-        the end.
+        a good end. After an error the process has to end.
 
         Raises UserError for an absent device, fewer devices than processes, or a precision that the device lacks.
         """
@@ -170,13 +172,12 @@ class Accelerator:
         )
         if world_size > 1:
             dist.init_process_group(DEVICES[name].collective, timeout=timedelta(seconds=timeout_s))
-        try:
-            accelerator.start_precision()
-            yield accelerator
+        accelerator.start_precision()
+        yield accelerator
+        if world_size > 1:  # not after an error: taking the group down may wait for processes that wait for this one
             accelerator.any(False)  # all arrive here: a process that leaves first breaks the others' last messages
-        finally:
-            if world_size > 1:
-                dist.destroy_process_group()
+            KEPT.append(dist.group.WORLD)
+            dist.destroy_process_group()
 
     def start_precision(self) -> None:
         """Finds the spelling of autocast that computes in the asked type: a wrong device string makes torch train in float32
@@ -257,7 +258,7 @@ class Accelerator:
         """Of every process by rank: torch's host stream and the device's, in host memory. All processes call it together."""
         own = {"host": torch.get_rng_state()}
         if hasattr(self.module, "get_rng_state"):
-            own["device"] = self.module.get_rng_state(self.device)
+            own[self.name] = self.module.get_rng_state(self.device)
         found: list[dict[str, Tensor]] = [{} for _ in range(self.world_size)]
         for key, state in own.items():
             parts = collectives.gather(state.to(self.device), [len(state)] * self.world_size)
@@ -266,10 +267,10 @@ class Accelerator:
         return found
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
-        """Takes up the streams where one entry of `rng_states` left them."""
+        """Takes up the streams where one entry of `rng_states` left them; another kind of device keeps its own."""
         torch.set_rng_state(state["host"])
-        if "device" in state:
-            self.module.set_rng_state(state["device"], self.device)
+        if self.name in state:
+            self.module.set_rng_state(state[self.name], self.device)
 
     def synchronize(self) -> None:
         """Waits until the device has done what it was given; before and after whatever is timed."""
@@ -363,10 +364,12 @@ def check_device_count(name: str, num_processes: int) -> None:
         )
 
 
-def check_sync_batch_norm(name: str) -> None:
-    """Raises UserError on the device where torch has no such layer."""
-    if name == "cpu":
+def check_exchange(name: str, distributed: Distributed) -> None:
+    """Raises UserError for what torch does not have on the device."""
+    if distributed.sync_batch_norm and name == "cpu":
         raise UserError("distributed.sync_batch_norm: torch has no such layer on cpu; set it to false")
+    if distributed.compression == "bf16" and name != "cuda":
+        raise UserError(f"distributed.compression=bf16: torch refuses it on {name}; set it to fp16")
 
 
 def host_copy(state: Any) -> Any:

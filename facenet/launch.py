@@ -111,7 +111,7 @@ def run_ranks(
             with held_back():
                 for place in places:
                     ranks.append(start_rank(run_dir, task, place, grace_s))
-            watch(ranks, received, elsewhere)
+            watch(ranks, received, elsewhere, grace_s)
         finally:
             for rank in ranks:
                 rank.process.kill()
@@ -181,17 +181,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def watch(ranks: Sequence[Rank], received: Sequence[int], elsewhere: Callable[[], list[Failure]]) -> None:
-    """Until all have ended. The first stop signal is passed on; a failure ends the other ranks within seconds, whatever they wait for."""
-    deadline, passed_on = math.inf, False
+def watch(
+    ranks: Sequence[Rank], received: Sequence[int], elsewhere: Callable[[], list[Failure]], grace_s: float
+) -> None:
+    """Until all have ended. The first stop signal is passed on, and ranks end themselves within `grace_s` of it, or are ended; a failure ends
+    the other ranks within seconds, whatever they wait for."""
+    deadline, passed_on, fallen = math.inf, False, False
     while running := [rank for rank in ranks if rank.running()]:
         if received and not passed_on:
-            passed_on = True
+            passed_on, deadline = True, min(deadline, time.monotonic() + grace_s + FAREWELL_S)
             for rank in running:
                 rank.process.send_signal(received[0])
         failed = any(rank not in running and rank.code not in FINE for rank in ranks)
-        if deadline == math.inf and (failed or elsewhere()):
-            deadline = time.monotonic() + FAREWELL_S
+        if not fallen and (failed or elsewhere()):
+            fallen, deadline = True, min(deadline, time.monotonic() + FAREWELL_S)
         if time.monotonic() > deadline:
             for rank in running:
                 rank.process.send_signal(WHERE_SIGNAL)

@@ -328,6 +328,16 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
         wait_for(lambda: not processes_of(run_dir), limit_s=10)
 
 
+def test_a_rank_that_cannot_take_the_signal_is_ended_all_the_same(tmp_path):
+    """A frozen process, as one that hangs in a driver or has not come to its handlers yet."""
+    with running(tmp_path, "tracking=none", "distributed.grace_s=1") as (process, run_dir):
+        (rank,) = set(processes_of(run_dir)) - {process.pid}
+        os.kill(rank, signal.SIGSTOP)
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    assert processes_of(run_dir) == [] and "Traceback" not in read(tmp_path / "said")
+
+
 @pytest.mark.slow
 def test_sigterm_stops_two_processes_at_the_same_step(tmp_path):
     with running(tmp_path, "tracking=none", "distributed=ddp") as (process, run_dir):

@@ -17,8 +17,10 @@ def largest_fitting(fits: Callable[[int], bool], size: int, unit: int) -> int:
     return good * unit
 
 
-def advice(size: int, fitting: int, *, unit: int, num_processes: int, accumulate: int) -> str:
-    """What to set, for `size` images that a process computed at once and `fitting` that it could have."""
+def advice(size: int, fitting: int | None, *, unit: int, num_processes: int, accumulate: int) -> str:
+    """What to set, for `size` images that a process computed at once and `fitting` that it could have; None where that was not tried."""
+    if fitting is None:
+        return "lower data.batch_size, or raise trainer.accumulate to compute the same batch in parts"
     if fitting == 0:
         return "not even the smallest batch fits; use a smaller data.image_size or backbone"
     whole = size * accumulate

@@ -192,7 +192,7 @@ class Trainer:
         peak = self.accelerator.memory().peak or 0
         told = advice(
             size,
-            largest_fitting(lambda smaller: self.fits(batch, smaller), size, unit),
+            largest_fitting(lambda smaller: self.fits(batch, smaller), size, unit) if self.steps_alone() else None,
             unit=unit,
             num_processes=self.accelerator.world_size,
             accumulate=self.settings.accumulate,
@@ -202,6 +202,13 @@ class Trainer:
             f"(its words: {words}); {told}"
         )
 
+    def steps_alone(self) -> bool:
+        """Whether the module without its wrapper waits for no other process, which may have found its memory."""
+        parts = self.bare_module.modules()
+        return self.accelerator.world_size == 1 or not any(
+            isinstance(part, nn.SyncBatchNorm) or getattr(part, "gather", False) for part in parts
+        )
+
     def fits(self, batch: Batch, size: int) -> bool:
         """Whether a step on the first `size` images of the batch finds memory. It is a step: what was learned is spoilt."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -209,6 +216,8 @@ class Trainer:
         try:
             self.forward_backward(self.bare_module, batch.images[:size], batch.labels[:size])
             self.accelerator.step(self.optimizer)
+        except ValueError:  # batch statistics of one image
+            return False
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -56,8 +56,8 @@ def embed(
             done += len(batch.indices)
             if progress is not None:
                 progress(min(done * len(ranks), len(chosen)), len(chosen))
-        # The device is waited for once, not once per batch.
-        gathered = torch.cat(collectives.gather(torch.cat(rows), [len(share) for share in shares])).numpy(force=True)
+    # The device is waited for once, not once per batch. Outside of inference mode, in which torch 2.4 refuses collectives.
+    gathered = torch.cat(collectives.gather(torch.cat(rows), [len(share) for share in shares])).numpy(force=True)
     ordered = np.empty((len(chosen), width), np.float32)
     ordered[np.concatenate(shares)] = gathered
     return ordered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ class Epochs:
             rest = self.feed.train(self.progress.epoch, first=self.progress.batches)
             row = self.engine.train_epoch(rest, self.progress)
             if self.engine.stopped:
+                self.run.stop.set(signal.SIGTERM)  # told by another rank, this one ends with the same kind of code
                 path = self.save(score=None, verification=None, finished_epoch=False)
                 log.info("stopped at step %d; the state is in %s", self.progress.step, path)
                 break

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from facenet.accelerator import DeviceChoice, Precision, check_precision, check_sync_batch_norm
+from facenet.accelerator import DeviceChoice, Precision, check_exchange, check_precision
 from facenet.data.identities import Faces, Subset
 from facenet.data.sampler import Sampler
 from facenet.data.source import Data
@@ -134,8 +134,8 @@ def make_plan(
     lacks what is asked of it."""
     device, reason = accelerator.resolve()
     check_precision(device, precision)
-    if distributed.sync_batch_norm and num_processes > 1:
-        check_sync_batch_norm(device)
+    if num_processes > 1:
+        check_exchange(device, distributed)
     images_per_step = sampler.images_per_step(data.batch_size, num_processes, trainer.accumulate)
     num_images = len(material.train)
     steps_per_epoch = num_images // data.batch_size

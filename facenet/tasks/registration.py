@@ -17,6 +17,9 @@ from facenet.tasks.restore import from_checkpoint
 class Deployable(nn.Module):
     """RGB images uint8 (N, H, W, 3), fitted to the network's size, to embeddings float32 (N, D) of unit length."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, embedder: Embedder, preprocess: Preprocess) -> None:
         super().__init__()
         self.embedder = embedder
