@@ -29,7 +29,7 @@ FOLDER = ["facenet-train", "data=folder", "data.image_size=32", "data.batch_size
 LIST = ["facenet-train", "data=annotation", "data.image_size=32", "data.batch_size=6", *QUIET]
 EVALUATE = ["facenet-evaluate", "benchmark.root={inputs}/people", "benchmark.pairs={inputs}/pairs.txt", "tracking=none"]
 HYDRA_NOTES = {"cli.log", "config.yaml", "hydra.yaml", "overrides.yaml", "multirun.yaml"}
-RANK_NOTES = {"resolved.yaml", "split.json", "train.log", "failure-0.json"}
+RANK_NOTES = {"tracking.json", ".lock", "resolved.yaml", "split.json", "train.log", "failure-0.json"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     "tracking server": (
         ["facenet-train", *DRAWN, "benchmark=none", "tracking.uri=http://127.0.0.1:9"],
         "tracking: MLflow at http://127.0.0.1:9 cannot be used (it does not answer); ",
-        {"resolved.yaml"},
+        {".lock", "resolved.yaml"},
     ),
     "corrupt checkpoint": (
         [*EVALUATE, "checkpoint={inputs}/corrupt.pt"],
@@ -291,14 +291,17 @@ def test_annotate_counts_what_is_no_image_and_writes_the_same_twice(inputs: Path
     )
 
 
-@pytest.mark.parametrize("command", ["facenet-train", "facenet-evaluate", "facenet-data"])
+FLAG_COMMANDS = ("facenet-data", "facenet-doctor", "facenet-compare-loss", "facenet-runs", "facenet-report")
+
+
+@pytest.mark.parametrize("command", ["facenet-train", "facenet-evaluate", *FLAG_COMMANDS])
 def test_help_is_there_before_torch_and_mlflow(command: str, tmp_path: Path):
     ran = run(tmp_path, command, "--help", python=(sys.executable, "-X", "importtime"))
     assert ran.code == 0
     imported = {line.rsplit("|", 1)[-1].strip() for line in ran.err.splitlines() if line.startswith("import time:")}
-    assert "facenet.cli" in imported
+    assert ("facenet.tools" if command in FLAG_COMMANDS else "facenet.cli") in imported
     assert not imported & {"torch", "mlflow", "numpy", "albumentations", "matplotlib"}
-    if command != "facenet-data":
+    if command not in FLAG_COMMANDS:
         examples = ran.out.split("Examples\n")[1].splitlines()
         assert all(line.startswith(f"  {command}") for line in examples if line.strip()) and len(examples) >= 3
     assert not any(tmp_path.iterdir())

@@ -22,6 +22,7 @@ from facenet.errors import UserError
 from facenet.failure import Failure, RankFailed, cause, note_failure, noted_failures
 from facenet.launch import launch
 from facenet.stop import STOP_SIGNALS, StopFlag, stop_signals_raise
+from facenet.sweeps.settings import split
 
 JOB = [
     *("data.num_identities=8", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"),
@@ -52,7 +53,7 @@ def resolved(*overrides):
 
     assert cli.own_experiments  # its import registers a resolver of the config
     with initialize_config_module("facenet.conf", version_base="1.3"):
-        return config.resolve(compose("train", overrides=[*JOB, "tracking=none", *overrides]))
+        return split(config.resolve(compose("train", overrides=[*JOB, "tracking=none", *overrides])))[0]
 
 
 @pytest.fixture

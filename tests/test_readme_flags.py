@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_module
 
 from facenet import cli  # registers the resolvers
 from facenet import config as configs
+from facenet.sweeps.settings import split
 from facenet.tasks.train import train
 
 DOCS = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ def test_a_row_says_what_fits(flag: str, override: str):
     """Each code span by itself, as a reader takes it. What a choice leaves to the user (a folder, a list) may be missing."""
     assert cli.own_experiments
     for words in overrides(override):
-        config = configs.resolve(compose("train", overrides=words))
+        config, _ = split(configs.resolve(compose("train", overrides=words)))
         problems = [problem for problem in configs.problems_of(config, train) if ": needs a value; set " not in problem]
         assert not problems, (words, problems)
     if "no counterpart" in override:
