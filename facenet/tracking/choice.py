@@ -60,11 +60,11 @@ class MlflowTracking:
         signals. Raises UserError when the store cannot be used."""
         uri = self.where()
         run_id, path = open_run(uri, self.experiment, self.run_name or facts.name, facts, run_id)
-        with sent_until_its_end(uri, path), self.sampled(path, run_id):
+        with sent_until_its_end(uri, path), self.sampled(path, run_id, uri):
             yield run_id
 
-    def sampled(self, path: Path, run_id: str) -> contextlib.AbstractContextManager[None]:
-        return sampled(path, run_id) if self.system_metrics else contextlib.nullcontext()
+    def sampled(self, path: Path, run_id: str, uri: str) -> contextlib.AbstractContextManager[None]:
+        return sampled(path, run_id, uri) if self.system_metrics else contextlib.nullcontext()
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:
         """For rank 0, while `run` is open in this or the launching process."""

@@ -16,10 +16,12 @@ FIRST = f"{PREFIX}cpu_utilization_percentage"  # in every sample
 
 
 @contextlib.contextmanager
-def sampled(path: Path, run_id: str, *, every_s: float = 10.0) -> Iterator[None]:
+def sampled(path: Path, run_id: str, uri: str, *, every_s: float = 10.0) -> Iterator[None]:
     """Samples into a journal until left. The step of a sample is its number, also over the resumed parts of a run."""
     closing = threading.Event()
-    thread = threading.Thread(target=sample, args=(path, run_id, every_s, closing), name="system-metrics", daemon=True)
+    thread = threading.Thread(
+        target=sample, args=(path, run_id, uri, every_s, closing), name="system-metrics", daemon=True
+    )
     thread.start()
     try:
         yield
@@ -28,11 +30,12 @@ def sampled(path: Path, run_id: str, *, every_s: float = 10.0) -> Iterator[None]
         thread.join(5)
 
 
-def sample(path: Path, run_id: str, every_s: float, closing: threading.Event) -> None:
+def sample(path: Path, run_id: str, uri: str, every_s: float, closing: threading.Event) -> None:
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # which devices it does not have
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(run_id)  # as a collector: its own thread ends when the store is away
+    # As a collector: its own thread ends when the store is away. Without the address it would make a database in this directory.
+    monitor = SystemMetricsMonitor(run_id, tracking_uri=uri)
     step = 1 + last_steps(path).get(FIRST, -1)
     with contextlib.closing(Journal(path)) as journal, contextlib.suppress(UserError):  # which rank 0 meets as well
         monitor.collect_metrics()  # the load since the sample before: the first has none

@@ -9,11 +9,14 @@ def samples(path):
     return [record for record, _ in journal.read(path) if "metrics" in record]
 
 
-def test_the_machines_load_is_sampled_into_the_journal_until_the_run_ends(tmp_path):
+def test_the_machines_load_is_sampled_into_the_journal_until_the_run_ends(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/there.db"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     path = journal.begin(tmp_path, "a" * 32, None)
     for part in (1, 2):  # the second as after a resume
         before = len(samples(path))
-        with sampled(path, "a" * 32, every_s=0.05):
+        with sampled(path, "a" * 32, uri, every_s=0.05):
             deadline = time.monotonic() + 60
             while len(samples(path)) < before + 3 and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -23,11 +26,12 @@ def test_the_machines_load_is_sampled_into_the_journal_until_the_run_ends(tmp_pa
     for record in found:
         assert 0 <= record["metrics"]["system/cpu_utilization_percentage"] <= 100
         assert 0 < record["metrics"]["system/system_memory_usage_percentage"] < 100
+    assert not any((tmp_path / "here").iterdir())  # no second database beside the store
 
 
 def test_it_ends_at_once_with_the_run(tmp_path):
-    path = journal.begin(tmp_path, "a" * 32, None)
-    with sampled(path, "a" * 32, every_s=1000.0):
+    path, uri = journal.begin(tmp_path, "a" * 32, None), f"sqlite:///{tmp_path}/there.db"
+    with sampled(path, "a" * 32, uri, every_s=1000.0):
         time.sleep(0.2)
         began = time.monotonic()
     assert time.monotonic() - began < 5 and not samples(path)
