@@ -9,14 +9,13 @@ def samples(path):
     return [record for record, _ in journal.read(path) if "metrics" in record]
 
 
-def test_the_machines_load_is_sampled_into_the_journal_until_the_run_ends(tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path}/there.db"
+def test_the_machines_load_is_sampled_into_the_journal_until_the_run_ends(tmp_path, monkeypatch, mlflow):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     path = journal.begin(tmp_path, "a" * 32, None)
     for part in (1, 2):  # the second as after a resume
         before = len(samples(path))
-        with sampled(path, "a" * 32, uri, every_s=0.05):
+        with sampled(path, "a" * 32, mlflow.uri, every_s=0.05):
             deadline = time.monotonic() + 60
             while len(samples(path)) < before + 3 and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -29,9 +28,9 @@ def test_the_machines_load_is_sampled_into_the_journal_until_the_run_ends(tmp_pa
     assert not any((tmp_path / "here").iterdir())  # no second database beside the store
 
 
-def test_it_ends_at_once_with_the_run(tmp_path):
-    path, uri = journal.begin(tmp_path, "a" * 32, None), f"sqlite:///{tmp_path}/there.db"
-    with sampled(path, "a" * 32, uri, every_s=1000.0):
+def test_it_ends_at_once_with_the_run(tmp_path, mlflow):
+    path = journal.begin(tmp_path, "a" * 32, None)
+    with sampled(path, "a" * 32, mlflow.uri, every_s=1000.0):
         time.sleep(0.2)
         began = time.monotonic()
     assert time.monotonic() - began < 5 and not samples(path)
