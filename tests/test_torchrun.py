@@ -205,8 +205,9 @@ def test_two_agents_end_together_when_there_is_no_job(tmp_path: Path, arguments:
             "import os; os._exit(7)",
             "rank 0:\nTraceback (most recent call last):",
         ),  # rank 1 said nothing; torchrun names it
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "rank 0:\nTraceback (most recent call last):"),
     ],
-    ids=["raises", "hangs", "leaves"],
+    ids=["raises", "hangs", "leaves", "is killed"],
 )
 def test_a_rank_that_fails_ends_all_and_the_run_is_failed(tmp_path: Path, fault: str, reason: str):
     (tmp_path / "sitecustomize.py").write_text(SITE)
