@@ -37,6 +37,7 @@ class Device:
     precisions: tuple[str, ...]
     fix: str  # what to do when it was asked for and is absent
     visible: str  # environment variable that chooses among several
+    monitor: str  # the vendor's program that prints the state of all, and the driver's version
 
 
 DEVICES = {
@@ -46,6 +47,7 @@ DEVICES = {
         ("fp32", "fp16", "bf16"),
         "install the vendor's torch_sdaa and check teco-smi",
         "SDAA_VISIBLE_DEVICES",
+        "teco-smi",
     ),
     "cuda": Device(
         None,
@@ -53,9 +55,10 @@ DEVICES = {
         ("fp32", "fp16", "bf16"),
         "install a CUDA build of torch and check nvidia-smi",
         "CUDA_VISIBLE_DEVICES",
+        "nvidia-smi",
     ),
     # fp16 on a CPU runs without fast kernels and would need a loss scale: slower and less exact than bf16 or fp32.
-    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", ""),
+    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", "", ""),
 }
 # Process groups that were left. torch 2.4's gloo waits for its peers when the last reference goes, and a peer may have ended.
 KEPT: list[Any] = []
@@ -305,7 +308,7 @@ class Accelerator:
             self.module.empty_cache()
 
     def describe(self) -> dict[str, str]:
-        """Name, plugin, runtime and driver of the device, as far as they can be known."""
+        """Name, plugin and runtime of the device, as far as torch knows them."""
         found = {}
         with contextlib.suppress(AttributeError, RuntimeError):
             found["device"] = str(self.module.get_device_name(self.device))

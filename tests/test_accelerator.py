@@ -74,7 +74,7 @@ def test_why_a_plugin_device_is_absent(monkeypatch, tmp_path, body, problem):
     if body is not None:
         (tmp_path / "torch_absent.py").write_text(body)
     monkeypatch.delitem(sys.modules, "torch_absent", raising=False)
-    monkeypatch.setitem(accelerators.DEVICES, "sdaa", Device("torch_absent", "tccl", ("fp32",), "", ""))
+    monkeypatch.setitem(accelerators.DEVICES, "sdaa", Device("torch_absent", "tccl", ("fp32",), "", "", ""))
     with pytest.raises(UserError, match=problem):
         DeviceChoice(name="sdaa").resolve()
     assert absent("cpu") is None

@@ -361,18 +361,30 @@ def test_a_signal_in_the_first_moments_of_the_ranks_stops_the_job(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_fails_the_run_on_record(tmp_path):
+@pytest.mark.parametrize("end", ["raises", "exits", "is killed", "hangs"])
+def test_a_rank_that_ends_badly_fails_the_run_on_record(tmp_path, end):
     (tmp_path / "sitecustomize.py").write_text(SITE)
-    fault = {"PYTHONPATH": str(tmp_path), "FACENET_TEST_OUT": str(tmp_path)}
-    fault["FACENET_TEST_FAULT"] = "if rank == '1': os.kill(os.getpid(), signal.SIGKILL)"
+    fault, begins, holds, _ = ENDS[end]
+    environment = {"PYTHONPATH": str(tmp_path), "FACENET_TEST_OUT": str(tmp_path)}
+    environment["FACENET_TEST_FAULT"] = f"if rank == '1': {fault}"
     command = [str(Path(sys.executable).parent / "facenet-train"), *JOB, "distributed=ddp", "hydra.run.dir=run"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, **fault}, timeout=120, capture_output=True, text=True
+        [*command, *(["distributed.timeout_s=10"] if end == "hangs" else [])],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        timeout=120,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1, done.stderr
-    said = f"rank 1:\nkilled by SIGKILL, as the kernel does when memory runs out, without a traceback\nlog of rank 1: {tmp_path}/run/ranks/1.log"
-    assert done.stderr.endswith(f"{said}\n") and "Traceback" not in done.stderr
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("select status from runs").fetchall() == [("FAILED",)]
-        assert database.execute("select value from tags where key = 'error'").fetchall() == [(said,)]
+        ((error,),) = database.execute("select value from tags where key = 'error'").fetchall()
+    assert error.startswith(begins) and holds.format(tmp_path=tmp_path) in error
+    assert done.stderr.endswith(f"{error}\n") and done.stderr.count("Traceback") == error.count("Traceback")
+    if end == "is killed":
+        assert error == (
+            "rank 1:\nkilled by SIGKILL, as the kernel does when memory runs out, without a traceback\n"
+            f"log of rank 1: {tmp_path}/run/ranks/1.log"
+        )
     assert processes_of(tmp_path / "run") == []

@@ -140,7 +140,9 @@ def test_a_users_mistake_is_told_once_and_nobody_waits(tmp_path: Path, arguments
     begun = time.monotonic()
     code, said = ended(tmp_path, *TWO, "--no-python", str(BIN / "facenet-train"), *arguments)
     assert code == 1 and said.count(message) == 1, said  # torchrun's own code
-    assert said.count("exitcode  : 2 ") == 2 and "facenet/cli.py" not in said
+    # torchrun ends a process that is slower to leave than the first by its own signal.
+    own, signalled = said.count("exitcode  : 2 "), said.count("exitcode  : -15 ")
+    assert own >= 1 and own + signalled == 2 and "facenet/cli.py" not in said
     assert time.monotonic() - begun < 90
 
 
@@ -205,13 +207,16 @@ def test_two_agents_end_together_when_there_is_no_job(tmp_path: Path, arguments:
             "import os; os._exit(7)",
             "rank 0:\nTraceback (most recent call last):",
         ),  # rank 1 said nothing; torchrun names it
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "rank 0:\nTraceback (most recent call last):"),
     ],
-    ids=["raises", "hangs", "leaves"],
+    ids=["raises", "hangs", "leaves", "is killed"],
 )
 def test_a_rank_that_fails_ends_all_and_the_run_is_failed(tmp_path: Path, fault: str, reason: str):
     (tmp_path / "sitecustomize.py").write_text(SITE)
     environment = {"PYTHONPATH": str(tmp_path), "FACENET_TEST_FAULT": fault}
-    code, said = ended(tmp_path, *TWO, "-m", "facenet", *JOB, "distributed.timeout_s=4", **environment)
+    # The group must form within it, too: on a busy machine four seconds do not do.
+    waits = ["distributed.timeout_s=15"] if "sleep" in fault else []
+    code, said = ended(tmp_path, *TWO, "-m", "facenet", *JOB, *waits, **environment)
     assert code == 1 and status(tmp_path) == [("FAILED",)], said
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         ((error,),) = database.execute("select value from tags where key = 'error'").fetchall()

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from facenet.accelerator import absent
 from facenet.errors import UserError
 from facenet.tasks.doctor.collectives import ALONE
+from facenet.tasks.doctor.device import monitored
 from facenet.tasks.doctor.machine import check_cores, container_cores
 from facenet.tasks.doctor.report import Report
 from facenet.tasks.doctor.settings import check_settings
@@ -90,6 +91,7 @@ def test_the_stand_in_for_sdaa_is_found_taken_and_reached(tmp_path, standin):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["devices"]["sdaa"] == {"count": 2, "taken": True, "reason": None}
+    assert found["device"]["driver"] == "unknown: teco-smi does not tell"
     assert found["device"]["torch_device"] == "sdaa:0" and found["device"]["memory"]["free"] > 0
     assert {name: speed["autocast"] for name, speed in found["speed"].items()} == {
         "fp32": "float32",
@@ -97,6 +99,28 @@ def test_the_stand_in_for_sdaa_is_found_taken_and_reached(tmp_path, standin):
         "bf16": "bfloat16",
     }
     assert (found["collectives"]["processes"], found["collectives"]["results"]) == (2, "sum and gather are right")
+
+
+@pytest.mark.parametrize(
+    ("head", "versions"),
+    [
+        (
+            "|  TCML: 1.10.0    SDAADriver: 1.1.2b1    SDAARuntime: 1.1.2b0   |",
+            {"driver": "1.1.2b1", "runtime": "1.1.2b0"},
+        ),
+        ("| NVIDIA-SMI 550.127.05   Driver Version: 550.127.05   CUDA Version: 12.4 |", {"driver": "550.127.05"}),
+        ("no devices were found", {}),
+    ],
+)
+def test_the_drivers_version_is_read_from_the_vendors_monitor(tmp_path, head, versions):
+    program = tmp_path / "monitor"
+    program.write_text(f"#!/bin/sh\necho '{head}'\n")
+    program.chmod(0o755)
+    assert monitored(str(program)) == versions
+
+
+def test_a_monitor_that_is_not_there_tells_nothing(tmp_path):
+    assert monitored(str(tmp_path / "monitor")) == {}
 
 
 @pytest.mark.skipif(absent("cuda") is None, reason="the device that is to be missed is present")

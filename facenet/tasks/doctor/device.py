@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from facenet.accelerator import (
+    DEVICES,
     DTYPES,
     Accelerator,
     DeviceChoice,
@@ -23,6 +26,9 @@ from facenet.tasks.doctor.report import Report
 
 LONG_ENOUGH_S = 0.02  # a single call that is worth timing
 TIMED_S = 0.1
+MONITOR_S = 20.0
+# In the head of the monitors' tables: "Driver Version: 550.127.05", "SDAADriver: 1.1.2b1   SDAARuntime: 1.1.2b0".
+VERSION = re.compile(r"(Driver|Runtime)(?: Version)?: *(\S+)")
 
 
 def check_devices(report: Report, asked: str) -> str | None:
@@ -61,10 +67,23 @@ def describe(report: Report, accelerator: Accelerator) -> None:
     report.fact("device", "torch_device", str(accelerator.device))
     for key, text in accelerator.describe().items():
         report.fact("device", key, text)
+    if monitor := DEVICES[accelerator.name].monitor:
+        versions = monitored(monitor) or {"driver": f"unknown: {monitor} does not tell"}
+        for key, text in versions.items():
+            report.fact("device", key, text)
     total, free = accelerator.memory().total, accelerator.ask("mem_get_info", lambda pair: int(pair[0]))
     if total is not None:
         left = "" if free is None else f", {free / 1e9:.1f} free"
         report.fact("device", "memory", f"{total / 1e9:.1f} GB{left}", {"total": total, "free": free})
+
+
+def monitored(program: str) -> dict[str, str]:
+    """Versions of driver and runtime that a monitor prints; torch does not know them."""
+    try:
+        said = subprocess.run([program], capture_output=True, text=True, timeout=MONITOR_S).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {name.lower(): version for name, version in VERSION.findall(said)}
 
 
 def computed(accelerator: Accelerator) -> str:
