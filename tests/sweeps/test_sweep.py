@@ -59,7 +59,7 @@ def test_a_failing_job_is_told_the_others_run_and_the_same_command_tries_it_alon
     ]
     told = done.stderr.splitlines()
     assert [line.split(" (")[0] for line in told] == ["job 1", "job 3"]
-    assert all("failed: ValueError: Invalid weight_decay value: -1; its output is in " in line for line in told)
+    assert all("FAILED: ValueError: Invalid weight_decay value: -1; its output is in " in line for line in told)
     assert states(tmp_path) == {"0": "FINISHED", "1": "FAILED", "2": "FINISHED", "3": "FAILED"}
     assert "sweep sweep: 2 settings of 4 jobs" in done.stdout and "compare the runs: " in done.stdout
     assert (tmp_path / "sweep" / "plan.csv").read_text().count("\n") == 5
@@ -79,7 +79,9 @@ def test_a_stop_signal_saves_ends_the_sweep_and_the_sweep_goes_on_from_there(tmp
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=60)
+    assert "job 0: stopped by a signal; took " in out and "FAILED" not in out
+    assert out.splitlines()[-1] == f"go on with what is left: facenet-train sweep.resume={tmp_path / 'sweep'}"
     assert process.returncode == 130 and states(tmp_path) == {"0": "KILLED"}
     assert not (tmp_path / "sweep" / "1").exists()
 
