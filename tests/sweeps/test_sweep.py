@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -107,3 +108,60 @@ def test_duplicates_are_shown_and_skipped_on_request_and_a_failure_can_end_the_s
         tmp_path, "optimizer.weight_decay=-1,0", "sweep.stop_on_failure=true", "tracking=none", "hydra.sweep.dir=other"
     )
     assert done.returncode == 1 and not (tmp_path / "other" / "1").exists()
+
+
+def test_jobs_of_several_processes_run_at_a_time_on_devices_of_their_own_and_seeds_are_averaged(tmp_path, standin):
+    """On the stand-in's four devices."""
+    axes = ("optimizer.lr=1e-3,2e-3", "seed=1,2", "accelerator=sdaa", "distributed=ddp", "distributed.num_processes=2")
+    command = [*COMMAND, *axes, "sweep.jobs_per_node=3", "tracking.experiment=study"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | standin
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    seen: dict[str, tuple[str, ...]] = {}
+    while process.poll() is None:
+        seen |= surroundings(tmp_path, "SDAA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+        assert len(running(tmp_path)) <= 2, "four devices hold two jobs of two processes"
+        time.sleep(0.2)
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    assert [row[-3:-1] for row in [line.split() for line in out.splitlines() if line[:3] == "  3"]] == [["x", "sdaa"]]
+    assert {devices for devices, _ in seen.values()} == {"0,1", "2,3"} and sorted(seen) == ["0", "1", "2", "3"]
+    assert {threads for _, threads in seen.values()} == {"1"}
+    assert states(tmp_path) == dict.fromkeys("0123", "FINISHED")
+    assert "sweep sweep: 2 settings of 4 jobs" in out and out.count("(2 seeds)") >= 2
+    (run, *_) = reading.runs_of_sweep(f"sqlite:///{tmp_path / 'mlflow.db'}", "sweep")
+    assert (run.name, run.params["plan.device"], run.params["plan.num_processes"]) == (
+        "optimizer.lr=1e-3, seed=1",
+        "sdaa",
+        "2",
+    )
+    assert float(run.params["optimizer.log10_lr"]) == -3 and run.metrics["samples_seen"] == run.metrics["epoch"] * 72
+    assert "best/train/loss" in run.metrics
+
+
+def running(directory: Path) -> dict[str, Path]:
+    """Job number -> its process's entry in /proc."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "facenet.sweeps.job" in words and str(directory) in words[3]:
+            found[Path(words[3]).name] = path
+    return found
+
+
+def surroundings(directory: Path, *names: str) -> dict[str, tuple[str, ...]]:
+    """Job number -> values of variables in the environment of its process."""
+    found = {}
+    for number, path in running(directory).items():
+        try:
+            lines = (path / "environ").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        environment = dict(line.split("=", 1) for line in lines if "=" in line)
+        if names[0] in environment:
+            found[number] = tuple(environment.get(name, "") for name in names)
+    return found
