@@ -110,6 +110,7 @@ def test_duplicates_are_shown_and_skipped_on_request_and_a_failure_can_end_the_s
     assert done.returncode == 1 and not (tmp_path / "other" / "1").exists()
 
 
+@pytest.mark.timeout(900)  # the stand-in may have to be compiled first
 def test_jobs_of_several_processes_run_at_a_time_on_devices_of_their_own_and_seeds_are_averaged(tmp_path, standin):
     """On the stand-in's four devices."""
     axes = ("optimizer.lr=1e-3,2e-3", "seed=1,2", "accelerator=sdaa", "distributed=ddp", "distributed.num_processes=2")
