@@ -135,8 +135,9 @@ class Session:
     def close(self) -> int:
         """The exit code of the sweep, whose end it prints: the ranked table, the page that compares the runs, and each failed job with its
         reason."""
-        if (uri := next((uri for job in self.jobs if (uri := where_of(job)) is not None), None)) is not None:
-            compare(uri, self.dir.name)
+        stores = [uri for job in self.jobs if (uri := where_of(job)) is not None]
+        if stores:
+            compare(stores[0], self.dir.name)
         if self.failures():
             say(self.way_on())
         for job in self.failures():
