@@ -68,9 +68,10 @@ def resumed(arguments: list[str]) -> list[str]:
     before = Record.read(directory).arguments
     if not before:
         raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
-    kept = [argument for argument in before if not argument.startswith("hydra.sweep.dir=")]
-    added = [argument for argument in arguments if not argument.startswith((key, "hydra.sweep.dir="))]
-    return [*kept, *(argument for argument in added if argument not in kept), f"hydra.sweep.dir={directory}"]
+    added = [argument for argument in arguments if not argument.startswith(key)]
+    added.append(f"hydra.sweep.dir={directory}")
+    said_anew = {argument.partition("=")[0] for argument in added}
+    return [*(argument for argument in before if argument.partition("=")[0] not in said_anew), *added]
 
 
 def train_job(composed: DictConfig) -> float | None:
@@ -166,10 +167,12 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
 
 def end_sweep() -> None:
     """Ends the command with the sweep that it ran, if it ran one that has told how its jobs ended."""
-    batch = sys.modules.get("facenet.sweeps.batch")
+    batch, elsewhere = (sys.modules.get(f"facenet.sweeps.{name}") for name in ("batch", "elsewhere"))
     for session in batch.sessions.values() if batch else ():
         if session.outcomes:
             sys.exit(session.close())
+    if elsewhere:
+        elsewhere.end()
 
 
 def composition_problem(error: Exception, config_name: str) -> str:

@@ -20,7 +20,10 @@ from PIL import Image
 
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
+from facenet.cli import resumed
 from facenet.engine import checkpoint
+from facenet.errors import UserError
+from facenet.sweeps.state import Record
 
 BIN = Path(sys.executable).parent
 DRAWN = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
@@ -323,3 +326,16 @@ def test_a_users_own_presets_are_found(tmp_path: Path):
     assert ran.code == 0, ran.err
     shown = yaml.safe_load(ran.out)
     assert shown["optimizer"]["lr"] == 0.5 and shown["seed"] == 8  # the command line has the last word
+
+
+def test_a_resumed_sweep_is_its_command_with_what_is_said_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    arguments = ["-m", "optimizer.lr=1,2", "sweep.jobs_per_node=1", "hydra.sweep.dir=elsewhere"]
+    Record(arguments).write(tmp_path / "old")
+    told = resumed(["sweep.resume=old", "sweep.jobs_per_node=2", "tracking=none"])
+    here = f"hydra.sweep.dir={tmp_path / 'old'}"
+    assert told == ["-m", "optimizer.lr=1,2", "sweep.jobs_per_node=2", "tracking=none", here]
+    assert resumed(["-m", "seed=1"]) == ["-m", "seed=1"]
+    with pytest.raises(UserError, match="sweep.resume=new: no sweep began there; name the directory of one"):
+        resumed(["sweep.resume=new"])

@@ -35,7 +35,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("sources")
     for name in ("setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copy)
-    for name in ("facenet", "conf", "experiments", "tests"):
+    for name in ("facenet", "hydra_plugins", "conf", "experiments", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "experiments" / "preset" / "of_this_test.yaml").parent.mkdir(exist_ok=True)
     (copy / "experiments" / "preset" / "of_this_test.yaml").write_text(PRESET)
@@ -61,7 +61,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources: Path):
     folders = {"facenet": ("facenet", "*.py"), "conf": ("facenet/conf", "*.yaml")}
-    folders |= {f"experiments/{name}": (f"facenet/experiments/{name}", "*.yaml") for name in ("preset",)}
+    folders |= {"hydra_plugins": ("hydra_plugins", "*.py")}
+    folders |= {f"experiments/{name}": (f"facenet/experiments/{name}", "*.yaml") for name in ("preset", "sweep")}
     expected = {
         f"{home}/{file.relative_to(sources / folder).as_posix()}"
         for folder, (home, pattern) in folders.items()
@@ -75,7 +76,8 @@ def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources
 def test_the_wheel_names_its_commands_and_requirements(wheel: Path):
     archive = zipfile.ZipFile(wheel)
     notes = {name.split("/")[-1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
-    for command, module in {"train": "cli", "evaluate": "cli", "data": "tools", "report": "tools"}.items():
+    commands = {"train": "cli", "evaluate": "cli", "data": "tools", "report": "tools", "runs": "tools"}
+    for command, module in commands.items():
         assert f"facenet-{command} = facenet.{module}:{command}\n" in notes["entry_points.txt"]
     assert "Requires-Python: >=3.10\n" in notes["METADATA"]
     required = [
@@ -103,3 +105,18 @@ def test_an_installation_trains_from_anywhere(installed: Path, tmp_path: Path):
     out = run(tmp_path, *command, PYTHONPATH=str(installed), OMP_NUM_THREADS="1")
     assert f"checkpoint  {tmp_path}/here/checkpoints/best.pt" in out
     assert (tmp_path / "here" / "checkpoints" / "best.pt").is_file()
+
+
+def test_an_installation_sweeps_by_its_own_preset_from_anywhere(installed: Path, tmp_path: Path):
+    tiny = ["data.num_identities=12", "data.images_per_identity=12", "data.image_size=32", "data.val_identities=0.34"]
+    quiet = ["benchmark=none", "tracking=none", "accelerator=cpu", "trainer.max_steps=1", "hydra.sweep.dir=here"]
+    command = [sys.executable, "-c", "from facenet.cli import train; train()", "sweep=lr_batch", *tiny, *quiet]
+    environment = {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    planned = run(tmp_path, *command, "sweep.dry_run=true", **environment)
+    assert [line.split()[:4] for line in planned.splitlines()[2:8]] == [
+        [str(job), "new", lr, size]
+        for job, (lr, size) in enumerate((lr, size) for lr in ("0.0001", "0.0003", "0.001") for size in ("30", "96"))
+    ]
+    pinned = run(tmp_path, *command, "optimizer.lr=1e-3", "data.batch_size=12", **environment)
+    assert pinned.count(": finished, ") == 1
+    assert (tmp_path / "here" / "0" / "result.json").is_file() and not (tmp_path / "here" / "1").exists()

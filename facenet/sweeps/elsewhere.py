@@ -18,6 +18,7 @@ from facenet.data.split import replace_text
 from facenet.errors import UserError, told
 
 OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
+begun: list[tuple[str, str]] = []  # store and sweep_id, in the process of the command
 
 
 class PlanFirst(Callback):
@@ -58,14 +59,18 @@ def begin(config: DictConfig) -> None:
     from facenet.sweeps.batch import arguments, jobs_of, without_hydra
     from facenet.sweeps.job import TABLES
     from facenet.sweeps.plans import Planner
-    from facenet.sweeps.settings import settings_of
+    from facenet.sweeps.settings import settings_of, split
     from facenet.sweeps.state import Record
+    from facenet.tracking.choice import MlflowTracking
 
     sweep = settings_of(configs.resolve(without_hydra(config)))
     for key, value in OWN_ALONE.items():
         if getattr(sweep, key) != value:
             raise UserError(f"sweep.{key}: only facenet's own launcher does this; leave out hydra/launcher, or this")
     check_launcher(config.hydra.launcher, str(config.hydra.sweep.dir))
+    tracking = configs.build(split(configs.resolve(without_hydra(config)))[0]["tracking"])
+    if isinstance(tracking, MlflowTracking) and not sweep.dry_run:
+        begun.append((tracking.where(), Path(config.hydra.sweep.dir).absolute().name))
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
         if sweep.dry_run:
             raise UserError("sweep.dry_run: a search chooses its jobs while it runs; leave it out")
@@ -81,6 +86,14 @@ def begin(config: DictConfig) -> None:
     for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
         replace_text(directory / name, text)
     Record(sys.argv[1:]).write(directory)
+
+
+def end() -> None:
+    """Prints how the jobs compare, with those that failed and why. The launcher has told the rest."""
+    from facenet.sweeps.session import compare
+
+    for uri, sweep_id in begun:
+        compare(uri, sweep_id)
 
 
 def check_launcher(launcher: DictConfig, sweep_dir: str) -> None:

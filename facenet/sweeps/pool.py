@@ -27,12 +27,18 @@ POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: its exit code, objective, reason of a failure in one line, and seconds."""
+    """How a job ended: its exit code, objective, reason of a failure in one line, and seconds. One that a stop signal ended has no reason."""
 
     code: int
     objective: float | None = None
     reason: str = ""
     seconds: float = 0.0
+
+    @property
+    def how(self) -> str:
+        if self.code == 0:
+            return "finished"
+        return f"FAILED: {self.reason}" if self.reason else "stopped by a signal"
 
 
 @dataclass

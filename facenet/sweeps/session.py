@@ -19,6 +19,7 @@ from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
 from facenet.sweeps.state import Record, alone_in, one_line
 from facenet.tracking.choice import NoTracking
+from facenet.tracking.store import masked
 
 
 class Session:
@@ -87,7 +88,11 @@ class Session:
             return
         self.at_a_time = min(self.sweep.jobs_per_node, len(self.waiting), most_at_a_time(self.waiting))
         pool = Pool(self.at_a_time, order=self.order, began=self.began, ended=self.ended)
-        pool.run(list(self.waiting))
+        try:
+            pool.run(list(self.waiting))
+        except (KeyboardInterrupt, SystemExit):
+            say(self.way_on())
+            raise
 
     def order(self, job: Job) -> dict[str, Any]:
         """What `sweeps.job` needs to know."""
@@ -106,12 +111,9 @@ class Session:
             self.record.seconds[str(job.num)] = round(outcome.seconds, 1)
             self.record.write(self.dir)
         took = table.duration(outcome.seconds)
-        if outcome.code:
-            say(f"job {job.num}: FAILED after {took}: {outcome.reason}{log_of(job)}")
-        else:
-            assert job.plan is not None
-            value = "" if outcome.objective is None else f", {job.plan.select} {outcome.objective:.4f}"
-            say(f"job {job.num}: finished in {took}{value}{self.to_go()}")
+        assert job.plan is not None
+        value = "" if outcome.objective is None else f", {job.plan.select} {outcome.objective:.4f}"
+        say(f"job {job.num}: {outcome.how}{log_of(job) if outcome.code else value}; took {took}{self.to_go()}")
         return not (outcome.code and self.sweep.stop_on_failure)
 
     def to_go(self) -> str:
@@ -133,23 +135,30 @@ class Session:
     def close(self) -> int:
         """The exit code of the sweep, whose end it prints: the ranked table, the page that compares the runs, and each failed job with its
         reason."""
-        with contextlib.suppress(UserError):  # not tracked, or no run in the store
-            self.compare()
+        stores = [uri for job in self.jobs if (uri := where_of(job)) is not None]
+        if stores:
+            compare(stores[0], self.dir.name)
+        if self.failures():
+            say(self.way_on())
         for job in self.failures():
             outcome = self.outcomes[job.num]
-            print(f"job {job.num} ({job.label}) failed: {outcome.reason}{log_of(job)}", file=sys.stderr, flush=True)
+            print(f"job {job.num} ({job.label}) {outcome.how}{log_of(job)}", file=sys.stderr, flush=True)
         return worst([self.outcomes[job.num] for job in self.failures()])
 
-    def compare(self) -> None:
-        from facenet.sweeps.ranking import ranked_table
-        from facenet.sweeps.study import read_study
-        from facenet.tracking import reading
+    def way_on(self) -> str:
+        return f"go on with what is left: facenet-train sweep.resume={self.dir}"
 
-        uri = next((uri for job in self.jobs if (uri := where_of(job)) is not None), None)
-        if uri is None:
-            return
-        print(f"\n{ranked_table(read_study(uri, self.dir.name))}")
-        print(f"compare the runs: {reading.compare_url(uri, reading.runs_of_sweep(uri, self.dir.name))}", flush=True)
+
+def compare(uri: str, sweep_id: str) -> None:
+    """Prints the ranked table of a sweep and where its runs can be compared; nothing where none is in the store."""
+    from facenet.sweeps.ranking import ranked_table
+    from facenet.sweeps.study import read_study
+    from facenet.tracking import reading
+
+    with contextlib.suppress(UserError):
+        say(f"\n{ranked_table(read_study(uri, sweep_id))}")
+        say(f"the page of this sweep: facenet-report {sweep_id} --uri '{masked(uri)}'")
+        say(f"compare the runs: {reading.compare_url(uri, reading.runs_of_sweep(uri, sweep_id))}")
 
 
 def where_of(job: Job) -> str | None:

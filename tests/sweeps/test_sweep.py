@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a_failing_job_is_told_the_others_run_and_the_same_command_tries_it_alon
     ]
     told = done.stderr.splitlines()
     assert [line.split(" (")[0] for line in told] == ["job 1", "job 3"]
-    assert all("failed: ValueError: Invalid weight_decay value: -1; its output is in " in line for line in told)
+    assert all("FAILED: ValueError: Invalid weight_decay value: -1; its output is in " in line for line in told)
     assert states(tmp_path) == {"0": "FINISHED", "1": "FAILED", "2": "FINISHED", "3": "FAILED"}
     assert "sweep sweep: 2 settings of 4 jobs" in done.stdout and "compare the runs: " in done.stdout
     assert (tmp_path / "sweep" / "plan.csv").read_text().count("\n") == 5
@@ -79,7 +80,9 @@ def test_a_stop_signal_saves_ends_the_sweep_and_the_sweep_goes_on_from_there(tmp
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=60)
+    assert "job 0: stopped by a signal; took " in out and "FAILED" not in out
+    assert out.splitlines()[-1] == f"go on with what is left: facenet-train sweep.resume={tmp_path / 'sweep'}"
     assert process.returncode == 130 and states(tmp_path) == {"0": "KILLED"}
     assert not (tmp_path / "sweep" / "1").exists()
 
@@ -105,3 +108,62 @@ def test_duplicates_are_shown_and_skipped_on_request_and_a_failure_can_end_the_s
         tmp_path, "optimizer.weight_decay=-1,0", "sweep.stop_on_failure=true", "tracking=none", "hydra.sweep.dir=other"
     )
     assert done.returncode == 1 and not (tmp_path / "other" / "1").exists()
+
+
+@pytest.mark.timeout(900)  # the stand-in may have to be compiled first
+def test_jobs_of_several_processes_run_at_a_time_on_devices_of_their_own_and_seeds_are_averaged(tmp_path, standin):
+    """On the stand-in's four devices."""
+    axes = ("optimizer.lr=1e-3,2e-3", "seed=1,2", "accelerator=sdaa", "distributed=ddp", "distributed.num_processes=2")
+    command = [*COMMAND, *axes, "sweep.jobs_per_node=3", "tracking.experiment=study"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | standin
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    seen: dict[str, tuple[str, ...]] = {}
+    while process.poll() is None:
+        seen |= surroundings(tmp_path, "SDAA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+        assert len(running(tmp_path)) <= 2, "four devices hold two jobs of two processes"
+        time.sleep(0.2)
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    assert [row[-3:-1] for row in [line.split() for line in out.splitlines() if line[:3] == "  3"]] == [["x", "sdaa"]]
+    assert {devices for devices, _ in seen.values()} == {"0,1", "2,3"} and sorted(seen) == ["0", "1", "2", "3"]
+    assert {threads for _, threads in seen.values()} == {"1"}
+    assert states(tmp_path) == dict.fromkeys("0123", "FINISHED")
+    assert "sweep sweep: 2 settings of 4 jobs" in out and out.count("(2 seeds)") >= 2
+    (run, *_) = reading.runs_of_sweep(f"sqlite:///{tmp_path / 'mlflow.db'}", "sweep")
+    assert (run.name, run.params["plan.device"], run.params["plan.num_processes"]) == (
+        "optimizer.lr=1e-3, seed=1",
+        "sdaa",
+        "2",
+    )
+    images = int(run.params["plan.total_steps"]) * int(run.params["plan.images_per_step"])
+    assert float(run.params["optimizer.log10_lr"]) == -3 and run.metrics["samples_seen"] == images
+    assert f"best/{run.params['plan.select']}" in run.metrics
+
+
+def running(directory: Path) -> dict[str, Path]:
+    """Job number -> its process's entry in /proc."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "facenet.sweeps.job" in words and str(directory) in words[3]:
+            found[Path(words[3]).name] = path
+    return found
+
+
+def surroundings(directory: Path, *names: str) -> dict[str, tuple[str, ...]]:
+    """Job number -> values of variables in the environment of its process."""
+    found = {}
+    for number, path in running(directory).items():
+        try:
+            lines = (path / "environ").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        environment = dict(line.split("=", 1) for line in lines if "=" in line)
+        if names[0] in environment:
+            found[number] = tuple(environment.get(name, "") for name in names)
+    return found

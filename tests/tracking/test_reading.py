@@ -16,7 +16,7 @@ def sweep(store):
 
     uri = f"sqlite:///{store}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
-    experiment_id = client.create_experiment("reading", artifact_location=f"file://{store}/reading")
+    experiment_id = client.create_experiment("reading", artifact_location=(store / "reading").as_uri())
     ids = []
     for job, state in ((10, "FINISHED"), (2, "KILLED"), (1, None)):
         tags = {**this_process(), "sweep_id": "s-9", "job_num": str(job)}
