@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from facenet.atomic import replacing
 from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import note_failure
 from facenet.launch import WHERE_SIGNAL, StopFlag, die_with_parent
@@ -38,7 +39,8 @@ def main(run_dir: Path, task: str) -> int:
     if stop.signal is not None:
         return 128 + stop.signal
     if rank == 0:
-        (run_dir / "result.json").write_text(json.dumps(value), encoding="utf-8")
+        with replacing(run_dir / "result.json") as partial:
+            partial.write_text(json.dumps(value), encoding="utf-8")
     return 0
 
 

@@ -5,13 +5,15 @@ It carries the resolved config (so backbone and preprocessing), the identities, 
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from facenet.atomic import replacing
 from facenet.errors import UserError
 
 FORMAT, VERSION = "facenet-checkpoint", 1
@@ -27,21 +29,34 @@ FIELDS = {
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Writes beside the target and renames, so that a reader or a crash never meets half a file. Raises UserError on a full or
-    read-only disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A reader or a crash meets the old file or the whole new one. Raises UserError on a full or read-only disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    write(content, path)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """`save` into a directory that must be there: made anew, that of a mount that has vanished would be on another disk."""
+    try:
+        with replacing(path) as partial:
+            partial.touch()  # says why it cannot be made, where torch would not
+            torch.save(
+                {"format": FORMAT, "version": VERSION, **content}, partial
+            )  # a path: torch then lets other threads run
     except (OSError, RuntimeError) as error:
-        raise UserError(f"checkpoint: {path} cannot be written ({error}); free space or set hydra.run.dir") from error
-    finally:
-        with contextlib.suppress(OSError):  # after the rename it is gone; below a file it cannot be
-            temporary.unlink()
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> UserError:
+    """torch's own words for a full disk are "unexpected pos 576 vs 534"."""
+    reason = error.strerror if isinstance(error, OSError) else "torch could not write all of it"
+    try:
+        reason = f"{reason}; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there"
+    except OSError:
+        reason = f"{reason}; {path.parent} is not there"
+    return UserError(f"checkpoint: {path} cannot be written ({reason}); free space or set hydra.run.dir")
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -50,6 +65,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint={path}: no such file")
     try:
+        check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes surface as almost any type: RuntimeError, IndexError, ...
         reason = str(error).splitlines()[0] if str(error) else repr(error)
@@ -62,6 +78,15 @@ def load(path: str | Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"checkpoint={path}: damaged, {wrong[0]!r} is missing or of another type")
     return content
+
+
+def check_sums(path: Path) -> None:
+    """Raises for bytes that are not those written. torch.save leaves a CRC-32 of each record in its zip file, and torch.load ignores it."""
+    if zipfile.is_zipfile(path):  # older formats of torch have none
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+        if broken is not None:
+            raise ValueError(f"the checksum of {broken} is wrong")
 
 
 class Keeper:
@@ -77,9 +102,17 @@ class Keeper:
         """Goes on with the files that an earlier process left here."""
         self.best, self.written = best, sorted(self.directory.glob("epoch-*.pt"))
 
+    def open(self) -> None:
+        """Makes the directory, once. Raises UserError where that cannot be."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.last, error) from error
+
     def save(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> Path:
-        """`score`: higher is better; None when nothing was tested. Returns the path of `last.pt`."""
-        save(content, self.last)
+        """`score`: higher is better; None when nothing was tested. Returns the path of `last.pt`. An older file goes only after the new one
+        is complete."""
+        write(content, self.last)
         if score is not None and (self.best is None or score > self.best):
             self.best = score
             link(self.last, self.directory / "best.pt")
@@ -95,10 +128,12 @@ class Keeper:
 
 def link(source: Path, target: Path) -> None:
     """The same bytes under a second name, without a second write (`last.pt` is replaced, never changed in place)."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        temporary.write_bytes(source.read_bytes())
-    os.replace(temporary, target)
+        with replacing(target) as partial:
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(source, partial)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source, partial)
+    except OSError as error:
+        raise unwritable(target, error) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
+from facenet.atomic import tidy
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
@@ -179,4 +180,5 @@ def alone_in(run_dir: Path) -> Iterator[None]:
             raise UserError(
                 f"hydra.run.dir={run_dir}: another command trains there; wait for it or choose another"
             ) from None
+        tidy(run_dir)
         yield
