@@ -5,9 +5,9 @@ It carries the resolved config (so backbone and preprocessing), the identities, 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from facenet.atomic import replacing
 from facenet.errors import UserError
 
 FORMAT, VERSION = "facenet-checkpoint", 1
+SEAL, COMMENT_LENGTH = b"facenet sha256 ", 2  # the field before a zip file's comment, which is its end
 FIELDS = {
     "config": dict,
     "identities": list,
@@ -45,6 +46,7 @@ def write(content: dict[str, Any], path: Path) -> None:
             torch.save(
                 {"format": FORMAT, "version": VERSION, **content}, partial
             )  # a path: torch then lets other threads run
+            seal(partial)
     except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from error
 
@@ -65,7 +67,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint={path}: no such file")
     try:
-        check_sums(path)
+        check_seal(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes surface as almost any type: RuntimeError, IndexError, ...
         reason = str(error).splitlines()[0] if str(error) else repr(error)
@@ -80,13 +82,34 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def check_sums(path: Path) -> None:
-    """Raises for bytes that are not those written. torch.save leaves a CRC-32 of each record in its zip file, and torch.load ignores it."""
-    if zipfile.is_zipfile(path):  # older formats of torch have none
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-        if broken is not None:
-            raise ValueError(f"the checksum of {broken} is wrong")
+def seal(path: Path) -> None:
+    """Adds the SHA-256 of all that torch wrote as the comment of its zip file, which torch.load passes over. A zip file has checksums of
+    its records, but torch.load ignores them, and they do not cover the list of records: damage there loads as other weights."""
+    comment = SEAL + digest(path, COMMENT_LENGTH).encode()
+    with path.open("r+b") as file:
+        file.seek(-COMMENT_LENGTH, os.SEEK_END)
+        file.write(len(comment).to_bytes(COMMENT_LENGTH, "little") + comment)
+
+
+def check_seal(path: Path) -> None:
+    """Raises ValueError for bytes that are not those written. A file of an earlier facenet has no seal."""
+    length = COMMENT_LENGTH + len(SEAL) + 64
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - length))
+        end = file.read()
+    whole = end[COMMENT_LENGTH:].startswith(SEAL)
+    if SEAL in end and not (whole and end[-64:] == digest(path, length).encode()):
+        raise ValueError("its checksum is wrong")
+
+
+def digest(path: Path, end: int) -> str:
+    """SHA-256 of the file without its last `end` bytes."""
+    left, found = path.stat().st_size - end, hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(min(left, 2**20)):
+            found.update(part)
+            left -= len(part)
+    return found.hexdigest()
 
 
 class Keeper:

@@ -12,8 +12,8 @@ from typing import Any
 
 from facenet import collectives
 from facenet.accelerator import host_copy
-from facenet.atomic import writable
-from facenet.data.split import replace_text, save_split
+from facenet.atomic import replacing, writable
+from facenet.data.split import save_split
 from facenet.data.transforms import Preprocess
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
@@ -79,7 +79,11 @@ class Epochs:
         if own != tuple(content["steps"]):
             epoch, history = self.progress.epoch, self.progress.history
             self.progress = Progress(epoch=epoch, step=epoch * self.plan.steps_per_epoch, history=history)
-            log.warning("the plan is another one: goes on at the start of epoch %d", epoch + 1)
+            names = ("steps per epoch", "processes", "accumulate")
+            pairs = zip(names, content["steps"], own, strict=True)
+            told = ", ".join(f"{name} {before} -> {now}" for name, before, now in pairs if before != now)
+            log.warning("the plan is another one (%s): goes on at the start of epoch %d", told, epoch + 1)
+            self.tracker.tag("resumed_plan", f"{told}; from the start of epoch {epoch + 1}, step {self.progress.step}")
         log.info("goes on at step %d, in epoch %d", self.progress.step, self.progress.epoch + 1)
 
     def fit(self) -> dict[str, Any]:
@@ -217,7 +221,8 @@ class Epochs:
 
     def write_json(self, file_name: str, content: Any) -> None:
         path = self.run.directory / file_name
-        replace_text(path, json.dumps(content, indent=1) + "\n")
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         self.written.add(path)
 
     def publish(self) -> None:

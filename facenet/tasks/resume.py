@@ -98,8 +98,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     Raises UserError that shows the difference to the run's, unless `resume_changed=true` asks for it.
     """
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
-    free = (*OWN_KEYS, "tracking")
-    different = differences(without(earlier.config, free), without(wanted, free))
+    different = changes(earlier, wanted)
     if different and not config["resume_changed"]:
         lines = [
             f"resume={config['resume']}: the config is not that of {earlier.run_dir}",
@@ -110,6 +109,12 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     if different:
         log.warning("goes on under another config: %s", "; ".join(different))
     return with_store({**wanted, **{name: config[name] for name in OWN_KEYS}}, earlier.run_dir)
+
+
+def changes(earlier: Earlier, config: dict[str, Any]) -> list[str]:
+    """What makes it another training, a line per value."""
+    free = (*OWN_KEYS, "tracking")
+    return differences(without(earlier.config, free), without(config, free))
 
 
 def overlaid(stored: dict[str, Any], config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
+CHANGED = "resumed_changed"  # the tag that says what is not as it was at the start
 WAY_OUT = "start it, set tracking.uri, or tracking=none"
 
 
@@ -82,7 +83,8 @@ def mark_running(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
     """Params stay those of the start."""
     client.update_run(run_id, status="RUNNING")
     before = client.get_run(run_id).data.tags
-    for name, value in {**whereabouts(facts), "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
+    changed = {name: shortened(value, LONGEST_TAG) for name, value in facts.tags.items() if name == CHANGED}
+    for name, value in {**whereabouts(facts), **changed, "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
         client.set_tag(run_id, name, value)
     for name in {"error", "reaped"} & before.keys():
         client.delete_tag(run_id, name)
