@@ -1,7 +1,6 @@
 """Disks that fail under a run: it goes on or ends cleanly, and the last good checkpoint stays."""
 
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -45,8 +44,8 @@ def disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     yield folder
-    while os.path.ismount(folder):
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+    while subprocess.run(["umount", "-l", str(folder)], capture_output=True).returncode == 0:
+        pass  # one may lie on another
 
 
 @pytest.fixture
