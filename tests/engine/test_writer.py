@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from facenet.engine import checkpoint, writer
 from facenet.engine.writer import Writer
@@ -24,11 +25,24 @@ def test_the_loop_goes_on_while_one_write_at_a_time_is_done():
     with Writer() as background:
         began = time.monotonic()
         background.start(lambda: slow("first"))
-        assert time.monotonic() - began < 0.05 and order == []
+        assert order == []
         threading.Timer(0.3, may_end.set).start()
         background.start(lambda: slow("second"))  # waits for the first
         assert order == ["first"] and 0.2 < time.monotonic() - began < 5
     assert order == ["first", "second"]
+
+
+def test_a_checkpoint_pauses_the_loop_for_less_than_50_ms(tmp_path):
+    """Beyond the copy; the best of ten, for the cores may be shared."""
+    content, pauses = {**CONTENT, "embedder": {"weight": torch.randn(5_000_000)}}, []
+    with Writer() as background:
+        for _ in range(10):
+            background.finish()
+            began = time.perf_counter()
+            background.start(lambda: checkpoint.write(content, tmp_path / "last.pt"))
+            pauses.append(time.perf_counter() - began)
+    assert min(pauses) < 0.05
+    assert torch.equal(checkpoint.load(tmp_path / "last.pt")["embedder"]["weight"], content["embedder"]["weight"])
 
 
 def test_a_write_that_fails_is_told_and_comes_through_later(tmp_path, monkeypatch, caplog):

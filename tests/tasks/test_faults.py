@@ -49,6 +49,20 @@ def disk(tmp_path):
 
 
 @pytest.fixture
+def started(started):
+    """What a test leaves running is killed."""
+    processes = []
+
+    def start(*arguments):
+        processes.append(started(*arguments))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture
 def job(tiny, tmp_path):
     return [
         *tiny,
@@ -58,7 +72,7 @@ def job(tiny, tmp_path):
     ]
 
 
-def until(reached, process, limit_s=120):
+def until(reached, process, limit_s=300):
     end = time.monotonic() + limit_s
     while not reached():
         assert time.monotonic() < end and process.poll() is None, "ended before that"
