@@ -55,7 +55,6 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
         many = (*many, "accelerator=sdaa", "precision=fp16")
         for name, value in request.getfixturevalue("standin").items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("SDAA_SIM_DEVICES", str(processes))
     store = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     job = [*tiny, *LONG, *many, store]
     straight = finished(started("facenet-train", tmp_path / "straight", *job), tmp_path / "straight")
