@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from facenet.atomic import replacing
 from facenet.errors import UserError
 
 # A config can come out of somebody else's checkpoint: it may only build classes of these packages, and models of two zoos.
@@ -49,7 +50,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(config: dict[str, Any], path: Path) -> None:
-    path.write_text(to_yaml(config), encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(to_yaml(config), encoding="utf-8")
 
 
 def to_yaml(config: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facenet.atomic import replacing
 from facenet.errors import UserError
 
 
@@ -49,7 +50,8 @@ def cause(failures: Sequence[Failure]) -> Failure:
 
 def note_failure(run_dir: Path, rank: int, error: BaseException) -> None:
     """Leaves the reason where `noted_failures` finds it."""
-    (run_dir / f"failure-{rank}.json").write_text(Failure.of(rank, error).to_json(), encoding="utf-8")
+    with replacing(run_dir / f"failure-{rank}.json") as partial:
+        partial.write_text(Failure.of(rank, error).to_json(), encoding="utf-8")
 
 
 def noted_failures(run_dir: Path) -> list[Failure]:

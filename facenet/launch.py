@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facenet.distributed import Distributed
-from facenet.errors import UserError
+from facenet.errors import USER, UserError
 from facenet.failure import Failure, RankFailed, cause, noted_failures
 from facenet.stop import STOP_SIGNALS, StopFlag, Stopped, held_back, stop_signals, stop_signals_raise
 
@@ -228,6 +228,8 @@ def silent_end(run_dir: Path, rank: Rank) -> Failure | None:
     lost = rank.number == 0 and rank.code == 0 and not (run_dir / "result.json").exists()
     if rank.killed or (rank.code in FINE and not lost):
         return None
+    if rank.code == USER and (told := rank.stood()):  # where its disk took no note
+        return Failure(rank=rank.number, time=rank.ended, user=True, induced=False, text=told)
     reason = f"killed by {signal.Signals(-rank.code).name}" if rank.code < 0 else f"ended with exit code {rank.code}"
     if rank.code == -signal.SIGKILL:
         reason += ", as the kernel does when memory runs out"

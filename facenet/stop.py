@@ -88,13 +88,25 @@ def handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameTy
 
 @contextlib.contextmanager
 def stop_signals_raise() -> Iterator[None]:
-    """SIGTERM while no ranks run (imports, a slow tracking server) ends the command as Stopped, so that `finally` blocks run."""
+    """A stop signal while no ranks run (imports, a slow tracking server) ends the command as Stopped, so that `finally` blocks run. Ctrl-C
+    is Python's own, and a handler of a batch launcher's stays."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(128 + number)
 
-    with handled((signal.SIGTERM,), stop):
+    plain = (number for number in (signal.SIGHUP, signal.SIGUSR2) if signal.getsignal(number) is signal.SIG_DFL)
+    with handled((signal.SIGTERM, *plain), stop):
         yield
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """The first stop signal meanwhile takes effect at the end: for what is short and must not be broken into."""
+    received: list[int] = []
+    with handled(STOP_SIGNALS, lambda number, frame: received.append(number)):
+        yield
+    if received:
+        os.kill(os.getpid(), received[0])
 
 
 @contextlib.contextmanager

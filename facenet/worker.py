@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from facenet.atomic import replacing
 from facenet.errors import FAILURE, USER, UserError
-from facenet.failure import note_failure
+from facenet.failure import Failure, note_failure
 from facenet.launch import WHERE_SIGNAL, StopFlag, die_with_parent
 
 TASKS = {"train": "facenet.tasks.train:run", "collectives": "facenet.tasks.doctor:run_collectives"}
@@ -21,9 +22,9 @@ TASKS = {"train": "facenet.tasks.train:run", "collectives": "facenet.tasks.docto
 def main(run_dir: Path, task: str) -> int:
     """Exit code of the process; rank 0 leaves its return value in `result.json`."""
     stop = StopFlag(float(os.environ["FACENET_GRACE_S"]))
-    rank = int(os.environ["RANK"])
+    rank, descriptor = int(os.environ["RANK"]), int(os.environ["FACENET_STACK_FD"])
     die_with_parent()
-    tell_where(int(os.environ["FACENET_STACK_FD"]))
+    tell_where(descriptor)
     try:
         start_logging(run_dir, rank)
         from facenet import config
@@ -33,12 +34,16 @@ def main(run_dir: Path, task: str) -> int:
         settings = config.read(run_dir / "resolved.yaml")
         value = run(settings, run_dir=run_dir, run_id=os.environ.get("FACENET_RUN_ID"), stop=stop)
     except BaseException as error:
-        note_failure(run_dir, rank, error)
+        try:
+            note_failure(run_dir, rank, error)
+        except OSError:  # a full disk, or one that is gone: the launcher holds this file
+            os.write(descriptor, Failure.of(rank, error).text.encode())
         return USER if isinstance(error, UserError) else FAILURE
     if stop.signal is not None:
         return 128 + stop.signal
     if rank == 0:
-        (run_dir / "result.json").write_text(json.dumps(value), encoding="utf-8")
+        with replacing(run_dir / "result.json") as partial:
+            partial.write_text(json.dumps(value), encoding="utf-8")
     return 0
 
 

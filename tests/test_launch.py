@@ -21,7 +21,7 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.failure import Failure, RankFailed, cause, note_failure, noted_failures
 from facenet.launch import launch
-from facenet.stop import STOP_SIGNALS, StopFlag, stop_signals_raise
+from facenet.stop import STOP_SIGNALS, StopFlag, postponed, stop_signals_raise
 from facenet.sweeps.settings import split
 
 JOB = [
@@ -254,6 +254,37 @@ def test_a_signal_before_the_ranks_run_ends_the_command():
     assert raised.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP])
+def test_every_stop_signal_ends_a_command_whose_ranks_do_not_run_yet(number):
+    with pytest.raises(SystemExit) as raised, stop_signals_raise():
+        os.kill(os.getpid(), number)
+    assert raised.value.code == 128 + number and signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_batch_launchers_own_handler_stays():
+    requeued = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: requeued.append(number))
+    try:
+        with stop_signals_raise():
+            os.kill(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert requeued == [signal.SIGUSR2]
+
+
+def test_a_signal_takes_effect_after_what_must_not_be_broken_into():
+    done = []
+    with pytest.raises(SystemExit) as raised, stop_signals_raise(), postponed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("whole")
+    assert done == ["whole"] and raised.value.code == 143
+    with pytest.raises(KeyboardInterrupt), postponed():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("whole")
+    assert len(done) == 2 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 # Signals to the command itself, as a terminal, a batch system or the kernel send them.
 
 
@@ -311,6 +342,13 @@ def test_sigterm_saves_closes_the_run_as_killed_and_exits_143(tmp_path):
         (points,) = database.execute("select count(*) from metrics where key = 'train/loss'").fetchone()
         assert points == content["step"]  # what was logged is flushed
     assert processes_of(run_dir) == []
+
+
+def test_the_notice_of_a_batch_system_saves_and_exits(tmp_path):
+    with running(tmp_path, "tracking=none") as (process, run_dir):
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(timeout=60) == 128 + signal.SIGUSR2
+    assert checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"] >= 2 and processes_of(run_dir) == []
 
 
 def test_ctrl_c_saves_and_exits_130(tmp_path):

@@ -4,14 +4,13 @@ file is its record.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facenet.atomic import replacing
 from facenet.data.identities import Faces, Subset
 from facenet.errors import UserError
 
@@ -81,14 +80,11 @@ def replace_text(path: str | Path, text: str) -> None:
     allow it.
     """
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(text.encode("utf-8", "surrogateescape"))
-        partial.replace(target)
+        with replacing(target) as partial:
+            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UserError(
             f"{target}: cannot be written ({error.strerror}: {error.filename}); choose another place"
         ) from error

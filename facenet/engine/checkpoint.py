@@ -5,16 +5,19 @@ It carries the resolved config (so backbone and preprocessing), the identities, 
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from facenet.atomic import replacing
 from facenet.errors import UserError
 
 FORMAT, VERSION = "facenet-checkpoint", 1
+SEAL, COMMENT_LENGTH = b"facenet sha256 ", 2  # the field before a zip file's comment, which is its end
 FIELDS = {
     "config": dict,
     "identities": list,
@@ -27,21 +30,35 @@ FIELDS = {
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Writes beside the target and renames, so that a reader or a crash never meets half a file. Raises UserError on a full or
-    read-only disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A reader or a crash meets the old file or the whole new one. Raises UserError on a full or read-only disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    write(content, path)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """`save` into a directory that must be there: made anew, that of a mount that has vanished would be on another disk."""
+    try:
+        with replacing(path) as partial:
+            partial.touch()  # says why it cannot be made, where torch would not
+            torch.save(
+                {"format": FORMAT, "version": VERSION, **content}, partial
+            )  # a path: torch then lets other threads run
+            seal(partial)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"checkpoint: {path} cannot be written ({error}); free space or set hydra.run.dir") from error
-    finally:
-        with contextlib.suppress(OSError):  # after the rename it is gone; below a file it cannot be
-            temporary.unlink()
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> UserError:
+    """torch's own words for a full disk are "unexpected pos 576 vs 534"."""
+    reason = error.strerror if isinstance(error, OSError) else "torch could not write all of it"
+    try:
+        reason = f"{reason}; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there"
+    except OSError:
+        reason = f"{reason}; {path.parent} is not there"
+    return UserError(f"checkpoint: {path} cannot be written ({reason}); free space or set hydra.run.dir")
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -50,6 +67,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint={path}: no such file")
     try:
+        check_seal(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes surface as almost any type: RuntimeError, IndexError, ...
         reason = str(error).splitlines()[0] if str(error) else repr(error)
@@ -62,6 +80,36 @@ def load(path: str | Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"checkpoint={path}: damaged, {wrong[0]!r} is missing or of another type")
     return content
+
+
+def seal(path: Path) -> None:
+    """Adds the SHA-256 of all that torch wrote as the comment of its zip file, which torch.load passes over. A zip file has checksums of
+    its records, but torch.load ignores them, and they do not cover the list of records: damage there loads as other weights."""
+    comment = SEAL + digest(path, COMMENT_LENGTH).encode()
+    with path.open("r+b") as file:
+        file.seek(-COMMENT_LENGTH, os.SEEK_END)
+        file.write(len(comment).to_bytes(COMMENT_LENGTH, "little") + comment)
+
+
+def check_seal(path: Path) -> None:
+    """Raises ValueError for bytes that are not those written. A file of an earlier facenet has no seal."""
+    length = COMMENT_LENGTH + len(SEAL) + 64
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - length))
+        end = file.read()
+    whole = end[COMMENT_LENGTH:].startswith(SEAL)
+    if SEAL in end and not (whole and end[-64:] == digest(path, length).encode()):
+        raise ValueError("its checksum is wrong")
+
+
+def digest(path: Path, end: int) -> str:
+    """SHA-256 of the file without its last `end` bytes."""
+    left, found = path.stat().st_size - end, hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(min(left, 2**20)):
+            found.update(part)
+            left -= len(part)
+    return found.hexdigest()
 
 
 class Keeper:
@@ -77,9 +125,17 @@ class Keeper:
         """Goes on with the files that an earlier process left here."""
         self.best, self.written = best, sorted(self.directory.glob("epoch-*.pt"))
 
+    def open(self) -> None:
+        """Makes the directory, once. Raises UserError where that cannot be."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.last, error) from error
+
     def save(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> Path:
-        """`score`: higher is better; None when nothing was tested. Returns the path of `last.pt`."""
-        save(content, self.last)
+        """`score`: higher is better; None when nothing was tested. Returns the path of `last.pt`. An older file goes only after the new one
+        is complete."""
+        write(content, self.last)
         if score is not None and (self.best is None or score > self.best):
             self.best = score
             link(self.last, self.directory / "best.pt")
@@ -95,10 +151,12 @@ class Keeper:
 
 def link(source: Path, target: Path) -> None:
     """The same bytes under a second name, without a second write (`last.pt` is replaced, never changed in place)."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        temporary.write_bytes(source.read_bytes())
-    os.replace(temporary, target)
+        with replacing(target) as partial:
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(source, partial)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source, partial)
+    except OSError as error:
+        raise unwritable(target, error) from error

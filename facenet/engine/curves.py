@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from facenet.atomic import replacing
+
 
 def save_curves(directory: Path, history: list[dict[str, float]]) -> list[Path]:
     """`epoch_loss.png` (losses) and `epoch_acc.png` (accuracies, in percent) by epoch, one curve per metric that was measured."""
@@ -43,4 +45,5 @@ def draw(path: Path, axis: str, curves: dict[str, list[tuple[float, float]]]) ->
     axes.set(xlabel="epoch", ylabel=axis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")

@@ -301,7 +301,7 @@ class Trainer:
             "scaler": {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "ema": {} if self.ema is None else host_copy(self.ema.state_dict()),
             "progress": {"epoch": progress.epoch, "step": progress.step, "batches": progress.batches},
-            "history": progress.history,
+            "history": list(progress.history),  # it grows while this is written
             "averages": [progress.whole.states(), progress.recent.states()],
             "rng": self.accelerator.rng_states(),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from facenet.atomic import replacing
 from facenet.evaluation.verification import Roc, Verification
 
 ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
@@ -98,4 +99,5 @@ def save_roc(path: Path, curves: dict[str, Verification]) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("true-accept rate")
     figure.axes[0].legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format=path.suffix.lstrip(".") or "png")

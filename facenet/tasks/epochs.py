@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import signal
@@ -11,11 +12,13 @@ from typing import Any
 
 from facenet import collectives
 from facenet.accelerator import host_copy
-from facenet.data.split import replace_text, save_split
+from facenet.atomic import replacing, writable
+from facenet.data.split import save_split
 from facenet.data.transforms import Preprocess
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
 from facenet.engine.trainer import Progress, Trainer
+from facenet.engine.writer import Writer
 from facenet.errors import UserError
 from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
@@ -60,7 +63,7 @@ class Epochs:
         self.engine, self.feed, self.material, self.plan = engine, feed, material, plan
         self.tracker, self.run, self.preprocess, self.first = tracker, run, preprocess, first
         self.progress = Progress()
-        self.keeper = Keeper(run.directory / "checkpoints", keep=engine.settings.keep)
+        self.keeper, self.writer = Keeper(run.directory / "checkpoints", keep=engine.settings.keep), Writer()
         self.best_score: float | None = None
         self.best_row: dict[str, float] = {}
         self.written: set[Path] = set()
@@ -76,11 +79,21 @@ class Epochs:
         if own != tuple(content["steps"]):
             epoch, history = self.progress.epoch, self.progress.history
             self.progress = Progress(epoch=epoch, step=epoch * self.plan.steps_per_epoch, history=history)
-            log.warning("the plan is another one: goes on at the start of epoch %d", epoch + 1)
+            names = ("steps per epoch", "processes", "accumulate")
+            pairs = zip(names, content["steps"], own, strict=True)
+            told = ", ".join(f"{name} {before} -> {now}" for name, before, now in pairs if before != now)
+            log.warning("the plan is another one (%s): goes on at the start of epoch %d", told, epoch + 1)
+            self.tracker.tag("resumed_plan", f"{told}; from the start of epoch {epoch + 1}, step {self.progress.step}")
         log.info("goes on at step %d, in epoch %d", self.progress.step, self.progress.epoch + 1)
 
     def fit(self) -> dict[str, Any]:
+        """Trains to the end, and leaves nothing unwritten."""
+        with self.writer:
+            return self.all_epochs()
+
+    def all_epochs(self) -> dict[str, Any]:
         if self.first:
+            self.keeper.open()
             save_split(
                 self.run.directory / "split.json",
                 self.material.source,
@@ -94,11 +107,13 @@ class Epochs:
             if self.engine.stopped:
                 self.run.stop.set(signal.SIGTERM)  # told by another rank, this one ends with the same kind of code
                 path = self.save(score=None, verification=None, finished_epoch=False)
+                self.writer.finish()
                 log.info("stopped at step %d; the state is in %s", self.progress.step, path)
                 break
             self.after_epoch(row)
             if self.hopeless():
                 break
+        self.writer.finish()
         if self.first:
             self.report_unreadable()
             self.publish()
@@ -137,7 +152,8 @@ class Epochs:
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_row = score, dict(row)
         if self.first:  # before the checkpoint: a run that goes on from it does not come here again
-            self.record(row, verification)
+            with writable(self.run.directory):
+                self.record(row, verification)
         self.save(score=score, verification=verification)
 
     def test(self, pair_set: PairSet) -> Verification:
@@ -160,7 +176,7 @@ class Epochs:
         return -value if report.lower_is_better(self.plan.select) else value
 
     def save(self, *, score: float | None, verification: Verification | None, finished_epoch: bool = True) -> Path:
-        """Path of `last.pt`, which the first process writes. The threshold is stored only with the weights that it was chosen for."""
+        """Path of `last.pt`, which the first process writes in the background. The threshold is stored with the weights it was chosen for."""
         training = self.engine.state(self.progress)
         if not self.first:
             return self.keeper.last
@@ -179,7 +195,8 @@ class Epochs:
             "data_fingerprint": self.plan.data_fingerprint,
             "run_id": self.run.id,
         }
-        return self.keeper.save(content, score=score, finished_epoch=finished_epoch)
+        self.writer.start(functools.partial(self.keeper.save, content, score=score, finished_epoch=finished_epoch))
+        return self.keeper.last
 
     def record(self, row: dict[str, float], verification: Verification | None) -> None:
         """The epoch's line, metrics, curves and verification, each replacing the last epoch's."""
@@ -204,7 +221,8 @@ class Epochs:
 
     def write_json(self, file_name: str, content: Any) -> None:
         path = self.run.directory / file_name
-        replace_text(path, json.dumps(content, indent=1) + "\n")
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         self.written.add(path)
 
     def publish(self) -> None:

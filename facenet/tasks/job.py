@@ -23,6 +23,7 @@ from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.registration import network_of
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
+from facenet.tracking.run import CHANGED
 from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def run_job(
     if earlier is not None:
         config, run_dir = resuming.config_of(earlier, config, overrides), earlier.run_dir
         configs.check(config, train)
+        if changed := resuming.changes(earlier, config):
+            tags = {**tags, CHANGED: "; ".join(changed)}
     material, plan = prepare(config)
     print(plan, flush=True)
     if plan.lr_clipped:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
+from facenet.atomic import tidy
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
@@ -97,8 +98,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     Raises UserError that shows the difference to the run's, unless `resume_changed=true` asks for it.
     """
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
-    free = (*OWN_KEYS, "tracking")
-    different = differences(without(earlier.config, free), without(wanted, free))
+    different = changes(earlier, wanted)
     if different and not config["resume_changed"]:
         lines = [
             f"resume={config['resume']}: the config is not that of {earlier.run_dir}",
@@ -109,6 +109,12 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     if different:
         log.warning("goes on under another config: %s", "; ".join(different))
     return with_store({**wanted, **{name: config[name] for name in OWN_KEYS}}, earlier.run_dir)
+
+
+def changes(earlier: Earlier, config: dict[str, Any]) -> list[str]:
+    """What makes it another training, a line per value."""
+    free = (*OWN_KEYS, "tracking")
+    return differences(without(earlier.config, free), without(config, free))
 
 
 def overlaid(stored: dict[str, Any], config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -179,4 +185,5 @@ def alone_in(run_dir: Path) -> Iterator[None]:
             raise UserError(
                 f"hydra.run.dir={run_dir}: another command trains there; wait for it or choose another"
             ) from None
+        tidy(run_dir)
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet.tracking.facts import RunFacts
-from facenet.tracking.run import open_run, sent_until_its_end
+from facenet.tracking.run import open_run
 from facenet.tracking.store import cause, masked, open_client, page, where
 from facenet.tracking.system import sampled
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker
@@ -59,8 +59,8 @@ class MlflowTracking:
         """The id of a new MLflow run, or the one given, that ends FINISHED, FAILED on an exception, or KILLED on Ctrl-C and stop
         signals. Raises UserError when the store cannot be used."""
         uri = self.where()
-        run_id, path = open_run(uri, self.experiment, self.run_name or facts.name, facts, run_id)
-        with sent_until_its_end(uri, path), self.sampled(path, run_id, uri):
+        opened = open_run(uri, self.experiment, self.run_name or facts.name, facts, run_id)
+        with opened as (run_id, path), self.sampled(path, run_id, uri):
             yield run_id
 
     def sampled(self, path: Path, run_id: str, uri: str) -> contextlib.AbstractContextManager[None]:

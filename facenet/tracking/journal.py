@@ -39,6 +39,9 @@ class Journal:
                 f"{self.path}: cannot be written ({error.strerror}); free space or set hydra.run.dir"
             ) from None
         if written < len(line):
+            os.ftruncate(
+                self.descriptor, os.fstat(self.descriptor).st_size - written
+            )  # the next line begins at a line's start
             raise UserError(
                 f"{self.path}: cannot be written (no space for all of a line); free space or set hydra.run.dir"
             )

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facenet.errors import UserError
+from facenet.stop import postponed
 from facenet.tracking import journal
 from facenet.tracking.delivery import deliver
 from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, shortened
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
-from facenet.tracking.store import masked, open_experiment, usable
+from facenet.tracking.store import cause, masked, open_client, open_experiment, usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+CHANGED = "resumed_changed"  # the tag that says what is not as it was at the start
 WAY_OUT = "start it, set tracking.uri, or tracking=none"
 
 
-def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str | None) -> tuple[str, Path]:
-    """Id and journal of a new, described run, or of an earlier one that runs again. Raises UserError when the store cannot be used."""
-    with usable(uri, WAY_OUT):
-        client, experiment_id = open_experiment(uri, experiment)
-        if run_id is not None:
-            return run_id, reopen(client, uri, run_id, facts)
-        tags = {key: shortened(value, LONGEST_TAG) for key, value in {**facts.tags, **whereabouts(facts)}.items()}
-        run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
-        try:
-            describe(client, run_id, facts)
-            return run_id, begin(facts.run_dir, run_id, uri)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                client.set_terminated(run_id, "FAILED")
-            raise
+@contextlib.contextmanager
+def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str | None) -> Iterator[tuple[str, Path]]:
+    """Id and journal of a new, described run, or of an earlier one that runs again; what comes into the journal is sent until the end, and
+    at last how it ended. Raises UserError when the store cannot be used."""
+    with contextlib.ExitStack() as stack:
+        with usable(uri, WAY_OUT):
+            client, experiment_id = open_experiment(uri, experiment)
+            path = None if run_id is None else take_up(client, uri, run_id, facts)
+            with postponed():  # else a run could be marked as running that nobody ends
+                if run_id is None or path is None:
+                    run_id, path = new_run(client, experiment_id, uri, name, facts)
+                    stack.enter_context(sent_until_its_end(uri, run_id, path))
+                else:
+                    stack.enter_context(sent_until_its_end(uri, run_id, path))
+                    mark_running(client, run_id, facts)
+        yield run_id, path
+
+
+def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts: RunFacts) -> tuple[str, Path]:
+    tags = {key: shortened(value, LONGEST_TAG) for key, value in {**facts.tags, **whereabouts(facts)}.items()}
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+    try:
+        describe(client, run_id, facts)
+        return run_id, begin(facts.run_dir, run_id, uri)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            client.set_terminated(run_id, "FAILED")
+        raise
 
 
 def whereabouts(facts: RunFacts) -> dict[str, str]:
@@ -47,8 +64,8 @@ def begin(run_dir: Path, run_id: str, uri: str) -> Path:
     return journal.begin(run_dir, run_id, uri if masked(uri) == uri else None)
 
 
-def reopen(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
-    """The run's journal. Params stay those of the start; what the earlier process could not send is sent first."""
+def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
+    """The journal of an earlier run. What its process could not send is sent first."""
     try:
         client.get_run(run_id)
     except Exception as error:
@@ -59,17 +76,22 @@ def reopen(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path
         ) from None
     path = begin(facts.run_dir, run_id, uri)
     deliver(client, path)
-    client.update_run(run_id, status="RUNNING")
-    before = client.get_run(run_id).data.tags
-    for name, value in {**whereabouts(facts), "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
-        client.set_tag(run_id, name, value)
-    for name in {"error", "reaped"} & before.keys():
-        client.delete_tag(run_id, name)
     return path
 
 
+def mark_running(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
+    """Params stay those of the start."""
+    client.update_run(run_id, status="RUNNING")
+    before = client.get_run(run_id).data.tags
+    changed = {name: shortened(value, LONGEST_TAG) for name, value in facts.tags.items() if name == CHANGED}
+    for name, value in {**whereabouts(facts), **changed, "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
+        client.set_tag(run_id, name, value)
+    for name in {"error", "reaped"} & before.keys():
+        client.delete_tag(run_id, name)
+
+
 @contextlib.contextmanager
-def sent_until_its_end(uri: str, path: Path) -> Iterator[None]:
+def sent_until_its_end(uri: str, run_id: str, path: Path) -> Iterator[None]:
     """Sends what comes into the journal, and at last how it ended: FINISHED, FAILED on an exception, KILLED on Ctrl-C and stop signals."""
     sender = Sender(uri, path)
     state, reason = "FAILED", ""
@@ -83,6 +105,28 @@ def sent_until_its_end(uri: str, path: Path) -> Iterator[None]:
         reason = masked(str(error))[-5000:]
         raise
     finally:
+        with postponed():
+            noted = note_end(path, state, reason)
+            sender.close()
+            if not noted:
+                end_without_journal(uri, run_id, state, reason)
+
+
+def note_end(path: Path, state: str, reason: str) -> bool:
+    """Whether the disk took it."""
+    try:
         with contextlib.closing(journal.Journal(path)) as written:
             written.add(end=state, error=reason)
-        sender.close()
+    except (OSError, UserError) as error:
+        log.error("the end of the run is not in its journal: %s", error)
+        return False
+    return True
+
+
+def end_without_journal(uri: str, run_id: str, state: str, reason: str) -> None:
+    try:
+        client = open_client(uri)
+        client.set_tag(run_id, "error", reason)
+        client.set_terminated(run_id, state)
+    except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
+        log.error("MLflow at %s does not know the end of run %s (%s)", masked(uri), run_id, cause(error))

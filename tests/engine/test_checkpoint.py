@@ -1,5 +1,7 @@
+import hashlib
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -148,6 +150,58 @@ def test_any_damaged_byte_is_an_error_of_the_user_or_harmless(tmp_path, content)
         except UserError as error:
             refused += "\n" not in str(error)
     assert refused > 10
+
+
+def test_no_damaged_byte_gives_other_content(tmp_path, content):
+    """Each byte of the weights, and every third of the rest: torch.load alone takes changed weights without a word."""
+    path = tmp_path / "a.pt"
+    content["embedder"]["weight"] = torch.arange(64.0)
+    checkpoint.save(content, path)
+    whole = path.read_bytes()
+    weights = whole.index(content["embedder"]["weight"].numpy().tobytes())
+    inside = range(weights, weights + 256)
+    refused = set()
+    for position in [*inside, *range(0, len(whole), 3)]:
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        try:
+            loaded = checkpoint.load(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused.add(position)
+            continue
+        assert torch.equal(loaded["embedder"].pop("weight"), content["embedder"]["weight"]), position
+        rest = {**content, "embedder": {"count": content["embedder"]["count"]}}
+        assert loaded == {"format": "facenet-checkpoint", "version": 1, **rest}, position
+    assert refused >= set(inside)
+    path.write_bytes(whole[:weights] + bytes(256) + whole[weights + 256 :])  # a page that never reached the disk
+    with pytest.raises(UserError, match=r"a.pt: damaged, or no checkpoint .its checksum is wrong"):
+        checkpoint.load(path)
+
+
+def test_the_checksum_is_in_the_file_and_other_programs_read_it_as_before(tmp_path, content):
+    path = tmp_path / "a.pt"
+    checkpoint.save(content, path)
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None and file.comment.startswith(b"facenet sha256 ")
+        length = len(file.comment)
+        assert file.comment[-64:].decode() == hashlib.sha256(path.read_bytes()[: -2 - length]).hexdigest()
+    assert torch.equal(torch.load(path, weights_only=True)["embedder"]["weight"], content["embedder"]["weight"])
+    torch.save({"format": "facenet-checkpoint", "version": 1, **content}, path)  # as an earlier facenet did
+    assert checkpoint.load(path)["step"] == 40
+
+
+def test_a_directory_that_has_vanished_is_not_made_anew(tmp_path, content):
+    """Below the place of a mount lies another disk."""
+    keeper = Keeper(tmp_path / "checkpoints", keep=1)
+    keeper.open()
+    keeper.save(content, score=None, finished_epoch=True)
+    (tmp_path / "checkpoints").rename(tmp_path / "away")
+    with pytest.raises(UserError, match=r"last\.pt cannot be written .No such file.*checkpoints is not there"):
+        keeper.save({**content, "epoch": 2}, score=None, finished_epoch=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["away"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/checkpoints/last\.pt cannot be written .Not a directory"):
+        Keeper(tmp_path / "file" / "checkpoints", keep=1).open()
 
 
 @pytest.mark.parametrize("junk", [b"\x89PNG\r\n", b"<html>404</html>", b"\x80\x02.", b"PK\x03\x04", b"\x80\x02}q\x00K"])

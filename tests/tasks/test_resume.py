@@ -1,6 +1,7 @@
 """An interrupted run goes on as if nothing had happened."""
 
 import json
+import random
 import signal
 import sqlite3
 import time
@@ -29,7 +30,7 @@ def unequal(first, second, path=""):
 
 
 def wait_for_step(run_dir, step, process):
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (run_dir / "train.log").exists() or f"step {step} of" not in (run_dir / "train.log").read_text():
         assert time.monotonic() < end and process.poll() is None, "ended before that step"
         time.sleep(0.02)
@@ -42,9 +43,18 @@ def points(database, run_id):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(started, finished, tiny, tmp_path, processes):
+@pytest.mark.parametrize("number", range(2), ids=["once", "and again"])
+@pytest.mark.parametrize(("processes", "precision"), [(1, "fp32"), (2, "fp32"), (1, "fp16"), (2, "fp16")])
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
+    started, finished, tiny, tmp_path, request, monkeypatch, processes, precision, number
+):
+    """At a step that is drawn; fp16 with its scaler on the SDAA stand-in."""
+    step = random.Random(f"{processes} {precision} {number}").randrange(1, 10)
     many = ("distributed=ddp", "data.batch_size=12") if processes == 2 else ()
+    if precision == "fp16":
+        many = (*many, "accelerator=sdaa", "precision=fp16")
+        for name, value in request.getfixturevalue("standin").items():
+            monkeypatch.setenv(name, value)
     store = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     job = [*tiny, *LONG, *many, store]
     straight = finished(started("facenet-train", tmp_path / "straight", *job), tmp_path / "straight")
@@ -52,12 +62,12 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(started, finished, tin
 
     broken = tmp_path / "broken"
     process = started("facenet-train", broken, *job)
-    wait_for_step(broken, 7, process)
+    wait_for_step(broken, step, process)
     process.send_signal(signal.SIGTERM)
     assert finished(process, broken).code == 143
     stopped = checkpoint.load(broken / "checkpoints" / "last.pt")
     total = checkpoint.load(straight.run_dir / "checkpoints" / "last.pt")["step"]
-    assert 7 <= stopped["step"] < total
+    assert step <= stopped["step"] < total and bool(stopped["training"]["scaler"]) == (precision == "fp16")
 
     # From another directory, with nothing but the name of the run.
     again = started("facenet-train", tmp_path / "elsewhere" / "own", f"resume={broken}")
@@ -79,6 +89,49 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(started, finished, tin
     assert sorted(expected) == sorted(found)  # no point twice, none missing
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert set(database.execute("select run_uuid, status from runs")) == {(each, "FINISHED") for each in ids}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "changed", "plan"),
+    [
+        (
+            ("distributed=ddp", "distributed.num_processes=2"),
+            "distributed.num_processes: was 1, is 2",
+            "processes 1 -> 2; from the start of epoch 2, step 4",
+        ),
+        (
+            ("data.batch_size=24",),
+            "data.batch_size: was 12, is 24",
+            "steps per epoch 4 -> 2; from the start of epoch 2, step 2",
+        ),
+    ],
+    ids=["processes", "batch"],
+)
+def test_another_division_of_the_work_starts_the_epoch_again_and_is_on_record(
+    started, finished, tiny, tmp_path, overrides, changed, plan
+):
+    run_dir, job = tmp_path / "run", [*tiny, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "trainer.log_every=1"]
+    process = started("facenet-train", run_dir, *job, "trainer.epochs=3")
+    wait_for_step(run_dir, 6, process)
+    process.send_signal(signal.SIGTERM)
+    assert finished(process, run_dir).code == 143
+    same = [
+        *job,
+        "trainer.epochs=3",
+        f"resume={run_dir}",
+        *overrides,
+    ]  # a choice of a group makes it the command's config
+    refused = finished(started("facenet-train", tmp_path / "no", *same), tmp_path / "no")
+    assert refused.code == 2 and f"\n  {changed}\n" in refused.err
+    again = started("facenet-train", tmp_path / "no", *same, "resume_changed=true")
+    done = finished(again, run_dir)
+    assert done.code == 0, done.err
+    assert f"the plan is another one ({plan.split(';')[0]}): goes on at the start of epoch 2" in done.err
+    assert [row["epoch"] for row in json.loads((run_dir / "history.json").read_text())] == [1, 2, 3]
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        tags = dict(database.execute("select key, value from tags").fetchall())
+    assert tags["resumed_plan"] == plan and changed in tags["resumed_changed"] and tags["resumed"] == "1"
 
 
 def test_a_run_goes_on_only_as_it_was(tiny_run, started, finished, tmp_path):

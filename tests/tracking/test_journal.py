@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -96,3 +98,26 @@ def test_one_sender_at_a_time(path):
             file.write("7")
     thread.join()
     assert order == ["first", 7]
+
+
+CUT = """
+import os, resource, signal, sys
+from facenet.errors import UserError
+from facenet.tracking.journal import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = Journal(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    while True: log.add(step=1, metrics={"a": 1.0})
+except UserError as error: print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+log.add(end="FAILED", error="")
+"""
+
+
+def test_a_line_that_the_disk_takes_only_in_part_is_taken_back(tmp_path):
+    path = journal.begin(tmp_path, "a" * 32, None)
+    done = subprocess.run([sys.executable, "-c", CUT, str(path)], capture_output=True, text=True, check=True)
+    assert "no space for all of a line" in done.stdout
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert records[-1]["end"] == "FAILED" and len(records) > 5 and 900 < path.stat().st_size < 1100

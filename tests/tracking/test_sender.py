@@ -1,3 +1,5 @@
+import contextlib
+import http.server
 import math
 import shutil
 import sqlite3
@@ -9,6 +11,7 @@ import pytest
 from facenet.errors import UserError
 from facenet.sweeps.runs import run_sync
 from facenet.tracking import journal, sender
+from facenet.tracking.choice import MlflowTracking
 from facenet.tracking.delivery import METRICS_PER_BATCH, batches, deliver
 from facenet.tracking.journal import Journal, Mark
 
@@ -175,6 +178,98 @@ def test_a_store_that_hangs_does_not_hold_up_the_end(tmp_path, monkeypatch, capl
         hanging.close()
         assert time.monotonic() - began < 5
     assert f"send them later: facenet-runs sync {tmp_path}" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_database_that_another_program_has_locked_costs_nothing(own, facts, tmp_path, monkeypatch, caplog):
+    """In mid-run, and over the end: SQLite waits for 20 s by itself, and the run for none of them."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(sender, "PAUSE_S", 0.05)
+    monkeypatch.setattr(sender, "FAREWELL_S", 0.5)
+    run_dir, path = tmp_path / "run", tmp_path / "run" / journal.NAME
+    run_dir.mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        with own.run(facts(run_dir=run_dir)) as run_id:
+            tracker = own.tracker(run_id, run_dir)
+            other.execute("begin exclusive")
+            began = time.thread_time()
+            for step in range(100):
+                tracker.metrics({"loss": 1 / (step + 1)}, step=step)
+            assert time.thread_time() - began < 1
+            time.sleep(1)
+            other.execute("rollback")
+            until(lambda: journal.sent(path) == journal.whole(path))
+            other.execute("begin exclusive")
+            tracker.metrics({"loss": 0.0}, step=100)
+            tracker.close()
+            ending = time.monotonic()
+        assert time.monotonic() - ending < 10 and f"facenet-runs sync {run_dir}" in caplog.text
+        other.execute("rollback")
+    run_sync([str(tmp_path)], None)
+    client = MlflowClient(tracking_uri=own.uri)
+    assert points(client, run_id) == of_the_journal(path) and len(points(client, run_id)["loss"]) == 101
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    """Answers 500 to everything, after `pause_s`."""
+
+    pause_s = 0.0
+
+    def answer(self):
+        time.sleep(self.pause_s)
+        with contextlib.suppress(OSError):  # the client waited long enough
+            self.send_error(500)
+
+    do_GET = do_POST = do_PATCH = answer
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def broken_server(monkeypatch):
+    """broken_server(pause_s): the address of one on loopback."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def address(pause_s):
+            monkeypatch.setattr(Broken, "pause_s", pause_s)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield address
+        server.shutdown()
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 5.0], ids=["500", "slow"])
+def test_a_server_that_answers_500_or_slowly_costs_nothing(
+    mlflow, client, facts, tmp_path, monkeypatch, caplog, broken_server, pause_s
+):
+    monkeypatch.setattr(sender, "PAUSE_S", 0.05)
+    monkeypatch.setattr(sender, "FAREWELL_S", 2.0)
+    uri, path = broken_server(pause_s), tmp_path / journal.NAME
+    with pytest.raises(UserError, match=f"tracking: MLflow at {uri} cannot be used .*start it, set tracking.uri"):
+        MlflowTracking(uri=uri, system_metrics=False).run(facts()).__enter__()  # nothing has been trained yet
+    with mlflow.run(facts()) as run_id:
+        pass
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])  # its journal, for a store that fails now
+    journal.mark_path(path).write_text("0")
+    away, tracker = sender.Sender(uri, path), mlflow.tracker(run_id, tmp_path)
+    began = time.thread_time()
+    for step in range(100):
+        tracker.metrics({"loss": 1 / (step + 1)}, step=step)
+    assert time.thread_time() - began < 1
+    until(lambda: f"MLflow at {uri} is away (it does not answer)" in caplog.text)
+    tracker.close()
+    ending = time.monotonic()
+    away.close()
+    assert time.monotonic() - ending < 10 and f"send them later: facenet-runs sync {tmp_path}" in caplog.text
+    away.thread.join(30)
+    deliver(client, path)
+    assert points(client, run_id) == of_the_journal(path) and len(points(client, run_id)["loss"]) == 100
 
 
 def test_a_place_is_told_to_the_byte(tmp_path):

@@ -1,0 +1,52 @@
+import os
+
+import pytest
+
+from facenet import atomic
+from facenet.errors import UserError
+
+
+def test_the_old_file_stands_until_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    path, seen, fsync, replace = tmp_path / "a", [], os.fsync, os.replace
+    path.write_text("old")
+
+    def synced(descriptor):
+        seen.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def replaced(source, target):
+        seen.append(path.read_text())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    with atomic.replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old" and partial.name.startswith(".a.") and partial.parent == tmp_path
+    assert path.read_text() == "new" and [file.name for file in tmp_path.iterdir()] == ["a"]
+    assert seen == [str(partial), "old", str(tmp_path)]  # the bytes, the name, the directory
+
+
+def test_what_breaks_off_changes_nothing(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic.replacing(tmp_path / "a") as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
+
+
+def test_what_a_killed_process_left_is_tidied(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".history.json.12.partial", "checkpoints/.last.pt.12.partial", "checkpoints/last.pt", ".lock"):
+        (tmp_path / name).write_text("")
+    atomic.tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".lock", "last.pt"]
+
+
+def test_what_a_disk_refuses_names_the_file(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"/absent/\.a\.json\.\d+\.partial: cannot be written .No such file.*hydra"),
+        atomic.writable(tmp_path),
+        atomic.replacing(tmp_path / "absent" / "a.json") as partial,
+    ):
+        partial.write_text("")
