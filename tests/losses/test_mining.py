@@ -92,10 +92,11 @@ def test_distance_weighted_negatives_are_drawn_by_inverse_density() -> None:
     angle = torch.tensor([0.0, 0.1, 0.6, 1.1, 2.5], dtype=torch.float64)  # of four other identities: 2 near, 1 too far
     rows = torch.nn.functional.pad(torch.stack([angle.cos(), angle.sin()], 1), (0, 2))
     labels = torch.tensor([0, 0, 1, 2, 3])
-    drawn = [distance_weighted_triplets(rows, positives_of(labels, most=len(labels)), chunk=2) for _ in range(3000)]
+    positives = positives_of(labels, most=2)
+    drawn = [distance_weighted_triplets(rows, positives, chunk=5) for _ in range(2000)]
     assert drawn[0].valid.tolist() == [True, True, False, False, False]
     negative = torch.stack([one.negative[0] for one in drawn])
     squared = (rows[0] - rows[2:4]).square().sum(1)
     weight = 1 / (squared * (1 - squared / 4).sqrt())  # D = 4
     assert set(negative.tolist()) == {2, 3}
-    assert (negative == 2).double().mean().item() == pytest.approx((weight[0] / weight.sum()).item(), abs=0.03)
+    assert (negative == 2).double().mean().item() == pytest.approx((weight[0] / weight.sum()).item(), abs=0.04)
