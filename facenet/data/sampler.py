@@ -29,6 +29,7 @@ class Sampler:
     layout: str
     multiple: int
     drop_remainder: bool = False
+    images_per_identity: int | None = None  # K of P x K batches, whose identities come in groups of K
 
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int

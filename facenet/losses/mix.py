@@ -44,6 +44,16 @@ class LossMix(nn.Module):
         """Names of the terms that only batches of given triplets will do for."""
         return [name for name, term in self.terms.items() if getattr(term, "needs_triplets", False)]
 
+    def needing_groups(self) -> list[str]:
+        """Names of the terms that want several images of each identity in a batch."""
+        return [name for name, term in self.terms.items() if getattr(term, "needs_groups", False)]
+
+    def expect_groups(self, images_per_identity: int) -> None:
+        """All batches will be P x K by position, so that no term has to look for positives."""
+        for term in self.terms.values():
+            assert isinstance(term, Term)
+            term.images_per_identity = images_per_identity
+
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         """Makes the parameters of the heads: once, before the move to the device and before the optimizer is built."""
         for term in self.terms.values():

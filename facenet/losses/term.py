@@ -12,6 +12,10 @@ class Term(nn.Module):
 
     needs_triplets = False
     """True where only batches of given triplets will do."""
+    needs_groups = False
+    """True where a batch has to hold several images of each identity, P x K."""
+    images_per_identity: int | None = None
+    """K where batches are P x K by position; None where only the labels tell."""
     gather = False
     """True where the rows of all processes are wanted instead of this one's, which makes the loss that of one process on the whole
     batch. Each process computes it alike."""

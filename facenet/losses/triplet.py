@@ -7,8 +7,18 @@ from typing import Literal
 import torch
 
 from facenet.errors import UserError
-from facenet.losses.distance import l2, pairwise_squared_l2, squared_l2
-from facenet.losses.mining import Triplets, given_triplets, hardest_triplets
+from facenet.losses import rank_passes
+from facenet.losses.distance import l2, squared_l2
+from facenet.losses.mining import (
+    Positives,
+    Triplets,
+    distance_weighted_triplets,
+    given_triplets,
+    hardest_by_label,
+    hardest_in_chunks,
+    positives_in_groups,
+    positives_of,
+)
 from facenet.losses.term import Term
 
 
@@ -17,10 +27,13 @@ class TripletLoss(Term):
 
     `margin` is in the unit of `distance`: plain L2 (0..2 between unit rows) or squared L2 (0..4); 0.2 is not the same
     demand in both. `mining`: "given" takes the sampler's triplets, "batch_hard" each row's farthest positive and
-    nearest negative in the batch, "auto" the sampler's where the batch has them, else batch-hard. `gather`: the batch is that of all
-    processes instead of this one's, so that hard negatives come from all of it and the mean is over all its active triplets.
+    nearest negative in the batch, "auto" the sampler's where the batch has them, else batch-hard; "all" every triplet of
+    the batch, "semi_hard" those of them whose negative is the farther one, "distance_weighted" a negative per pair, drawn
+    evenly over distances. `gather`: the batch is that of all processes instead of this one's, so that hard negatives come
+    from all of it and the mean is over all its active triplets.
     Figures: `active`, the share of triplets that violate the margin; `positive_distance` and `negative_distance`, means
-    over all triplets; all three 0 where a batch holds no triplet.
+    over all triplets; all three 0 where a batch holds no triplet. "all" and "semi_hard" have `active` and
+    `active_triplets`, their number.
     """
 
     def __init__(
@@ -28,7 +41,7 @@ class TripletLoss(Term):
         *,
         margin: float = 0.2,
         distance: Literal["l2", "squared_l2"] = "l2",
-        mining: Literal["auto", "given", "batch_hard"] = "auto",
+        mining: Literal["auto", "given", "batch_hard", "semi_hard", "all", "distance_weighted"] = "auto",
         gather: bool = False,
     ) -> None:
         super().__init__()
@@ -39,10 +52,13 @@ class TripletLoss(Term):
         self.mining = mining
         self.gather = gather
         self.needs_triplets = mining == "given"
+        self.needs_groups = mining in ("semi_hard", "all", "distance_weighted")
 
     def forward(
         self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.mining in ("all", "semi_hard"):
+            return self.over_all(embedding, labels)
         anchor, positive, negative, valid = self.choose(embedding, labels, triplets)
         pull = self.distance(embedding[anchor], embedding[positive])  # (T,)
         push = self.distance(embedding[anchor], embedding[negative])  # (T,)
@@ -61,9 +77,25 @@ class TripletLoss(Term):
                 "triplet: mining=given needs batches of triplets, and this sampler makes none; "
                 "choose sampler=triplet, or mining: auto or batch_hard in the loss"
             )
-        if triplets and self.mining != "batch_hard":
+        if triplets and self.mining in ("auto", "given"):
             return given_triplets(len(labels), labels.device)
-        return hardest_triplets(pairwise_squared_l2(embedding.detach()), labels)
+        if self.mining == "distance_weighted":
+            return distance_weighted_triplets(embedding, self.positives(labels))
+        if self.images_per_identity is None:
+            return hardest_by_label(embedding, labels)
+        return hardest_in_chunks(embedding, self.positives(labels))
+
+    def over_all(self, embedding: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        mined = {"all": rank_passes.batch_all, "semi_hard": rank_passes.semi_hard}[self.mining]
+        squared = self.distance is squared_l2
+        loss, num_active, num_triplets = mined(embedding, self.positives(labels), margin=self.margin, squared=squared)
+        count = num_active.to(loss.dtype)
+        return loss, {"active": count / num_triplets.clamp_min(1), "active_triplets": count}
+
+    def positives(self, labels: torch.Tensor) -> Positives:
+        if self.images_per_identity is None:
+            return positives_of(labels, most=len(labels))
+        return positives_in_groups(len(labels), self.images_per_identity, labels.device)
 
 
 def mean_over(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -149,6 +149,11 @@ def make_plan(
             f"loss.terms.{names[0]}: mining=given needs batches of triplets, and {sampler.layout} batches have none; "
             f"set sampler=triplet, or loss.terms.{names[0]}.loss.mining=batch_hard"
         )
+    if sampler.layout != "pk" and (names := loss.needing_groups()):
+        raise UserError(
+            f"loss.terms.{names[0]}: this mining needs several images of each identity in a batch, which {sampler.layout} batches do "
+            f"not have; set sampler=identity, or loss.terms.{names[0]}.loss.mining=auto"
+        )
     check_schedule(schedule, optimizer, data.batch_size, steps_per_epoch, trainer.epochs)
     total = steps_per_epoch * trainer.epochs
     val_batch_size, num_val_batches = validation_batches(material.val, sampler, images_per_step, num_processes)

@@ -85,6 +85,8 @@ def train(
         if weights is not None and resume is None:
             log.info("%s", load_weights(backbone, weights))
         loss.start(embedding_size=backbone.embedding_size, num_identities=plan.num_identities)
+        if sampler.images_per_identity is not None:
+            loss.expect_groups(sampler.images_per_identity)
         device.seed(seed)
         first = device.rank == 0
         tracker = tracking.tracker(run.id, run.directory) if first else NullTracker()

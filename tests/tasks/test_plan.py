@@ -220,6 +220,10 @@ def test_what_the_device_lacks_is_refused_in_the_plan(planned):
             ["sampler=shuffle", "loss.terms.triplet.loss.mining=given"],
             "loss.terms.triplet: mining=given needs batches of triplets, .*sampler=triplet, or .*mining=batch_hard",
         ),
+        *(
+            ([f"loss=triplet_{mining}", "sampler=shuffle"], "several images of each identity .*set sampler=identity")
+            for mining in ("semi_hard", "all", "distance_weighted")
+        ),
     ],
 )
 def test_parts_that_do_not_go_together(planned, overrides, said):
