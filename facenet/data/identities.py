@@ -6,7 +6,9 @@ N is the number of images, I the number of identities.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from facenet.data.jpeg import decode_plain
 from facenet.errors import UserError
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -60,13 +63,29 @@ class Faces(Protocol):
 def read_image(path: str) -> Pixels:
     """The pixels (H, W, 3), uint8 RGB, of one file; raises UnreadableImage for whatever is wrong with it."""
     try:
-        with Image.open(path) as image:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # half the time of open() and its buffers
+        try:
+            data = os.read(file, os.fstat(file).st_size)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: str) -> Pixels:
+    """The pixels (H, W, 3), uint8 RGB, of the bytes of a file; raises UnreadableImage with `name`."""
+    try:
+        plain = decode_plain(data)
+        if plain is not None:
+            return plain
+        with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (
         Exception
     ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
-        reason = str(error).replace(repr(path), "the file").split("\n")[0]
-        raise UnreadableImage(path, reason or type(error).__name__) from error
+        reason = re.sub(r"<_io.BytesIO object at 0x[0-9a-f]+>", "the file", str(error)).split("\n")[0]
+        raise UnreadableImage(name, reason or type(error).__name__) from error
 
 
 def hex_digest(parts: Iterable[bytes]) -> str:
