@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from facenet.data.annotation import read_annotation
 from facenet.data.identities import Faces, FolderFaces, with_min_images
+from facenet.data.record_faces import RecordFaces
 from facenet.data.synthetic import SyntheticFaces
 from facenet.errors import UserError
 
@@ -70,6 +71,20 @@ class AnnotationData(Data):
 
     def open(self) -> Faces:
         return with_min_images(read_annotation(self.list), self.min_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordData(Data):
+    """A pack of insightface or of `facenet-data pack`: the folder that holds train.rec, or a .rec file."""
+
+    path: str
+
+    def open(self) -> Faces:
+        try:
+            faces = RecordFaces(self.path)
+        except UserError as error:
+            raise UserError(f"data.path: {error}") from error
+        return with_min_images(faces, self.min_images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,14 +83,14 @@ class Preprocess:
         return asdict(self)
 
     def _resize(self, image: Pixels) -> Pixels:
-        return _scaled(image, self.size[0], self.size[1], self.interpolation)
+        return scaled(image, self.size[0], self.size[1], self.interpolation)
 
     def _letterbox(self, image: Pixels) -> Pixels:
         height, width = self.size
         if image.shape[:2] == (height, width):
             return image
         scale = min(height / image.shape[0], width / image.shape[1])
-        inner = _scaled(
+        inner = scaled(
             image, max(1, int(image.shape[0] * scale)), max(1, int(image.shape[1] * scale)), self.interpolation
         )
         canvas = np.full((height, width, 3), GREY, np.uint8)
@@ -102,7 +102,7 @@ class Preprocess:
         height, width = self.size
         scale = max(height / image.shape[0], width / image.shape[1])
         covering = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
-        return _cut_centre(_scaled(image, *covering, self.interpolation), height, width)
+        return _cut_centre(scaled(image, *covering, self.interpolation), height, width)
 
 
 def _cut_centre(image: Pixels, height: int, width: int) -> Pixels:
@@ -110,7 +110,7 @@ def _cut_centre(image: Pixels, height: int, width: int) -> Pixels:
     return image[top : top + height, left : left + width]
 
 
-def _scaled(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+def scaled(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
     """Antialiased. torch's uint8 kernel on interleaved pixels: within 2 of 255 of Pillow's result in a third of its
     time.
     """
