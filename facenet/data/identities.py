@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from facenet.data.folder_index import folder_index
 from facenet.data.jpeg import decode_plain
 from facenet.errors import UserError
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Indices = NDArray[np.int64]
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class UnreadableImage(Exception):
@@ -126,7 +125,7 @@ class ImageList:
         return read_image(self.paths[index])
 
 
-class FolderFaces(ImageList):
+class FolderFaces:
     """root/<identity>/<image>, both sorted by name. `skipped` counts files that are not images and files beside the
     identity folders.
 
@@ -135,46 +134,19 @@ class FolderFaces(ImageList):
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
-        people, self.skipped = _scan(self.root)
-        paths = [path for _, images in people for path in images]
-        labels = np.repeat(np.arange(len(people)), [len(images) for _, images in people])
-        super().__init__(paths, labels, [name for name, _ in people])
+        self.index = folder_index(self.root)
+        self.labels: Indices = self.index.labels
+        self.identities, self.fingerprint = self.index.identities, self.index.fingerprint
+        self.skipped = self.index.skipped
 
+    def __len__(self) -> int:
+        return len(self.labels)
 
-def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], int]:
-    layout = f"expected {root}/<identity>/<image>"
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; {layout}")
-    people, skipped, stray_images = [], 0, 0
-    for entry in _sorted_entries(root):
-        if entry.name.startswith(".") or not entry.is_dir():
-            skipped += 1
-            stray_images += _is_image(entry)
-            continue
-        files = _sorted_entries(entry.path)
-        images = [file.path for file in files if _is_image(file)]
-        skipped += len(files) - len(images)
-        if images:
-            people.append((entry.name, images))
-    if not people:
-        found = f"{stray_images} images but no folder per identity" if stray_images else "no images"
-        raise UserError(f"{root}: {found}; {layout}")
-    if len(people) == 1:
-        raise UserError(f"{root}: only one identity has images ({people[0][0]}), at least two are needed; {layout}")
-    return people, skipped
+    def name(self, index: int) -> str:
+        return f"{self.root}{os.sep}{self.identities[self.labels[index]]}{os.sep}{self.index.name(index)}"
 
-
-def _sorted_entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    suffix = os.path.splitext(entry.name)[1].lower()
-    return not entry.name.startswith(".") and suffix in IMAGE_SUFFIXES and entry.is_file()
+    def load(self, index: int) -> Pixels:
+        return read_image(self.name(index))
 
 
 class Subset:
