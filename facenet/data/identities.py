@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +47,10 @@ class Faces(Protocol):
     @property
     def fingerprint(self) -> str:
         """16 hex digits over identity and image names in order, so the same data in another folder has the same one."""
+        ...
+
+    def stamp(self) -> str:
+        """16 hex digits that change when pixels may have changed: file sizes and modification times."""
         ...
 
     def __len__(self) -> int: ...
@@ -87,6 +92,18 @@ def decode_image(data: bytes, name: str) -> Pixels:
         raise UnreadableImage(name, reason or type(error).__name__) from error
 
 
+def files_stamp(paths: Iterable[str]) -> str:
+    """Over size and modification time of each file; one that is missing counts as such."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            state = os.stat(path)
+            digest.update(struct.pack("<QQ", state.st_size, state.st_mtime_ns))
+        except OSError:
+            digest.update(b"missing")
+    return digest.hexdigest()[:16]
+
+
 def hex_digest(parts: Iterable[bytes]) -> str:
     """16 hex digits that depend on every part and on where one part ends."""
     digest = hashlib.sha256()
@@ -124,6 +141,9 @@ class ImageList:
     def load(self, index: int) -> Pixels:
         return read_image(self.paths[index])
 
+    def stamp(self) -> str:
+        return files_stamp(self.paths)
+
 
 class FolderFaces:
     """root/<identity>/<image>, both sorted by name. `skipped` counts files that are not images and files beside the
@@ -147,6 +167,9 @@ class FolderFaces:
 
     def load(self, index: int) -> Pixels:
         return read_image(self.name(index))
+
+    def stamp(self) -> str:
+        return files_stamp(map(self.name, range(len(self))))
 
 
 class Subset:
@@ -177,6 +200,9 @@ class Subset:
 
     def load(self, index: int) -> Pixels:
         return self.parent.load(int(self.indices[index]))
+
+    def stamp(self) -> str:
+        return self.parent.stamp()
 
 
 def with_min_images(faces: Faces, min_images: int) -> Faces:

@@ -133,9 +133,10 @@ def affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 
 
 class Augment:
-    """Random changes to a uint8 image, applied before Preprocess. What is drawn depends on the key alone.
+    """Random changes to a uint8 image. What is drawn depends on the key alone.
 
-    flip: share of images mirrored left to right. pipeline: albumentations transforms, applied in order after the flip.
+    flip: share of images mirrored left to right. pipeline: albumentations transforms, applied in order after the flip and before Preprocess.
+    Without a pipeline the flip comes after Preprocess, which lets preprocessed images be kept.
     """
 
     def __init__(self, *, flip: float = 0.0, pipeline: list[Any] | None = None) -> None:
@@ -153,6 +154,14 @@ class Augment:
         if draw < self.flip:
             image = mirrored(image)
         return self._compose()(seed, image) if self.pipeline else image
+
+    @property
+    def after_preprocess(self) -> bool:
+        return not self.pipeline
+
+    def flips(self, key: tuple[int, ...]) -> bool:
+        """Whether an image with this key is mirrored."""
+        return self.flip > 0 and _random_bits(key)[0] < self.flip
 
     def _compose(self) -> Callable[[int, Pixels], Pixels]:
         """This thread's own copy: a transform keeps the parameters it has drawn as attributes, so two threads must not

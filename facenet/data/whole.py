@@ -36,6 +36,10 @@ def written_whole(target: Path) -> Iterator[Path]:
             raise BeingWritten(
                 f"{target}: another command is writing it; wait for it, or choose another place"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"{target}: cannot be locked there ({error.strerror}); choose a place on a local disk"
+            ) from error
         _refuse_existing(target)  # the other one may have ended just now
         try:
             _clear(partial)
