@@ -68,7 +68,7 @@ def _asked(asked: str, need: Need, room: Room, size: str) -> tuple[str, str]:
 
 
 def gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
 
 
 def free_memory() -> int:
