@@ -230,7 +230,7 @@ class Accelerator:
 
         try:
             return new if new(1).is_pinned() else None
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError, AssertionError):
             return None
 
     def free_memory(self) -> int | None:
