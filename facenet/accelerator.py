@@ -222,6 +222,24 @@ class Accelerator:
     def to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
+    def pinned_memory(self) -> Callable[..., Tensor] | None:
+        """Gives page-locked uint8 memory of a shape, from which copies to the device go on beside the host's work; torch uses it again when
+        copies out of it are done. None where the device does not offer it."""
+        if self.name == "cpu":
+            return None
+
+        def new(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+
+        try:
+            return new if new(1).is_pinned() else None
+        except (RuntimeError, NotImplementedError, AssertionError):
+            return None
+
+    def free_memory(self) -> int | None:
+        """Bytes free on the device; None where it does not tell, and for the host."""
+        return self.ask("mem_get_info", lambda two: two[0])
+
     def prepare(self, module: nn.Module, distributed: Distributed | None = None) -> nn.Module:
         """The module on the device, its convolutions in channels-last, and wrapped for gradient averaging over processes."""
         options = distributed or Distributed()

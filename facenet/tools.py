@@ -20,11 +20,30 @@ def data() -> None:
     )
     annotate.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
     annotate.add_argument("--out", default="cls_train.txt", metavar="FILE", help="file to write (default: %(default)s)")
+    pack = commands.add_parser(
+        "pack",
+        help="write a folder of faces as one file",
+        description="Writes ROOT/<identity>/<image> as OUT/train.rec, train.idx and property, the RecordIO files of insightface, and the names of "
+        "the identities. JPEG and PNG files are copied byte by byte. What is interrupted leaves nothing.",
+        epilog="Train on it with data=record data.path=OUT.",
+    )
+    pack.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
+    pack.add_argument("out", metavar="OUT", help="folder to make; it must not exist")
+    pack.add_argument(
+        "--size", type=int, metavar="PIXELS", help="store JPEG of quality 95 whose longer side is at most this"
+    )
     arguments = parser.parse_args()
+    if arguments.command == "pack" and arguments.size is not None and arguments.size < 1:
+        parser.error(f"argument --size: expected 1 or more, got {arguments.size}")
     with told():
-        from facenet.tasks.annotate import run_annotate
+        if arguments.command == "pack":
+            from facenet.tasks.pack import run_pack
 
-        print(run_annotate(arguments.root, arguments.out))
+            print(run_pack(arguments.root, arguments.out, size=arguments.size))
+        else:
+            from facenet.tasks.annotate import run_annotate
+
+            print(run_annotate(arguments.root, arguments.out))
 
 
 def doctor() -> None:

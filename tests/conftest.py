@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 
 # Before torch is imported, and for the processes that tests start: threads that spin on two shared cores cost ten times what they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests and the processes they start keep for next time does not outlive them, nor does it come from the user's own runs.
+CACHE = tempfile.TemporaryDirectory(prefix="facenet-test-cache-")
+os.environ["FACENET_CACHE"] = CACHE.name
 
 STANDIN = Path(__file__).parent / "sdaa_standin"
 SHARED = Path(os.environ.get("FACENET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

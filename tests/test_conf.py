@@ -30,7 +30,13 @@ from facenet.tasks.train import train
 
 CONF = Path(str(files(cli.CHOICES[0])))
 # What a user must say: given in every composition, with what is only read when a source or a benchmark is opened.
-NEEDED = {"data=folder": "data.root=PEOPLE", "data=annotation": "data.list=LIST", "benchmark=lfw": "benchmark.root=LFW"}
+NEEDED = {
+    "data=folder": "data.root=PEOPLE",
+    "data=annotation": "data.list=LIST",
+    "data=record": "data.path=PACK",
+    "benchmark=bin": "benchmark.path=lfw.bin",
+    "benchmark=lfw": "benchmark.root=LFW",
+}
 SEVERAL = ("hydra", "sweep")  # how several jobs run; no part of one
 CHOICES = {
     str(folder.relative_to(CONF)): sorted(file.stem for file in folder.glob("*.yaml"))

@@ -25,13 +25,13 @@ def annotate(root: str | Path, out: str | Path) -> FolderFaces:
     return faces
 
 
-def write_annotation(faces: ImageList, path: str | Path) -> None:
+def write_annotation(faces: ImageList | FolderFaces, path: str | Path) -> None:
     """Write one line per image with its absolute path, ordered by label, then as in `faces`. UserError for a path the
     format cannot hold.
     """
     lines = []
     for index in np.argsort(faces.labels, kind="stable").tolist():
-        image = os.path.abspath(faces.paths[index])
+        image = os.path.abspath(faces.name(index))
         if "\n" in image or image.rstrip(TRAILING) != image:
             raise UserError(
                 f"{image!r}: a path with a line break or a blank at its end does not fit an annotation file; rename it"

@@ -7,18 +7,21 @@ repeats another, and an epoch can be drawn again alone. What processes have to a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.identities import identity_index
+from facenet.data.keyed_order import KeyedOrder
 from facenet.errors import UserError
 
 Indices = NDArray[np.int64]
 # First number of every stream's key: numpy pads keys with zeros, so without it (seed, epoch) and (seed, epoch, rank 0)
 # are one stream.
 SHARED, OWN = 1, 2
+HELD = 1 << 22  # images whose order is drawn at once: 34 MB, and as it was before larger sets had another way
 
 
 class Sampler:
@@ -179,13 +182,24 @@ class ShuffleSampler(Sampler):
         if not len(labels):
             raise UserError("sampler=shuffle: there are no images to draw from")
         local = self.images_per_step(batch_size, world_size) // world_size
-        rng = np.random.default_rng([SHARED, seed, epoch])
-        queue = np.empty(0, np.int64)
+        orders, at = _orders(len(labels), (SHARED, seed, epoch)), 0
+        order = next(orders)
         for _ in range(num_batches):
-            while len(queue) < batch_size:
-                queue = np.concatenate([queue, rng.permutation(len(labels))])
-            yield queue[rank * local : (rank + 1) * local]
-            queue = queue[batch_size:]
+            batch, at = order[at : at + batch_size], at + batch_size
+            while len(batch) < batch_size:
+                order, at = next(orders), batch_size - len(batch)
+                batch = np.concatenate([batch, order[:at]])
+            yield batch[rank * local : (rank + 1) * local]
+
+
+def _orders(num_images: int, key: tuple[int, ...]) -> Iterator[Indices | KeyedOrder]:
+    """One random order after the other: held in memory while it is small."""
+    if num_images <= HELD:
+        rng = np.random.default_rng(key)
+        while True:
+            yield rng.permutation(num_images)
+    for number in itertools.count():
+        yield KeyedOrder(num_images, (*key, number))
 
 
 def _need_two(num_identities: int) -> None:

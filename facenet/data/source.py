@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 
 from facenet.data.annotation import read_annotation
+from facenet.data.feed_choice import KINDS, FeedKind
 from facenet.data.identities import Faces, FolderFaces, with_min_images
+from facenet.data.record_faces import RecordFaces
 from facenet.data.synthetic import SyntheticFaces
 from facenet.errors import UserError
 
@@ -21,7 +23,8 @@ class Data:
     num_workers: decoding threads per process, 0 decodes in the training thread. val_images: share of images held out
     for the validation loss. val_identities: share of identities held out for test pairs; None takes 0.1 where the
     benchmark draws pairs from them, else 0. max_unreadable: share of images that may be unreadable before a run stops.
-    min_images: identities with fewer images are left out.
+    min_images: identities with fewer images are left out. feed: where batches come from: the files, or a cache of preprocessed images on disk,
+    in memory or on the device; auto picks by size. cache_dir: where that cache is kept; None takes $FACENET_CACHE/raw or ~/.cache/facenet/raw.
     """
 
     batch_size: int = 96
@@ -31,11 +34,15 @@ class Data:
     val_identities: float | None = None
     max_unreadable: float = 0.01
     min_images: int = 1
+    feed: FeedKind = "auto"
+    cache_dir: str | None = None
 
     def __post_init__(self) -> None:
         for key, lowest in (("batch_size", 1), ("image_size", 1), ("num_workers", 0), ("min_images", 1)):
             if getattr(self, key) < lowest:
                 raise UserError(f"data.{key}: expected {lowest} or more, got {getattr(self, key)}")
+        if self.feed not in KINDS:
+            raise UserError(f"data.feed: expected one of {', '.join(KINDS)}, got {self.feed!r}")
         for key in ("val_images", "val_identities", "max_unreadable"):
             share = getattr(self, key)
             if share is not None and not 0 <= share <= 1:
@@ -70,6 +77,20 @@ class AnnotationData(Data):
 
     def open(self) -> Faces:
         return with_min_images(read_annotation(self.list), self.min_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordData(Data):
+    """A pack of insightface or of `facenet-data pack`: the folder that holds train.rec, or a .rec file."""
+
+    path: str
+
+    def open(self) -> Faces:
+        try:
+            faces = RecordFaces(self.path)
+        except UserError as error:
+            raise UserError(f"data.path: {error}") from error
+        return with_min_images(faces, self.min_images)
 
 
 @dataclass(frozen=True, kw_only=True)

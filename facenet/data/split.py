@@ -24,6 +24,8 @@ def split_images(faces: Faces, fraction: float, seed: int) -> tuple[Indices, Ind
     its identity would have none left there, since a classifier needs every identity.
     """
     _check_share("data.val_images", fraction)
+    if not int(fraction * len(faces)):  # nothing to draw: a hundred million images need no order
+        return np.arange(len(faces)), np.empty(0, np.int64)
     shuffled = np.random.RandomState(seed).permutation(len(faces))
     num_val = int(fraction * len(faces))
     cut = len(faces) - num_val

@@ -52,6 +52,9 @@ class SyntheticFaces:
         identity, image = divmod(index, self.images_per_identity)
         return f"synthetic/{identity}#{image}"
 
+    def stamp(self) -> str:
+        return self.fingerprint
+
     def load(self, index: int) -> NDArray[np.uint8]:
         identity = int(self.labels[index])
         mask = self._masks.get(identity)

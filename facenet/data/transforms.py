@@ -83,14 +83,14 @@ class Preprocess:
         return asdict(self)
 
     def _resize(self, image: Pixels) -> Pixels:
-        return _scaled(image, self.size[0], self.size[1], self.interpolation)
+        return scaled(image, self.size[0], self.size[1], self.interpolation)
 
     def _letterbox(self, image: Pixels) -> Pixels:
         height, width = self.size
         if image.shape[:2] == (height, width):
             return image
         scale = min(height / image.shape[0], width / image.shape[1])
-        inner = _scaled(
+        inner = scaled(
             image, max(1, int(image.shape[0] * scale)), max(1, int(image.shape[1] * scale)), self.interpolation
         )
         canvas = np.full((height, width, 3), GREY, np.uint8)
@@ -102,7 +102,7 @@ class Preprocess:
         height, width = self.size
         scale = max(height / image.shape[0], width / image.shape[1])
         covering = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
-        return _cut_centre(_scaled(image, *covering, self.interpolation), height, width)
+        return _cut_centre(scaled(image, *covering, self.interpolation), height, width)
 
 
 def _cut_centre(image: Pixels, height: int, width: int) -> Pixels:
@@ -110,7 +110,7 @@ def _cut_centre(image: Pixels, height: int, width: int) -> Pixels:
     return image[top : top + height, left : left + width]
 
 
-def _scaled(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+def scaled(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
     """Antialiased. torch's uint8 kernel on interleaved pixels: within 2 of 255 of Pillow's result in a third of its
     time.
     """
@@ -133,9 +133,10 @@ def affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 
 
 class Augment:
-    """Random changes to a uint8 image, applied before Preprocess. What is drawn depends on the key alone.
+    """Random changes to a uint8 image. What is drawn depends on the key alone.
 
-    flip: share of images mirrored left to right. pipeline: albumentations transforms, applied in order after the flip.
+    flip: share of images mirrored left to right. pipeline: albumentations transforms, applied in order after the flip and before Preprocess.
+    Without a pipeline the flip comes after Preprocess, which lets preprocessed images be kept.
     """
 
     def __init__(self, *, flip: float = 0.0, pipeline: list[Any] | None = None) -> None:
@@ -153,6 +154,14 @@ class Augment:
         if draw < self.flip:
             image = mirrored(image)
         return self._compose()(seed, image) if self.pipeline else image
+
+    @property
+    def after_preprocess(self) -> bool:
+        return not self.pipeline
+
+    def flips(self, key: tuple[int, ...]) -> bool:
+        """Whether an image with this key is mirrored."""
+        return self.flip > 0 and _random_bits(key)[0] < self.flip
 
     def _compose(self) -> Callable[[int, Pixels], Pixels]:
         """This thread's own copy: a transform keeps the parameters it has drawn as attributes, so two threads must not

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facenet.data.bin_file import BinFaces
 from facenet.data.identities import Faces, ImageList, Subset
 from facenet.errors import UserError
 from facenet.evaluation.drawn_pairs import draw_different, draw_same
@@ -106,6 +108,44 @@ class Lfw:
             )
         identities, labels = np.unique([image.split("/")[0] for image in images], return_inverse=True)
         return ImageList([path for path in paths if path is not None], labels, [str(name) for name in identities])
+
+
+class Bin:
+    """A verification set of insightface. path: the file, after which it is named. num_folds: of consecutive pairs. batch_size: images per
+    forward pass.
+    """
+
+    needs_heldout = False
+
+    def __init__(self, *, path: str, protocol: Protocol, num_folds: int = 10, batch_size: int = 64) -> None:
+        self.path = Path(path).expanduser()
+        self.name = re.sub(r"[^\w.-]", "_", self.path.stem)  # metrics are named after it
+        self.protocol, self.num_folds = protocol, num_folds
+        self.batch_size = _positive("batch_size", batch_size)
+
+    def open(self, heldout: Faces | None = None) -> PairSet:
+        """UserError for a missing or damaged file, and one with fewer pairs than two per fold."""
+        try:
+            faces = BinFaces(self.path)
+        except UserError as error:
+            raise UserError(f"benchmark.path: {error}") from error
+        num_pairs = len(faces.same)
+        if self.num_folds < 2 or num_pairs < 2 * self.num_folds:
+            raise UserError(
+                f"{self.name}: {num_pairs} pairs in {self.num_folds} folds; "
+                "benchmark.num_folds must be at least 2 and at most half the pairs"
+            )
+        sizes = [len(part) for part in np.array_split(np.arange(num_pairs), self.num_folds)]
+        return PairSet(
+            name=self.name,
+            faces=faces,
+            left=faces.left,
+            right=faces.right,
+            same=faces.same,
+            folds=np.repeat(np.arange(self.num_folds), sizes),
+            protocol=self.protocol,
+            batch_size=self.batch_size,
+        )
 
 
 class HeldOut:

@@ -85,6 +85,9 @@ class Readable:
     def name(self, index: int) -> str:
         return self.faces.name(index)
 
+    def stamp(self) -> str:
+        return self.faces.stamp()
+
     def load(self, index: int) -> NDArray[np.uint8]:
         try:
             return self.faces.load(index)

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from facenet.accelerator import Accelerator
+from facenet.data.buffers import Buffers
+from facenet.data.cache_dir import cache_dir
+from facenet.data.cached_loader import CachedLoader, Images, MappedImages, ResidentImages
+from facenet.data.feed_choice import Need, Room, choose, free_disk, free_memory
 from facenet.data.identities import Faces
-from facenet.data.loader import Batch, Loader
+from facenet.data.loader import Batch, Loader, NewImages
+from facenet.data.raw_cache import RawCache, Stopped, cache_bytes, cache_place, exists_or_comes, open_cache
 from facenet.data.sampler import Sampler
 from facenet.data.source import Data
 from facenet.data.transforms import Augment, Preprocess
+from facenet.errors import UserError
 from facenet.tasks.plan import Material, Plan
+from facenet.tasks.progress import image_bar
+
+log = logging.getLogger(__name__)
 
 
 class Feed:
-    """The batches of this rank, by epoch."""
+    """The batches of this rank, by epoch. accelerator: offers memory for batches and may hold the images; None takes the host's. stop: asked
+    while a cache is made."""
 
     def __init__(
         self,
@@ -28,11 +44,70 @@ class Feed:
         *,
         seed: int,
         rank: int,
+        accelerator: Accelerator | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.material, self.plan, self.sampler, self.seed, self.rank = material, plan, sampler, seed, rank
+        self.data, self.preprocess, self.augment, self.accelerator, self.stop = (
+            data,
+            preprocess,
+            augment,
+            accelerator,
+            stop,
+        )
+        self.new: NewImages = (accelerator and accelerator.pinned_memory()) or Buffers()
+        self.kind, cached = self.chosen()
         options: dict[str, Any] = {"num_workers": data.num_workers, "seed": seed, "max_unreadable": data.max_unreadable}
-        self.loader = Loader(material.train, preprocess, augment, **options)
-        self.val_loader = Loader(material.val, preprocess, **options)
+        if cached is None:
+            self.loader = Loader(material.train, preprocess, augment, **options, new=self.new)
+            self.val_loader = Loader(material.val, preprocess, **options, new=self.new)
+        else:
+            cache, images = cached
+            options |= {"source": material.source, "cache": cache, "images": images}
+            self.loader = CachedLoader(material.train, preprocess, augment, **options)
+            self.val_loader = CachedLoader(material.val, preprocess, **options)
+
+    def chosen(self) -> tuple[str, tuple[RawCache, Images] | None]:
+        """files, disk, ram or device, and for the last three the cache and its images. What was not asked for by name ends no run."""
+        if self.data.feed == "files":
+            return "files", None
+        try:
+            kind, why = choose(self.data.feed, *self.sizes())
+            log.info("feed %s (%s)", kind, why)
+            return kind, None if kind == "files" else self.opened(kind)
+        except Stopped:
+            return "files", None
+        except UserError as error:
+            if self.data.feed != "auto":
+                raise
+            log.warning("feed files: %s", error)
+            return "files", None
+
+    @cached_property
+    def place(self) -> Path:
+        folder = Path(self.data.cache_dir).expanduser() if self.data.cache_dir else cache_dir() / "raw"
+        return cache_place(self.material.source, self.preprocess, folder)
+
+    def sizes(self) -> tuple[Need, Room]:
+        obstacle = None if self.augment.after_preprocess else "augment.pipeline changes images before they are resized"
+        shown, source = self.plan.total_steps * self.plan.images_per_step, self.material.source
+        kept = obstacle is None and exists_or_comes(self.place)
+        device = self.accelerator.free_memory() if self.accelerator else None
+        need = Need(cache_bytes(source, self.preprocess), shown / len(source), kept, obstacle)
+        return need, Room(free_disk(self.place.parent) if obstacle is None else 0, free_memory(), device)
+
+    def opened(self, kind: str) -> tuple[RawCache, Images]:
+        source, threads = self.material.source, max(1, self.data.num_workers)
+        with image_bar(len(source), shown=self.rank == 0) as progress:
+            cache = open_cache(
+                source, self.preprocess, self.place, num_threads=threads, progress=progress, stop=self.stop
+            )
+        if kind == "device":
+            device = self.accelerator.device if self.accelerator else torch.empty(0).device
+            return cache, ResidentImages(cache, device, num_threads=threads)
+        if kind == "ram":
+            cache.read_all(lambda start, images: None, num_threads=threads)
+        return cache, MappedImages(cache, self.new)
 
     def train(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """From batch number `first` of the epoch on."""

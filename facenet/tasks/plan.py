@@ -18,10 +18,10 @@ from facenet.distributed import Distributed
 from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings
 from facenet.errors import UserError
-from facenet.evaluation.benchmark import HeldOut, Lfw, NoBenchmark, PairSet
+from facenet.evaluation.benchmark import Bin, HeldOut, Lfw, NoBenchmark, PairSet
 from facenet.losses.mix import LossMix
 
-Benchmark = Lfw | HeldOut | NoBenchmark
+Benchmark = Lfw | Bin | HeldOut | NoBenchmark
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
 DEFAULT_HELDOUT = 0.1
 

@@ -117,7 +117,18 @@ def train(
                 steps_per_epoch=plan.steps_per_epoch,
                 epochs=trainer.epochs,
             )
-            feed = Feed(material, plan, data, sampler, preprocess, augment, seed=seed, rank=device.rank)
+            feed = Feed(
+                material,
+                plan,
+                data,
+                sampler,
+                preprocess,
+                augment,
+                seed=seed,
+                rank=device.rank,
+                accelerator=device,
+                stop=lambda: bool(run.stop),
+            )
             epochs = Epochs(engine, feed, material, plan, tracker, run, preprocess, first=first)
             if resume is not None:
                 epochs.restore(checkpoints.load(resume))

@@ -1,4 +1,6 @@
 import logging
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from PIL import Image
 
 from facenet.data.identities import ImageList
 from facenet.errors import UserError
-from facenet.evaluation.benchmark import HeldOut, Lfw, NoBenchmark
+from facenet.evaluation.benchmark import Bin, HeldOut, Lfw, NoBenchmark
 from facenet.evaluation.protocol import Protocol
 
 PLAIN = Protocol()
@@ -175,3 +177,20 @@ def test_settings_out_of_range_are_refused(make):
 def test_no_benchmark_opens_nothing():
     assert NoBenchmark().open() is None and NoBenchmark().name == "none" and not NoBenchmark().needs_heldout
     assert HeldOut.needs_heldout and not Lfw.needs_heldout
+
+
+def test_a_verification_set_keeps_its_order_and_is_folded_as_insightface_does(tmp_path: Path) -> None:
+    """sklearn's KFold without shuffling: the first P % folds folds are one larger."""
+    images = [bytes([number // 3]) for number in range(46)]
+    (tmp_path / "agedb_30.bin").write_bytes(pickle.dumps((images, [number % 2 == 0 for number in range(23)])))
+    pair_set = Bin(path=str(tmp_path / "agedb_30.bin"), num_folds=10, protocol=Protocol()).open()
+    assert pair_set.name == "agedb_30"
+    assert len(pair_set.faces) == 16
+    assert (pair_set.left[:3].tolist(), pair_set.right[:3].tolist()) == ([0, 0, 1], [0, 1, 1])
+    assert np.bincount(pair_set.folds).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+    assert (np.diff(pair_set.folds) >= 0).all()
+    assert pair_set.same.sum() == 12
+    with pytest.raises(UserError, match="agedb_30: 23 pairs in 12 folds"):
+        Bin(path=str(tmp_path / "agedb_30.bin"), num_folds=12, protocol=Protocol()).open()
+    with pytest.raises(UserError, match="^benchmark.path: .*gone.bin: cannot be read"):
+        Bin(path=str(tmp_path / "gone.bin"), protocol=Protocol()).open()

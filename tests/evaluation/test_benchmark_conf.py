@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from facenet.evaluation.benchmark import HeldOut, Lfw, NoBenchmark
+from facenet.evaluation.benchmark import Bin, HeldOut, Lfw, NoBenchmark
 from facenet.evaluation.protocol import Protocol
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -24,7 +24,8 @@ def build(benchmark, *overrides):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
-    ("benchmark", "kind", "needed"), [("lfw", Lfw, ["benchmark.root=x"]), ("heldout", HeldOut, [])]
+    ("benchmark", "kind", "needed"),
+    [("lfw", Lfw, ["benchmark.root=x"]), ("bin", Bin, ["benchmark.path=x.bin"]), ("heldout", HeldOut, [])],
 )
 def test_every_protocol_goes_with_every_benchmark(benchmark, kind, needed, protocol):
     built = build(benchmark, f"benchmark/protocol={protocol}", *needed)

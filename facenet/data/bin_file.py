@@ -1,0 +1,127 @@
+"""The verification sets of insightface, lfw.bin and its kind: a pickle of (encoded images, whether each two of them are one identity).
+
+A pickle may call whatever it names. Here it may name nothing: the few names that such files hold for plain values (numpy's bool, bytes in
+an old protocol) lead to functions of this file, every other one is refused, so that reading runs no code of the file's.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facenet.data.identities import Indices, Pixels, decode_image, hex_digest
+from facenet.errors import UserError
+
+SCALAR = {("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")}
+
+
+class BinFaces:
+    """The different images of a set, each with an identity of its own: the file names none. `left`, `right` and `same` (P,) are its pairs."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        images, self.same = read_bin(self.path)
+        number: dict[bytes, int] = {}
+        of_pairs = np.array([number.setdefault(image, len(number)) for image in images], np.int64)
+        self.left, self.right = of_pairs[::2], of_pairs[1::2]
+        self.images = list(number)
+        self.labels: Indices = np.arange(len(self.images), dtype=np.int64)
+        self.identities = tuple(f"{self.path.name}#{index}" for index in range(len(self.images)))
+        self.fingerprint = hex_digest([*self.images, of_pairs.astype("<i8").tobytes(), self.same.tobytes()])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return self.identities[index]
+
+    def load(self, index: int) -> Pixels:
+        return decode_image(self.images[index], self.name(index))
+
+    def stamp(self) -> str:
+        return self.fingerprint
+
+
+def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
+    """(2P encoded images, P answers). UserError for a file that is missing, damaged or holds anything else."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected a verification set of insightface, as lfw.bin"
+        ) from error
+    try:
+        content = PlainValues(io.BytesIO(data), encoding="bytes").load()
+    except Refused as error:
+        raise UserError(f"{path}: {error}; it is no verification set, and nothing of it was run") from error
+    except Exception as error:  # what unpickling raises depends on the damage: any error there is
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); copy it again") from error
+    if not (
+        isinstance(content, (tuple, list)) and len(content) == 2 and all(isinstance(part, list) for part in content)
+    ):
+        raise UserError(f"{path}: expected a pair of lists (images, same), got {type(content).__name__}")
+    images, same = content
+    for index, image in enumerate(images):
+        if type(image) is not bytes:
+            raise UserError(f"{path}: image {index} is {type(image).__name__}, expected bytes")
+    for index, answer in enumerate(same):
+        if type(answer) not in (bool, int) or answer not in (0, 1):
+            raise UserError(f"{path}: pair {index} is {type(answer).__name__}, expected true or false")
+    if not same or len(images) != 2 * len(same):
+        raise UserError(
+            f"{path}: {len(images)} images for {len(same)} pairs, expected two each; it is cut, copy it again"
+        )
+    return images, np.array(same, np.bool_)
+
+
+class Refused(pickle.UnpicklingError):
+    """A name that plain values do not need."""
+
+
+class PlainValues(pickle.Unpickler):
+    """Lists, tuples, bytes, text, numbers and numpy bools, which become bools."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in SCALAR:
+            return lambda dtype, data: _bool(dtype, data)
+        if (module, name) == ("numpy", "dtype"):
+            return lambda code, *_: _Dtype(code)
+        if (module, name) == ("_codecs", "encode"):
+            return lambda text, encoding: codecs.encode(_text(text), "latin1")
+        if name == "bytes" and module in ("builtins", "__builtin__"):
+            return lambda: b""
+        raise Refused(f"it names {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise Refused("it names an object elsewhere")
+
+
+class _Dtype:
+    """Stands for numpy's type object while a bool is read."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like: a bool has none."""
+
+
+def _bool(dtype: Any, data: Any) -> bool:
+    code = getattr(dtype, "code", None)
+    if code not in ("b1", b"b1", "?", b"?") or data not in (b"\0", b"\1"):
+        raise Refused(f"it holds a number of type {code!r}")
+    return bool(data == b"\1")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Refused("it encodes what is no text")
+    return value

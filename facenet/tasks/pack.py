@@ -1,0 +1,34 @@
+"""A folder of faces as a pack."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from facenet.data.identities import FolderFaces
+from facenet.data.pack import pack_folder
+from facenet.errors import UserError
+from facenet.tasks.progress import image_bar
+
+
+def run_pack(root: str, out: str, *, size: int | None = None) -> str:
+    """Writes the pack and says what is in it and how to train on it."""
+    faces = FolderFaces(root)
+    if size is None:
+        check_room(faces, Path(out))
+    with image_bar(len(faces)) as progress:
+        num_bytes = pack_folder(faces, out, size=size, progress=progress)
+    skipped = f"; {faces.skipped} files that are no images left out" if faces.skipped else ""
+    counts = f"{len(faces):,} images of {len(faces.identities):,} identities, {num_bytes / 1e6:,.1f} MB"
+    return f"{out}: {counts}{skipped}; train on it with data=record data.path={out}"
+
+
+def check_room(faces: FolderFaces, out: Path, sample: int = 200) -> None:
+    """UserError where the disk has clearly too little room, by the mean size of some images."""
+    place = next(folder for folder in out.expanduser().absolute().parents if folder.is_dir())
+    sizes = [Path(faces.name(index)).stat().st_size for index in range(0, len(faces), max(1, len(faces) // sample))]
+    needed, free = sum(sizes) / len(sizes) * len(faces), shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{out}: needs about {needed / 1e9:.1f} GB and {place} has {free / 1e9:.1f} GB left; choose another place, or --size"
+        )

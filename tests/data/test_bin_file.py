@@ -1,0 +1,109 @@
+"""Verification sets: the forms in which they are pickled, and what a hostile or damaged file gets."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facenet.data.bin_file import BinFaces, read_bin
+from facenet.errors import UserError
+
+
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 8), (number, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def python2(images: list[bytes], same: list[bool]) -> bytes:
+    """As Python 2 wrote them: bytes are its str (BINSTRING), protocol 2; True and False have opcodes of their own."""
+    items = b"".join(b"T" + len(image).to_bytes(4, "little") + image for image in images)
+    answers = b"".join(b"\x88" if answer else b"\x89" for answer in same)
+    return b"\x80\x02](" + items + b"e](" + answers + b"e\x86."
+
+
+IMAGES = [png(1), png(2), png(1), png(3)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps((IMAGES, [True, False]), protocol=4),
+        pickle.dumps((IMAGES, [True, False]), protocol=2),
+        pickle.dumps([IMAGES, [1, 0]]),
+        pickle.dumps((IMAGES, [np.bool_(True), np.bool_(False)])),
+        pickle.dumps((IMAGES, [np.bool_(True), np.bool_(False)]), protocol=2),
+        pickle.dumps((IMAGES, [np.bool_(True), np.bool_(False)]), protocol=2).replace(b"numpy._core", b"numpy.core"),
+        python2(IMAGES, [True, False]),
+    ],
+    ids=["now", "protocol 2", "numbers", "numpy", "numpy protocol 2", "numpy 1", "python 2"],
+)
+def test_every_form_is_read_and_each_image_kept_once(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "lfw.bin").write_bytes(data)
+    faces = BinFaces(tmp_path / "lfw.bin")
+    assert len(faces) == 3
+    assert (faces.left.tolist(), faces.right.tolist(), faces.same.tolist()) == ([0, 0], [1, 2], [True, False])
+    assert [int(faces.load(index)[0, 0, 0]) for index in range(3)] == [1, 2, 3]
+    assert faces.name(2) == "lfw.bin#2"
+
+
+class Calls:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (Calls(os.mkdir, "run"), "posix.mkdir"),
+        (([Calls(os.mkdir, "run")], [True]), "posix.mkdir"),
+        (Calls(eval, "__import__('os').mkdir('run')"), "builtin.*eval"),
+        (Calls(getattr, "x", "__class__"), "builtin.*getattr"),
+        ((IMAGES, [np.float64(1.0), False]), "a number of type 'f8'"),
+        ((IMAGES, [np.array([True]), False]), "_reconstruct"),
+        (np.dtype([("a", "i4")]), "expected a pair of lists"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_what_a_file_names_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, named: str, protocol: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.bin").write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(UserError, match=rf"bad.bin: .*{named}|bad.bin: expected a pair of lists|it encodes"):
+        read_bin(tmp_path / "bad.bin")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (pickle.dumps((IMAGES, [True, False]))[:-40], "damaged"),
+        (b"", "damaged"),
+        (b"\xff\xd8 a picture", "damaged"),
+        (pickle.dumps((IMAGES[:3], [True, False])), "3 images for 2 pairs, expected two each"),
+        (pickle.dumps(([], [])), "0 images for 0 pairs"),
+        (pickle.dumps((["text", b"x"], [True])), "image 0 is str, expected bytes"),
+        (pickle.dumps((IMAGES, [True, 2])), "pair 1 is int, expected true or false"),
+        (pickle.dumps((IMAGES, [True, "no"])), "pair 1 is str, expected true or false"),
+    ],
+)
+def test_damage_is_told(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "bad.bin").write_bytes(data)
+    with pytest.raises(UserError, match=rf"bad.bin: {message}"):
+        read_bin(tmp_path / "bad.bin")
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone.bin: cannot be read"):
+        read_bin(tmp_path / "gone.bin")
