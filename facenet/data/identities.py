@@ -5,6 +5,7 @@ N is the number of images, I the number of identities.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -13,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
-from facenet.errors import UserError
+from facenet.data.decode import DEFAULT, Decode
+from facenet.errors import UserError, shown
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Indices = NDArray[np.int64]
@@ -24,12 +25,11 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".
 
 
 class UnreadableImage(Exception):
-    """An image that exists by name but gives no pixels; `reason` is one line."""
+    """An image that exists by name but gives no pixels; `name` may be printed whatever the file is called, `reason` is one line."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
-        self.name = name
-        self.reason = reason
+        self.name, self.reason = shown(name), shown(reason)
+        super().__init__(f"{self.name}: {self.reason}")
 
 
 class Faces(Protocol):
@@ -57,14 +57,11 @@ class Faces(Protocol):
         ...
 
 
-def read_image(path: str) -> Pixels:
+def read_image(path: str, decode: Decode = DEFAULT) -> Pixels:
     """The pixels (H, W, 3), uint8 RGB, of one file; raises UnreadableImage for whatever is wrong with it."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
+        return decode(path)
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
         reason = str(error).replace(repr(path), "the file").split("\n")[0]
         raise UnreadableImage(path, reason or type(error).__name__) from error
 
@@ -81,8 +78,10 @@ def hex_digest(parts: Iterable[bytes]) -> str:
 class ImageList:
     """Image files with gap-free labels; the base of folders, annotation files and benchmarks."""
 
-    def __init__(self, paths: Sequence[str], labels: ArrayLike, identities: Sequence[str]) -> None:
-        self.paths = list(paths)
+    def __init__(
+        self, paths: Sequence[str], labels: ArrayLike, identities: Sequence[str], decode: Decode = DEFAULT
+    ) -> None:
+        self.paths, self.decode = list(paths), decode
         self.labels: Indices = np.asarray(labels, dtype=np.int64)
         self.identities = tuple(identities)
         if len(self.paths) != len(self.labels):
@@ -104,7 +103,7 @@ class ImageList:
         return self.paths[index]
 
     def load(self, index: int) -> Pixels:
-        return read_image(self.paths[index])
+        return read_image(self.paths[index], self.decode)
 
 
 class FolderFaces(ImageList):
@@ -114,12 +113,12 @@ class FolderFaces(ImageList):
     Raises UserError for a missing folder, one without images and one with a single identity.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, decode: Decode = DEFAULT) -> None:
         self.root = Path(root).expanduser()
         people, self.skipped = _scan(self.root)
         paths = [path for _, images in people for path in images]
         labels = np.repeat(np.arange(len(people)), [len(images) for _, images in people])
-        super().__init__(paths, labels, [name for name, _ in people])
+        super().__init__(paths, labels, [name for name, _ in people], decode)
 
 
 def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], int]:
@@ -128,7 +127,7 @@ def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], int]:
         raise UserError(f"{root}: no such folder; {layout}")
     people, skipped, stray_images = [], 0, 0
     for entry in _sorted_entries(root):
-        if entry.name.startswith(".") or not entry.is_dir():
+        if entry.name.startswith(".") or not _is_folder(entry):
             skipped += 1
             stray_images += _is_image(entry)
             continue
@@ -141,7 +140,9 @@ def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], int]:
         found = f"{stray_images} images but no folder per identity" if stray_images else "no images"
         raise UserError(f"{root}: {found}; {layout}")
     if len(people) == 1:
-        raise UserError(f"{root}: only one identity has images ({people[0][0]}), at least two are needed; {layout}")
+        raise UserError(
+            f"{root}: only one identity has images ({shown(people[0][0])}), at least two are needed; {layout}"
+        )
     return people, skipped
 
 
@@ -150,12 +151,20 @@ def _sorted_entries(folder: str | Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+        raise UserError(f"{shown(str(folder))}: cannot be listed ({error.strerror})") from error
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     suffix = os.path.splitext(entry.name)[1].lower()
-    return not entry.name.startswith(".") and suffix in IMAGE_SUFFIXES and entry.is_file()
+    with contextlib.suppress(OSError):  # a link that leads to itself
+        return not entry.name.startswith(".") and suffix in IMAGE_SUFFIXES and entry.is_file()
+    return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):
+        return entry.is_dir()
+    return False
 
 
 class Subset:
