@@ -27,7 +27,7 @@ DLL 2026-01-01 - Epoch: 0 Iteration: 3 train.loss : 3.5 rank : 0
 TCAPPDLL 2026 - (0, 4) train.loss: 1.0
 """
 WORDS = {
-    "annotation": [b"0;/dev/null\n", b"1;a.png\n", b";", b"\n", b"..", b"/", b"\xff", b"9" * 25, b"\0", b"\xd9\xa3"],
+    "annotation": [b"0;x\n", b"1;a.png\n", b";", b"\n", b"..", b"/", b"\xff", b"9" * 25, b"\0", b"\xd9\xa3"],
     "pairs": [
         b"2 1\n",
         b"a\t1\t2\n",
@@ -80,7 +80,7 @@ STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3)}
 FIELDS = {name: kind() for name, kind in checkpoints.FIELDS.items()}
 CHECKPOINT = {"format": checkpoints.FORMAT, "version": checkpoints.VERSION, **FIELDS}
 SEEDS = {
-    "annotation": [b"0;/dev/null\n1;b/0.png\n", b"\xef\xbb\xbf3;/x/a b.png \r\n3;c.png\n7;/dev/null\r\n"],
+    "annotation": [b"0;x\n1;b/0.png\n", b"\xef\xbb\xbf3;/x/a b.png \r\n3;c.png\n7;x\r\n"],
     "pairs": [b"2 1\na\t1\t2\na\t1\tb\t1\nb\t2\t3\nc\t1\td\t4\n", b"2 1\na 1 2\na 1 b 1\nb 2 3\nc 1 d 4\n"],
     "log": [LOG],
     "weights": [saved(STATE), saved(CHECKPOINT)],
@@ -104,7 +104,7 @@ READERS: dict[str, list[Callable[[Path], object]]] = {
 
 
 def feed(kind: str, content: bytes, path: Path) -> int:
-    """The number of its readers that took the content; anything but UserError comes out."""
+    """The number of its readers that took the content; anything but UserError comes out. Annotation seeds name the file x itself."""
     path.write_bytes(content)
     taken = 0
     for reader in READERS[kind]:
@@ -143,7 +143,7 @@ def test_the_seeds_are_whole(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_arbitrary_content_is_read_or_refused(kind: str, tmp_path: Path, data: st.DataObject) -> None:
     word = st.one_of(st.sampled_from([*WORDS[kind], *SEEDS[kind]]), st.binary(max_size=12))
@@ -153,8 +153,8 @@ def test_arbitrary_content_is_read_or_refused(kind: str, tmp_path: Path, data: s
 @pytest.mark.parametrize("kind", READERS)
 def test_damage_is_read_or_refused(kind: str, tmp_path: Path) -> None:
     draw = random.Random(0)
-    taken = sum(feed(kind, damaged(kind, draw), tmp_path / "x") > 0 for _ in range(400))
-    assert 0 < taken < 400
+    taken = sum(feed(kind, damaged(kind, draw), tmp_path / "x") > 0 for _ in range(150))
+    assert 0 < taken < 150
 
 
 @pytest.mark.timeout(60)
@@ -168,8 +168,8 @@ def test_damage_is_read_or_refused(kind: str, tmp_path: Path) -> None:
         ("log", b'DLLL {"type": "LOG", "step": [0, 1], "data": "' + b"(" * 50_000 + b'"}'),
         ("log", b'DLLL {"type": "LOG", "step": [0, 1], "data": "{1: 2}"}'),
         ("log", b"DLLL " + b'{"a":' * 19_000),
-        ("annotation", b"9" * 5000 + b";a\n1;/dev/null\n"),
-        ("annotation", b"99999999999999999999;/dev/null\n1;/dev/null\n"),
+        ("annotation", b"9" * 5000 + b";a\n1;x\n"),
+        ("annotation", b"99999999999999999999;x\n1;x\n"),
         ("annotation", b";" * 2_000_000),
         ("pairs", b"9" * 5000 + b" 1\n"),
         ("pairs", b"2 999999999\na\t1\t2\n"),
