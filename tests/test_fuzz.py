@@ -170,6 +170,7 @@ def test_damage_is_read_or_refused(kind: str, tmp_path: Path) -> None:
         ("log", b"DLLL " + b'{"a":' * 19_000),
         ("annotation", b"9" * 5000 + b";a\n1;x\n"),
         ("annotation", b"99999999999999999999;x\n1;x\n"),
+        ("annotation", "\u0663\x1d;x\n1\n".encode()),
         ("annotation", b";" * 2_000_000),
         ("pairs", b"9" * 5000 + b" 1\n"),
         ("pairs", b"2 999999999\na\t1\t2\n"),

@@ -86,7 +86,8 @@ def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
         if not line:
             continue
         label, separator, image = line.partition(";")
-        if not (separator and image and label.strip().isdecimal()):
+        label = label.strip()  # int() knows fewer blanks than strip()
+        if not (separator and image and label.isdecimal()):
             raise UserError(f"{file}:{number}: expected <label>;<path> with a label of 0 or more, got {line[:80]!r}")
         if len(label) > 19 or int(label) > LARGEST_LABEL:
             raise UserError(f"{file}:{number}: the label {label[:24]}... is too large; labels count from 0")
