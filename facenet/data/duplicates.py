@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 Codes = NDArray[np.uint64]
 BANDS = 4
-# Of 24,060 aligned faces, 1,435 pairs of two identities agree in the first code alone (one pose, one light); with both, only the 5 that show one
-# picture.
+# Of 24,060 aligned faces, 1,435 pairs of two identities agree in the first code alone (one pose, one light), 5 in both. Those 5 are the ones whose
+# pictures of 32 x 32 correlate at 0.98 or more; of the others none does at 0.95.
 NEAR_BITS = BANDS - 1, 5  # of each code; two that differ in fewer bits than there are bands agree in one band
 CELLS = 4_000_000  # of a table of distances at once: 32 MB
 ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
