@@ -10,6 +10,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,18 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 def read(path: Path) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", OmegaConf.to_container(typing.cast(DictConfig, OmegaConf.load(path))))
+
+
+def chosen(choices: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
+    """Choices of groups of `conf`, as in {"backbone": "mobilefacenet"}, resolved beside the values that they refer to. Raises UserError
+    that lists what there is."""
+    nodes: dict[str, Any] = dict(values)
+    for group, name in choices.items():
+        found = {file.name.removesuffix(".yaml"): file for file in files("facenet.conf").joinpath(group).iterdir()}
+        if name not in found:
+            raise UserError(f"{group}: no {name!r}; one of {', '.join(sorted(found))}")
+        nodes[group] = OmegaConf.create(found[name].read_text(encoding="utf-8"))
+    return resolve(OmegaConf.create(nodes))
 
 
 def write(config: dict[str, Any], path: Path) -> None:

@@ -14,6 +14,12 @@ class UserError(Exception):
     """A mistake that the user can correct; the message is one line that names the file, key or flag and the way out."""
 
 
+def shown(text: str) -> str:
+    """A name from outside as one line that any log, terminal or JSON file can hold: quoted and escaped where it has line breaks, control
+    characters or bytes that are no UTF-8."""
+    return text if text.isprintable() else ascii(text)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Ends the command with a message on stderr, after what it said so far."""
     sys.stdout.flush()

@@ -32,18 +32,49 @@ def data() -> None:
     pack.add_argument(
         "--size", type=int, metavar="PIXELS", help="store JPEG of quality 95 whose longer side is at most this"
     )
-    arguments = parser.parse_args()
-    if arguments.command == "pack" and arguments.size is not None and arguments.size < 1:
-        parser.error(f"argument --size: expected 1 or more, got {arguments.size}")
+    audit = commands.add_parser(
+        "audit",
+        help="report what training on a folder of faces would meet",
+        description="Reads every image of ROOT once and reports formats and sizes, files that cannot be read, suspicious ones, copies, one image "
+        "under two labels, identities with one image, and with --against the images and people that are also in the test set.",
+        epilog="Exit codes: 0 nothing that matters, 1 something marked ! was found, 2 something to correct.",
+    )
+    audit.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>, or an annotation file")
+    audit.add_argument("--against", metavar="TEST", help="test set that shares nothing with ROOT, such as LFW")
+    audit.add_argument("--checkpoint", metavar="FILE", help="also compare people by its network's embeddings")
+    audit.add_argument("--weights", metavar="FILE", help="the same, with weights made elsewhere for --backbone")
+    audit.add_argument("--backbone", default="mobilenet_v1", metavar="NAME", help="(default: %(default)s)")
+    audit.add_argument("--preprocess", default="letterbox", metavar="NAME", help="(default: %(default)s)")
+    audit.add_argument("--image-size", type=int, default=160, metavar="PIXELS", help="(default: %(default)s)")
+    audit.add_argument(
+        "--threshold", type=float, default=0.6, metavar="C", help="cosine of one person's means (default: %(default)s)"
+    )
+    audit.add_argument("--accelerator", default="auto", metavar="NAME", help="(default: %(default)s)")
+    audit.add_argument(
+        "--max-pixels", type=int, default=50_000_000, metavar="N", help="larger are unreadable (default: %(default)s)"
+    )
+    audit.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads (default: %(default)s)")
+    audit.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object with all names")
+    arguments = vars(parser.parse_args())
+    command = arguments.pop("command")
+    if command == "pack" and arguments["size"] is not None and arguments["size"] < 1:
+        parser.error(f"argument --size: expected 1 or more, got {arguments['size']}")
+    clean = True
     with told():
-        if arguments.command == "pack":
-            from facenet.tasks.pack import run_pack
-
-            print(run_pack(arguments.root, arguments.out, size=arguments.size))
-        else:
+        if command == "annotate":
             from facenet.tasks.annotate import run_annotate
 
-            print(run_annotate(arguments.root, arguments.out))
+            print(run_annotate(**arguments))
+        elif command == "pack":
+            from facenet.tasks.pack import run_pack
+
+            print(run_pack(**arguments))
+        else:
+            from facenet.tasks.audit import run_audit
+
+            report, clean = run_audit(**arguments)
+            print(report)
+    sys.exit(0 if clean else FAILURE)
 
 
 def doctor() -> None:

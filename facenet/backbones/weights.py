@@ -13,6 +13,7 @@ from facenet.backbones.embedder import Embedder
 from facenet.errors import UserError
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net_state_dict", "embedder", "net")
+DEEPEST = 10  # wrapping dicts
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 
 
@@ -79,7 +80,9 @@ def read(path: Path) -> Any:
 
 def tensors_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """The named tensors of a state dict, however deep a training script wrapped it."""
-    while isinstance(content, Mapping):
+    for _ in range(DEEPEST):  # a dict may hold itself
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             if tensors := {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from facenet.data.decode import DEFAULT, Decode
 from facenet.data.identities import FolderFaces, ImageList
 from facenet.data.split import replace_text
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 
 log = logging.getLogger(__name__)
+LARGEST_LABEL = 2**62  # int64; labels are numbered anew
 TRAILING = " \t\r"  # what a line may end with besides the path; so no path may end with it
 
 
@@ -40,15 +42,18 @@ def write_annotation(faces: ImageList | FolderFaces, path: str | Path) -> None:
     replace_text(path, "".join(lines))
 
 
-def read_annotation(path: str | Path) -> ImageList:
+def read_annotation(path: str | Path, *, within: str | None = None, decode: Decode = DEFAULT) -> ImageList:
     """The images of an annotation file in the file's order; relative paths count from the file's folder.
+
+    Absolute paths may lead anywhere, as the reference's do, and relative ones nowhere above the file's folder: a list
+    that travels with its images names only those. With `within` no path, links followed, may lead out of that folder.
 
     Labels keep their order and are renumbered where they leave gaps (logged). An identity is named after the folder of
     its first image, or by its label where that name is taken. UserError for a missing or empty file, a wrong line
     (numbered), a single identity, and when none of a sample of the paths exists.
     """
     file = Path(path).expanduser()
-    labels, paths = _parse(file)
+    labels, paths = _parse(file, anywhere=within is not None)
     present, dense = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)
     if len(present) < 2:
         raise UserError(f"{file}: only one identity is listed (label {present[0]}), at least two are needed")
@@ -61,11 +66,13 @@ def read_annotation(path: str | Path) -> ImageList:
             present[-1] + 1,
             len(present) - 1,
         )
+    if within is not None:
+        _check_within(file, paths, within)
     _check_some_exist(file, paths)
-    return ImageList(paths, dense, _identity_names(paths, dense, present.tolist()))
+    return ImageList(paths, dense, _identity_names(paths, dense, present.tolist()), decode)
 
 
-def _parse(file: Path) -> tuple[list[int], list[str]]:
+def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
     try:
         text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except OSError as error:
@@ -79,13 +86,34 @@ def _parse(file: Path) -> tuple[list[int], list[str]]:
         if not line:
             continue
         label, separator, image = line.partition(";")
-        if not (separator and image and label.strip().isdecimal()):
+        label = label.strip()  # int() knows fewer blanks than strip()
+        if not (separator and image and label.isdecimal()):
             raise UserError(f"{file}:{number}: expected <label>;<path> with a label of 0 or more, got {line[:80]!r}")
+        if len(label) > 19 or int(label) > LARGEST_LABEL:
+            raise UserError(f"{file}:{number}: the label {label[:24]}... is too large; labels count from 0")
+        if not (anywhere or os.path.isabs(image)) and os.path.normpath(image).split(os.sep)[0] == os.pardir:
+            raise UserError(
+                f"{file}:{number}: {shown(image[:80])} leads out of the list's folder; write it as an absolute path, "
+                "or set data.within to the folder that holds the images"
+            )
         labels.append(int(label))
         paths.append(os.path.join(file.parent, image))
     if not paths:
         raise UserError(f"{file}: lists no images; expected lines <label>;<path>")
     return labels, paths
+
+
+def _check_within(file: Path, paths: list[str], within: str) -> None:
+    root = os.path.realpath(os.path.expanduser(within))
+    for image in paths:
+        try:
+            real = os.path.realpath(image)
+        except ValueError:  # a zero byte
+            real = image
+        if not real.startswith(os.path.join(root, "")):
+            raise UserError(
+                f"{file}: {shown(image)} is not in data.within={within}; remove its line or name another folder"
+            )
 
 
 def _check_some_exist(file: Path, paths: list[str], sample: int = 32) -> None:
@@ -95,7 +123,7 @@ def _check_some_exist(file: Path, paths: list[str], sample: int = 32) -> None:
     chosen = [paths[position] for position in np.linspace(0, len(paths) - 1, min(sample, len(paths))).astype(int)]
     if not any(os.path.isfile(image) for image in chosen):
         raise UserError(
-            f"{file}: none of {len(chosen)} sampled images exists, first {chosen[0]}; "
+            f"{file}: none of {len(chosen)} sampled images exists, first {shown(chosen[0])}; "
             "annotate the folder again where it is now"
         )
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.cache_dir import cache_dir
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 Indices = NDArray[np.int64]
@@ -77,7 +77,7 @@ def _listed(root: Path) -> tuple[FolderIndex, bool]:
     identities, counts, skipped, stray_images, links = [], [], 0, 0, False
     names: list[str] = []
     for entry in _entries(root):
-        if entry.name.startswith(".") or not entry.is_dir():
+        if entry.name.startswith(".") or not _is_folder(entry):
             skipped += 1
             stray_images += _is_image(entry)
             continue
@@ -93,7 +93,9 @@ def _listed(root: Path) -> tuple[FolderIndex, bool]:
         found = f"{stray_images} images but no folder per identity" if stray_images else "no images"
         raise UserError(f"{root}: {found}; {layout}")
     if len(identities) == 1:
-        raise UserError(f"{root}: only one identity has images ({identities[0]}), at least two are needed; {layout}")
+        raise UserError(
+            f"{root}: only one identity has images ({shown(identities[0])}), at least two are needed; {layout}"
+        )
     fingerprint = name_fingerprint(identities, counts, iter(names))
     return _index(identities, counts, SEPARATOR.join(map(os.fsencode, names)) + SEPARATOR, skipped, fingerprint), links
 
@@ -118,12 +120,22 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+        raise UserError(f"{shown(str(folder))}: cannot be listed ({error.strerror})") from error
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     name = entry.name
-    return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES and not name.startswith(".") and entry.is_file()
+    if name.startswith(".") or name[name.rfind(".") :].lower() not in IMAGE_SUFFIXES:
+        return False
+    with contextlib.suppress(OSError):  # a link that leads to itself
+        return entry.is_file()
+    return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):
+        return entry.is_dir()
+    return False
 
 
 def _states(root: Path, names: list[str]) -> list[tuple[int, int, int]]:
@@ -137,7 +149,7 @@ def _remember(place: Path, root: Path, index: FolderIndex, began_ns: int) -> Non
     """Only directories count that have been at rest since before they were listed. A cache that cannot be written is none."""
     try:
         with os.scandir(root) as entries:
-            folders = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            folders = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
         states = np.array(_states(root, folders), np.uint64)
         if int(states[:, 2].max()) > began_ns - SETTLED_S * 1e9:
             return

@@ -6,9 +6,9 @@ N is the number of images, I the number of identities.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
+from facenet.data.decode import DEFAULT, Decode
 from facenet.data.folder_index import folder_index
 from facenet.data.jpeg import decode_plain
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Indices = NDArray[np.int64]
@@ -30,12 +30,11 @@ PART = 1 << 20  # labels compared at a time, so that a hundred million need no s
 
 
 class UnreadableImage(Exception):
-    """An image that exists by name but gives no pixels; `reason` is one line."""
+    """An image that exists by name but gives no pixels; `name` may be printed whatever the file is called, `reason` is one line."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
-        self.name = name
-        self.reason = reason
+        self.name, self.reason = shown(name), shown(reason)
+        super().__init__(f"{self.name}: {self.reason}")
 
 
 class Faces(Protocol):
@@ -67,37 +66,38 @@ class Faces(Protocol):
         ...
 
 
-def read_image(path: str) -> Pixels:
+def read_image(path: str, decode: Decode = DEFAULT) -> Pixels:
     """The pixels (H, W, 3), uint8 RGB, of one file; raises UnreadableImage for whatever is wrong with it."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # half the time of open() and its buffers
+        # Half the time of open() and its buffers; without waiting, since a pipe may have no other end.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            data = os.read(file, os.fstat(file).st_size)
+            state = os.fstat(file)
+            if not stat.S_ISREG(state.st_mode):
+                raise UnreadableImage(path, "not a regular file")
+            data = os.read(file, state.st_size)
         finally:
             os.close(file)
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
-    return decode_image(data, path)
+    except (OSError, MemoryError) as error:
+        raise UnreadableImage(path, getattr(error, "strerror", None) or type(error).__name__) from error
+    return decode_image(data, path, decode)
 
 
-def decode_image(data: bytes, name: str) -> Pixels:
+def decode_image(data: bytes, name: str, decode: Decode = DEFAULT) -> Pixels:
     """The pixels (H, W, 3), uint8 RGB, of the bytes of a file; raises UnreadableImage with `name`."""
     try:
         plain = decode_plain(data)
-        if plain is not None:
+        if plain is not None and plain.shape[0] * plain.shape[1] <= decode.max_pixels:
             return plain
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
+        return decode(data)
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
         reason = re.sub(r"<_io.BytesIO object at 0x[0-9a-f]+>", "the file", str(error)).split("\n")[0]
         raise UnreadableImage(name, reason or type(error).__name__) from error
 
 
-def files_stamp(paths: Iterable[str]) -> str:
-    """Over size and modification time of each file; one that is missing counts as such."""
-    digest = hashlib.sha256()
+def files_stamp(paths: Iterable[str], decode: Decode) -> str:
+    """Over size and modification time of each file, and how it is decoded; one that is missing counts as such."""
+    digest = hashlib.sha256(repr(decode).encode())
     for path in paths:
         try:
             state = os.stat(path)
@@ -119,8 +119,10 @@ def hex_digest(parts: Iterable[bytes]) -> str:
 class ImageList:
     """Image files with gap-free labels; the base of folders, annotation files and benchmarks."""
 
-    def __init__(self, paths: Sequence[str], labels: ArrayLike, identities: Sequence[str]) -> None:
-        self.paths = list(paths)
+    def __init__(
+        self, paths: Sequence[str], labels: ArrayLike, identities: Sequence[str], decode: Decode = DEFAULT
+    ) -> None:
+        self.paths, self.decode = list(paths), decode
         self.labels: Indices = np.asarray(labels, dtype=np.int64)
         self.identities = tuple(identities)
         if len(self.paths) != len(self.labels):
@@ -142,10 +144,10 @@ class ImageList:
         return self.paths[index]
 
     def load(self, index: int) -> Pixels:
-        return read_image(self.paths[index])
+        return read_image(self.paths[index], self.decode)
 
     def stamp(self) -> str:
-        return files_stamp(self.paths)
+        return files_stamp(self.paths, self.decode)
 
 
 class FolderFaces:
@@ -155,9 +157,9 @@ class FolderFaces:
     Raises UserError for a missing folder, one without images and one with a single identity.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, decode: Decode = DEFAULT) -> None:
         self.root = Path(root).expanduser()
-        self.index = folder_index(self.root)
+        self.decode, self.index = decode, folder_index(self.root)
         self.labels: Indices = self.index.labels
         self.identities, self.fingerprint = self.index.identities, self.index.fingerprint
         self.skipped = self.index.skipped
@@ -169,10 +171,10 @@ class FolderFaces:
         return f"{self.root}{os.sep}{self.identities[self.labels[index]]}{os.sep}{self.index.name(index)}"
 
     def load(self, index: int) -> Pixels:
-        return read_image(self.name(index))
+        return read_image(self.name(index), self.decode)
 
     def stamp(self) -> str:
-        return files_stamp(map(self.name, range(len(self))))
+        return files_stamp(map(self.name, range(len(self))), self.decode)
 
 
 class Subset:

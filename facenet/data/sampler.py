@@ -127,6 +127,7 @@ class IdentitySampler(Sampler):
     """
 
     layout = "pk"
+    images_per_identity: int
 
     def __init__(self, *, images_per_identity: int = 4) -> None:
         if images_per_identity < 1:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 from facenet.data.annotation import read_annotation
+from facenet.data.decode import Decode
 from facenet.data.feed_choice import KINDS, FeedKind
 from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.record_faces import RecordFaces
@@ -54,14 +56,30 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderData(Data):
+class FileData(Data):
+    """max_pixels, orientation, alpha: how files become pixels, see `facenet.data.decode`."""
+
+    max_pixels: int = Decode.max_pixels
+    orientation: bool = Decode.orientation
+    alpha: Literal["drop", "white", "black"] = Decode.alpha
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.decode()
+
+    def decode(self) -> Decode:
+        return Decode(max_pixels=self.max_pixels, orientation=self.orientation, alpha=self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData(FileData):
     """root/<identity>/<image>."""
 
     root: str
 
     def open(self) -> Faces:
         try:
-            faces = FolderFaces(self.root)
+            faces = FolderFaces(self.root, self.decode())
         except UserError as error:
             raise UserError(f"data.root: {error}") from error
         if faces.skipped:
@@ -70,13 +88,15 @@ class FolderData(Data):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnnotationData(Data):
-    """An annotation file, as `facenet-data annotate` writes it."""
+class AnnotationData(FileData):
+    """An annotation file, as `facenet-data annotate` writes it. within: folder that every image must lie in, links followed; for a list
+    from somebody else."""
 
     list: str
+    within: str | None = None
 
     def open(self) -> Faces:
-        return with_min_images(read_annotation(self.list), self.min_images)
+        return with_min_images(read_annotation(self.list, within=self.within, decode=self.decode()), self.min_images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def load(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes surface as almost any type: RuntimeError, IndexError, ...
         reason = str(error).splitlines()[0] if str(error) else repr(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's words advise to load it without this protection
+            reason = "it holds more than tensors and plain values, or broken bytes; nothing in it was run"
         raise UserError(f"checkpoint={path}: damaged, or no checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint={path}: holds bare weights; give it as weights={path} with backbone=...")

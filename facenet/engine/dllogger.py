@@ -25,7 +25,11 @@ METRICS = {
 }
 FILE_LINE = re.compile(r"(?:TCAPPDLL|DLLL) (\{.*)")  # a launcher's or logger's own prefix may come before
 CONSOLE_LINE = re.compile(r"(?:TCAPPDLL|DLL) .* - (?:Epoch: (\d+) Iteration: |[(\[](\d+), )(\d+)(.*)")
-CONSOLE_VALUE = re.compile(r"([\w.]+) ?: ?(\S+)")
+CONSOLE_VALUE = re.compile(
+    r"(?<![\w.])([\w.]+) ?: ?(\S+)"
+)  # not from inside a word: a long one would take a time quadratic in its length
+CONSOLE_START = re.compile(r"(?:TCAPPDLL|DLL) ")
+LONGEST_LINE = 100_000  # characters; a damaged file without line breaks is no log
 
 
 class VendorLog:
@@ -107,17 +111,21 @@ def read_metric(path: Path, metric: str) -> list[tuple[int, int, float]]:
                 rank = entry.data.get("rank") if rank is None else rank
                 if entry.data.get("rank", rank) == rank:
                     points.append((entry.epoch, entry.iteration, float(entry.data[metric])))
-        except (ValueError, TypeError, KeyError, SyntaxError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, SyntaxError, ArithmeticError, RecursionError, MemoryError) as error:
             raise UserError(f"{path}:{number}: not a whole log line ({error}); repair or delete it") from None
     if not names:
         raise UserError(f"{path}: no TCAPPDLL or DLLL line of an iteration in it")
     if not points:
-        raise UserError(f"{path}: no metric {metric} in it; it has {', '.join(names)}")
+        raise UserError(f"{path}: no metric {metric} in it; it has {', '.join(map(str, names))}")
     return points
 
 
 def parse(line: str) -> Entry | None:
     """None for other text, metadata, and what is logged once per epoch or run. Raises one of several errors for a damaged line."""
+    if len(line) > LONGEST_LINE:
+        if CONSOLE_START.search(line) or "DLLL " in line:
+            raise ValueError(f"{len(line):,} characters")
+        return None
     if found := FILE_LINE.search(line):
         fields = json.loads(found[1])
         step = fields.get("step")
@@ -127,6 +135,12 @@ def parse(line: str) -> Entry | None:
         if not isinstance(data, dict):
             raise ValueError("data is no dict")
         return Entry(int(step[0]), int(step[1]), data)
-    if found := CONSOLE_LINE.search(line):
+    if found := console_line(line):
         return Entry(int(found[1] or found[2]), int(found[3]), dict(CONSOLE_VALUE.findall(found[4])))
     return None
+
+
+def console_line(line: str) -> re.Match[str] | None:
+    """Tried at the first mark only: from each of many, the search would take a time quadratic in the line's length."""
+    start = CONSOLE_START.search(line)
+    return CONSOLE_LINE.match(line, start.start()) if start else None

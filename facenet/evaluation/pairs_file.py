@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from facenet.errors import UserError
 
+LONGEST_NUMBER = 9  # digits; Python refuses to convert thousands of them
+
 
 @dataclass(frozen=True)
 class ListedPairs:
@@ -57,7 +59,7 @@ def _text(path: Path) -> str:
 
 def _header(path: Path, line: str) -> tuple[int, int]:
     fields = line.split()
-    if len(fields) == 2 and all(field.isdecimal() for field in fields) and int(fields[0]) >= 2 and int(fields[1]) >= 1:
+    if len(fields) == 2 and all(map(_whole, fields)) and int(fields[0]) >= 2 and int(fields[1]) >= 1:
         return int(fields[0]), int(fields[1])
     raise UserError(
         f"{path}, line 1: expected '<folds> <pairs of each kind per fold>' such as '10 300' and at least 2 folds, "
@@ -70,14 +72,20 @@ def _pair(path: Path, number: int, line: str) -> tuple[str, str]:
     if len(fields) not in (3, 4):
         raise UserError(f"{path}, line {number}: expected 'name i j' or 'name1 i name2 j', got {line[:60]!r}")
     first, last = (fields[0], fields[1]), (fields[-2] if len(fields) == 4 else fields[0], fields[-1])
-    if not (first[1].isdecimal() and last[1].isdecimal()):
+    if not (_whole(first[1]) and _whole(last[1])):
         raise UserError(f"{path}, line {number}: image numbers must be whole numbers, got {line[:60]!r}")
+    if any(name in ("", ".", "..") or "/" in name or "\0" in name for name in (first[0], last[0])):
+        raise UserError(f"{path}, line {number}: a name is a folder of benchmark.root, got {line[:60]!r}")
     pair = _image(*first), _image(*last)
     if pair[0] == pair[1]:
         raise UserError(f"{path}, line {number}: pairs {pair[0]} with itself")
     if len(fields) == 4 and first[0] == last[0]:
         raise UserError(f"{path}, line {number}: a pair of different identities names {first[0]} twice")
     return pair
+
+
+def _whole(field: str) -> bool:
+    return field.isdecimal() and len(field) <= LONGEST_NUMBER
 
 
 def _image(name: str, number: str) -> str:

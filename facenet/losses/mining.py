@@ -53,10 +53,10 @@ def batch_hard(distances: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
 
 
 class Positives(NamedTuple):
-    """The other rows of each row's identity: R of them, the most that any row has; where a row has fewer, `valid` is False and `index`
+    """The other rows of each row's identity: R of them, the most that any row has; where a row has fewer, `valid` is False and `rows`
     repeats rows of the identity (the row itself where it is alone)."""
 
-    index: torch.Tensor  # (N, R) int64
+    rows: torch.Tensor  # (N, R) int64
     valid: torch.Tensor  # (N, R) bool
 
 

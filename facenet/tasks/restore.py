@@ -28,6 +28,17 @@ class Restored:
 def from_checkpoint(path: str) -> Restored:
     """Strict: the file's own config builds the network, and every tensor must fit. Raises UserError for a damaged or foreign file."""
     content = checkpoints.load(path)
+    try:
+        return network_in(content, path)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # values that no facenet wrote surface as almost any type, a dict that holds itself as RecursionError
+        raise UserError(f"checkpoint={path}: damaged, its network cannot be built ({type(error).__name__})") from None
+
+
+def network_in(content: dict[str, Any], path: str) -> Restored:
     nodes = {}
     for name, kind in (("backbone", Embedder), ("preprocess", Preprocess)):
         nodes[name] = configs.build(content["config"].get(name))

@@ -79,7 +79,8 @@ def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
                 raise
             log.warning("%s; an earlier one is tried", error)
             continue
-        if "progress" not in content.get("training", {}):
+        training = content.get("training")
+        if not (isinstance(training, dict) and "progress" in training and "data_fingerprint" in content):
             raise UserError(
                 f"resume={candidate}: holds no state of training; give it as weights={candidate} to start from it"
             )

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,15 +95,18 @@ def cause(error: BaseException) -> str:
 
 
 def masked(text: str) -> str:
-    """Without the password of an URI."""
-    return re.sub(r"(://[^/\s:@]*):[^/\s@]*@", r"\1:***@", text)
+    """Without the passwords of URIs, before the host or in the query; those with a slash or @ in them too, which should be escaped there."""
+    text = re.sub(r"(://[^/\s:@]*):(?!\d+(?:[/?#]|\s|$))[^\s'\"]*@", r"\1:***@", text)
+    return re.sub(
+        r"([?&][^=&\s]*(?:password|passwd|pwd|secret|token)[^=&\s]*=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE
+    )
 
 
 def page(uri: str, path: str) -> str:
     """How to open a page of MLflow's: its address, or for a database also the command that serves it."""
     if uri.startswith(("http:", "https:")):
         return f"{masked(uri).rstrip('/')}/{path}"
-    command = f"mlflow server --backend-store-uri '{masked(uri)}' --host 127.0.0.1 --port 5000 --workers 1"
+    command = f"mlflow server --backend-store-uri {shlex.quote(masked(uri))} --host 127.0.0.1 --port 5000 --workers 1"
     return f"{command}\n    then open http://127.0.0.1:5000/{path}"
 
 

@@ -66,8 +66,8 @@ def unit_rows(num_rows: int, size: int, seed: int, dtype: torch.dtype = torch.fl
 
 def test_positives_by_position_and_by_label_agree() -> None:
     by_position = positives_in_groups(6, 3, torch.device("cpu"))
-    assert by_position.index.tolist() == [[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]]
-    assert torch.equal(by_position.index, positives_of(torch.tensor([9, 9, 9, 2, 2, 2]), 3).index)
+    assert by_position.rows.tolist() == [[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]]
+    assert torch.equal(by_position.rows, positives_of(torch.tensor([9, 9, 9, 2, 2, 2]), 3).rows)
     index, valid = positives_of(torch.tensor([1, 0, 1, 2, 1]), 3)
     assert index[0].tolist() == [2, 4] and index[2].tolist() == [4, 0] and index[1].tolist() == [1, 1]
     assert valid.tolist() == [[True, True], [False, False], [True, True], [False, False], [True, True]]
