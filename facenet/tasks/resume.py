@@ -97,7 +97,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     Raises UserError that shows the difference to the run's, unless `resume_changed=true` asks for it.
     """
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
-    free = (*OWN_KEYS, "tracking")
+    free = (*OWN_KEYS, "tracking", "watch")
     different = differences(without(earlier.config, free), without(wanted, free))
     if different and not config["resume_changed"]:
         lines = [
