@@ -276,9 +276,8 @@ class Trainer:
             )
         samples = progress.step * self.batch_size
         train = {f"train/{name}": value for name, value in figures.items()}
-        if self.watcher is not None and self.bare_module.features is not None:
-            features = self.bare_module.features
-            train.update(self.watcher.at_log_point(figures, features, self.loss, step=progress.step, steps=steps))
+        if self.watcher is not None:
+            train.update(self.watcher.at_log_point(figures, self.bare_module, step=progress.step, steps=steps))
         self.tracker.metrics(
             {**train, "train/lr": lr, "train/images_per_s": rate, "samples_seen": samples}, step=progress.step
         )

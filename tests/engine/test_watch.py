@@ -67,9 +67,17 @@ def batch(*indices):
     return Batch(images, torch.zeros(len(indices), dtype=torch.int64), np.array(indices))
 
 
+class Seen(nn.Module):
+    """A train step that has seen a batch: its features, loss and weights."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.embedder, self.loss = nn.Linear(2, 2), MIX
+        self.features = torch.eye(6) if features is None else features
+
+
 def look(watcher, figures=GOOD, features=None, step=20, steps=20):
-    features = torch.eye(6) if features is None else features
-    return watcher.at_log_point(figures, features, MIX, step=step, steps=steps)
+    return watcher.at_log_point(figures, Seen(features), step=step, steps=steps)
 
 
 def test_variance_and_rank_of_rows_placed_by_hand():
@@ -233,6 +241,17 @@ def test_collapsed_embeddings_fire_after_patience_in_a_row(watching):
     watcher, tags = watching(patience=1)
     look(watcher, {**GOOD, "triplet": 0.1999, "triplet/active": 1.0})
     assert "the loss of triplet sits at its margin 0.2" in tags["watch.collapse"]
+
+
+def test_weights_that_do_not_change_fire(watching):
+    watcher, tags = watching(patience=2)
+    weights = [torch.tensor(pair) for pair in ([1.0, 2.0], [1.0, 2.5], [1.0, 2.5], [1.5, 2.5], [1.5, 2.5])]
+    for step, norms in enumerate(weights):
+        watcher.look_at_weights(norms, step)
+    assert tags == {}
+    watcher.look_at_weights(weights[-1].clone(), 5)
+    assert tags == {"watch.frozen": "no weight of the network has changed for 2 log points up to step 5"}
+    assert signs.weights_norms(nn.Linear(2, 2)).shape == (2,)
 
 
 def test_dead_triplets_fire_after_so_many_steps_in_a_row(watching):

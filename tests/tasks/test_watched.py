@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_rank_that_stands_still_ends_the_run_with_the_stacks_of_the_others(sta
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
     ).stdout.split()
-    ranks = {open(f"/proc/{pid}/environ").read().split("\0RANK=")[1][0]: int(pid) for pid in children if is_worker(pid)}
+    ranks = {rank_of(pid): int(pid) for pid in children if is_worker(pid)}
     os.kill(ranks["1"], signal.SIGSTOP)
     begun = time.monotonic()
     _, err = process.communicate(timeout=120)
@@ -171,7 +172,11 @@ def test_a_rank_that_stands_still_ends_the_run_with_the_stacks_of_the_others(sta
 
 
 def is_worker(pid):
-    return "facenet.worker" in open(f"/proc/{pid}/cmdline").read()
+    return "facenet.worker" in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def rank_of(pid):
+    return Path(f"/proc/{pid}/environ").read_text().split("\0RANK=")[1][0]
 
 
 def test_the_tiny_job_is_well(watched):

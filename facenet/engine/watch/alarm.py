@@ -15,6 +15,7 @@ TRY = {
     "scaler": "lower optimizer.lr, set trainer.clip_grad_norm, or precision=bf16",
     "collapse": "lower optimizer.lr, add a classification term (loss=triplet_ce), or set backbone.trunk.init=kaiming; more than one "
     "identity has to be in a batch",
+    "frozen": "look at optimizer.lr and the schedule, and whether parameters of the backbone have requires_grad=False",
     "dead_triplets": "set the term's mining=batch_hard, raise its margin, or lessen its weight and rely on classification",
     "generalisation": "look whether the labels are right (facenet-data), whether benchmark images are aligned as those of training, and "
     "whether there are enough identities; augment=strong helps against too few images",

@@ -9,7 +9,17 @@ from typing import Literal
 from facenet.errors import UserError
 
 Action = Literal["off", "warn", "stop", False]  # YAML reads a bare off as False
-WATCHDOGS = ("nonfinite", "scaler", "collapse", "dead_triplets", "generalisation", "repeats", "loader", "hang")
+WATCHDOGS = (
+    "nonfinite",
+    "scaler",
+    "collapse",
+    "frozen",
+    "dead_triplets",
+    "generalisation",
+    "repeats",
+    "loader",
+    "hang",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +27,8 @@ class Watch:
     """One action per watchdog; off: it does not look. The others are the limits at which they fire.
 
     nonfinite_in_row: optimizer steps in a row whose gradients are not finite, counted at log points. scale_floor: of the loss scale
-    under fp16. patience: log points in a row at which embeddings are collapsed or the loader is slow. min_variance: mean squared
+    under fp16. patience: log points in a row at which embeddings are collapsed, no weight has
+    changed, or the loader is slow. min_variance: mean squared
     distance (0..1) of a batch's unit embeddings to their mean. min_rank: effective rank of a batch's embeddings. dead_steps: steps in
     a row without an active triplet. train_accuracy and benchmark_accuracy: at least the one and at most the other, in two tested
     epochs in a row. max_repeats: share of an epoch's batches that were seen before. max_loader_share: of the time between log points.
@@ -27,6 +38,7 @@ class Watch:
     nonfinite: Action = "stop"
     scaler: Action = "warn"
     collapse: Action = "warn"
+    frozen: Action = "warn"
     dead_triplets: Action = "warn"
     generalisation: Action = "warn"
     repeats: Action = "warn"

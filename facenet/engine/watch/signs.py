@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 AT_MARGIN = 0.02  # of the margin
@@ -24,6 +24,11 @@ def spread(features: Tensor) -> Tensor:
     total, squares = gram.diagonal().sum(), gram.square().sum()
     rank = torch.where(squares > 0, total.square() / squares.clamp_min(1e-30), torch.ones_like(total))
     return torch.stack([total / len(rows), rank])
+
+
+def weights_norms(module: nn.Module) -> Tensor:
+    """L2 norm of each parameter (P,): of all of them unchanged, no weight has changed."""
+    return torch.stack(torch._foreach_norm([parameter.detach() for parameter in module.parameters()]))
 
 
 def terms_with_triplets(figures: Mapping[str, float]) -> list[str]:

@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from facenet import collectives
 from facenet.accelerator import Accelerator
 from facenet.data.loader import Batch
+from facenet.engine.step import TrainStep
 from facenet.engine.watch import nonfinite, signs
 from facenet.engine.watch.alarm import Alarm
 from facenet.engine.watch.choice import Watch
 from facenet.engine.watch.hang import Hang
 from facenet.engine.watch.nonfinite import Skipped
 from facenet.engine.watch.repeats import Repeats
-from facenet.losses.mix import LossMix
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Watcher:
         self.repeats, self.hang = Repeats(), Hang(self.alarm, run_dir=run_dir, rank=accelerator.rank)
         self.parts: list[Batch] = []  # of the step under way, or of the last one
         self.step_done = True
+        self.norms: Tensor | None = None
         self.in_row: Counter[str] = Counter()
         self.waited_s, self.logged_at = 0.0, time.perf_counter()
 
@@ -81,10 +83,8 @@ class Watcher:
         if finite is not None:
             self.skipped.add(finite, loss)
 
-    def at_log_point(
-        self, figures: dict[str, float], features: Tensor, loss: LossMix, *, step: int, steps: int
-    ) -> dict[str, float]:
-        """Metrics of its own. figures: means of all processes over the last `steps`; features (B, D): those of the last batch. Raises
+    def at_log_point(self, figures: dict[str, float], module: TrainStep, *, step: int, steps: int) -> dict[str, float]:
+        """Metrics of its own. figures: means of all processes over the last `steps`; module: has seen the last batch. Raises
         Halted where a watchdog stops the run."""
         found: dict[str, float] = {}
         if self.guards:
@@ -92,7 +92,9 @@ class Watcher:
         if self.watch.looks("scaler") and self.accelerator.scaler is not None:
             self.look_at_scale(self.accelerator.scaler.get_scale())
         if self.watch.looks("collapse"):
-            found.update(self.look_at_embeddings(figures, features, loss))
+            found.update(self.look_at_embeddings(figures, module))
+        if self.watch.looks("frozen"):
+            self.look_at_weights(signs.weights_norms(module.embedder), step)
         if self.watch.looks("dead_triplets"):
             self.look_at_triplets(figures, steps)
         if self.watch.looks("repeats"):
@@ -125,9 +127,11 @@ class Watcher:
         if scale < self.watch.scale_floor:
             self.alarm.fire("scaler", f"the loss scale fell to {scale:g}: gradients overflow whatever it is")
 
-    def look_at_embeddings(self, figures: dict[str, float], features: Tensor, loss: LossMix) -> dict[str, float]:
-        variance, rank = collectives.mean(signs.spread(features.detach())).tolist()
-        margins = {name: float(getattr(term, "margin", 0.0)) for name, term in loss.terms.items()}
+    def look_at_embeddings(self, figures: dict[str, float], module: TrainStep) -> dict[str, float]:
+        if module.features is None:
+            return {}
+        variance, rank = collectives.mean(signs.spread(module.features)).tolist()
+        margins = {name: float(getattr(term, "margin", 0.0)) for name, term in module.loss.terms.items()}
         term = signs.at_margin(figures, margins)
         told = f"of a batch's embeddings the variance is {variance:.2g} (0..1) and the effective rank {rank:.2g}"
         if term is not None:
@@ -136,6 +140,14 @@ class Watcher:
         if self.counted("collapse", collapsed) >= self.watch.patience:
             self.alarm.fire("collapse", told)
         return {"train/embedding_variance": variance, "train/embedding_rank": rank}
+
+    def look_at_weights(self, norms: Tensor, step: int) -> None:
+        same = self.norms is not None and torch.equal(norms, self.norms)
+        self.norms = norms
+        if self.counted("frozen", same) >= self.watch.patience:
+            self.alarm.fire(
+                "frozen", f"no weight of the network has changed for {self.watch.patience} log points up to step {step}"
+            )
 
     def look_at_triplets(self, figures: dict[str, float], steps: int) -> None:
         dead = signs.dead(figures)
