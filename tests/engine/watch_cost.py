@@ -1,4 +1,4 @@
-"""What the watchdogs cost: python tests/engine/watch_cost.py [BLOCKS]. Blocks of 20 steps of the built-in job's network, with and without
+"""What the watchdogs cost: python tests/engine/watch_cost.py [SECONDS]. Blocks of 20 steps of the built-in job's network, with and without
 them in turn; processor time, since the machine may be shared."""
 
 from __future__ import annotations
@@ -7,12 +7,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.accelerator import Accelerator, DeviceChoice, Precision, gradient_norm
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.loader import Batch
@@ -46,7 +47,34 @@ def trainer_of(device: Accelerator, watch: Watch | None) -> Trainer:
     return trainer
 
 
-def main(blocks: int) -> None:
+def alone_ms(device: Accelerator, trainer: Trainer, batch: Batch) -> dict[str, float]:
+    """Processor time of what the watchdogs do, by itself: in each step, and at a log point. The least of 50."""
+    watcher, figures = trainer.watcher, {"triplet": 0.1, "triplet/active": 0.5, "ce/accuracy": 0.1}
+    assert watcher is not None
+    trainer.forward_backward(trainer.step_module, batch.images, batch.labels)
+
+    def in_step() -> None:
+        finite = gradient_norm(trainer.optimizer).isfinite()
+        watcher.after_step(finite, torch.tensor(1.0))
+        bool(finite)
+        watcher.repeats.add(batch.indices)
+
+    def at_log_point() -> None:
+        watcher.at_log_point(figures, trainer.bare_module, step=1, steps=STEPS)
+
+    return {"in each step": least_ms(in_step), "at a log point": least_ms(at_log_point)}
+
+
+def least_ms(what: Callable[[], None]) -> float:
+    costs = []
+    for _ in range(50):
+        begun = time.process_time()
+        what()
+        costs.append(time.process_time() - begun)
+    return min(costs) * 1000
+
+
+def main(seconds: float) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     batches = [
@@ -61,14 +89,18 @@ def main(blocks: int) -> None:
         trainers = {"without": trainer_of(device, None), "with": trainer_of(device, Watch())}
         progress = {name: Progress() for name in trainers}
         costs: dict[str, list[float]] = {name: [] for name in trainers}
-        for block in range(blocks + 1):
+        block, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
             order = list(trainers) if block % 2 else list(trainers)[::-1]
             for name in order:
                 begun = time.process_time()
                 trainers[name].train_epoch((batch for batch in batches), progress[name])
                 if block:  # the first warms up
                     costs[name].append((time.process_time() - begun) / STEPS * 1000)
+            block += 1
+        alone = alone_ms(device, trainers["with"], batches[0])
     ratios = [a / b for a, b in zip(costs["with"], costs["without"], strict=True)]
+    print(", ".join(f"{name} {value:.3f} ms" for name, value in alone.items()))
     for name, values in costs.items():
         print(f"{name:8} median {statistics.median(values):7.2f} ms a step, least {min(values):7.2f}")
     middle = statistics.median(ratios)
@@ -79,4 +111,4 @@ def main(blocks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 300)
