@@ -237,7 +237,9 @@ class Trainer:
         progress.recent.add(figures)
         progress.batches += 1
         if last:
-            self.update(progress, figures["loss"])
+            finite = self.update(progress)
+            if self.watcher is not None:
+                self.watcher.after_step(finite, figures["loss"])
 
     def micro_step(self, batch: Batch, *, last: bool) -> dict[str, Tensor]:
         sending = contextlib.nullcontext() if last else collectives.local_gradients(self.step_module)
@@ -251,15 +253,15 @@ class Trainer:
         self.accelerator.backward(loss / self.settings.accumulate)
         return {"loss": loss.detach(), **scalars}
 
-    def update(self, progress: Progress, loss: Tensor) -> None:
+    def update(self, progress: Progress) -> Tensor | None:
+        """What `Accelerator.step` returns."""
         self.schedule.step(progress.step)
         guard = self.watcher is not None and self.watcher.guards
         finite = self.accelerator.step(self.optimizer, clip_grad_norm=self.settings.clip_grad_norm, guard=guard)
-        if self.watcher is not None:
-            self.watcher.after_step(finite, loss)
         if self.ema is not None:
             self.ema.update(self.embedder)
         progress.step += 1
+        return finite
 
     def interrupted(self, step: int) -> bool:
         """All processes must leave at the same step; agreeing costs a collective, so several processes ask at log points only."""
