@@ -90,7 +90,7 @@ def main(seconds: float) -> None:
         progress = {name: Progress() for name in trainers}
         costs: dict[str, list[float]] = {name: [] for name in trainers}
         block, end = 0, time.monotonic() + seconds
-        while time.monotonic() < end:
+        while block < 3 or time.monotonic() < end:
             order = list(trainers) if block % 2 else list(trainers)[::-1]
             for name in order:
                 begun = time.process_time()

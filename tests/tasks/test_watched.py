@@ -73,7 +73,14 @@ def faces_in(root, label_of, image_of):
 
 
 def test_a_learning_rate_too_high_ends_with_the_batch_to_replay(command, tmp_path):
-    done = command("optimizer=sgd", "optimizer.lr=1e30", "trainer.epochs=20", *OFTEN, "watch.nonfinite_in_row=3")
+    done = command(
+        "optimizer=sgd",
+        "optimizer.lr=1e30",
+        "schedule=constant",
+        "trainer.epochs=20",
+        *OFTEN,
+        "watch.nonfinite_in_row=3",
+    )
     assert done.code == 1, done.err
     assert "Traceback" not in done.err and "stopped by watch.nonfinite: 3 steps in a row" in done.err
     tags = tags_of(done.run_dir)
