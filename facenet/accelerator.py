@@ -251,19 +251,29 @@ class Accelerator:
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, optimizer: torch.optim.Optimizer, *, clip_grad_norm: float | None = None) -> None:
-        """One optimizer step on the gradients so far, then clears them; under fp16 a step with inf or NaN gradients is left out."""
+    def step(
+        self, optimizer: torch.optim.Optimizer, *, clip_grad_norm: float | None = None, guard: bool = False
+    ) -> Tensor | None:
+        """One optimizer step on the gradients so far, then clears them; under fp16, and under `guard`, a step with inf or NaN gradients is
+        left out. Returns under `guard` whether all were finite, 0-d, on the device."""
+        norm = None
         if clip_grad_norm is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
-        if self.scaler is None:
-            optimizer.step()
-        else:
+            norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+        finite = None
+        if guard:
+            finite = (gradient_norm(optimizer) if norm is None else norm).isfinite()
+        if self.scaler is not None:
             self.scaler.step(optimizer)
             self.scaler.update()
+        elif finite is None:
+            optimizer.step()
+        else:
+            step_where(optimizer, finite)
         optimizer.zero_grad(set_to_none=True)
+        return finite
 
     def any(self, flag: bool) -> bool:
         """True in every process if it is true in one."""
@@ -336,6 +346,25 @@ class Accelerator:
         if self.name == "cuda":
             found["runtime"] = f"CUDA {torch.version.cuda}"
         return found
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """L2 norm of all gradients (0-d), which is not finite where one of them is not. 0.7 ms for 3.2 M numbers on one core."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients, 2))  # as torch's own clipping, in torch 2.4 too
+    norm: Tensor = norms.square().sum().sqrt()
+    return norm
+
+
+def step_where(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """A step if `finite` is true, else parameters and state stay as they are. Fused optimizers decide on the device, as they do for a
+    loss scale; the others make the host wait for it. A first step is theirs too: fused SGD makes its buffers in it and would leave them blank."""
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.state:
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    elif finite:
+        optimizer.step()
 
 
 def version_of(module_name: str) -> str:

@@ -27,6 +27,10 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class Halted(Exception):
+    """A run that was ended because it went wrong; the message is one paragraph that says why and what to try."""
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """A user's mistake becomes its message and exit code 2, Ctrl-C one word and 130."""

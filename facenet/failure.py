@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facenet.atomic import replacing
-from facenet.errors import UserError
+from facenet.errors import Halted, UserError
 
 
 class RankFailed(Exception):
@@ -32,7 +32,11 @@ class Failure:
     def of(cls, rank: int, error: BaseException) -> Failure:
         """What breaks in a collective when its peer is gone or late is a RuntimeError in every backend."""
         user = isinstance(error, UserError)
-        text = str(error) if user else "".join(traceback.format_exception(error)).rstrip()
+        text = (
+            str(error)
+            if isinstance(error, (UserError, Halted))
+            else "".join(traceback.format_exception(error)).rstrip()
+        )
         return cls(rank=rank, time=time.time(), user=user, induced=isinstance(error, RuntimeError), text=text)
 
     @classmethod

@@ -22,6 +22,7 @@ from facenet.engine.ema import Ema
 from facenet.engine.memory import advice, largest_fitting
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
+from facenet.engine.watch.watcher import Watcher
 from facenet.errors import UserError
 from facenet.tracking.tracker import Tracker
 
@@ -132,6 +133,7 @@ class Trainer:
         triplets: bool,
         distributed: Distributed | None = None,
         vendor_log: VendorLog | None = None,
+        watcher: Watcher | None = None,
         stop: Callable[[], bool] = lambda: False,
         show: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
     ) -> None:
@@ -142,7 +144,7 @@ class Trainer:
         self.optimizer, self.schedule = optimizer, schedule
         self.accelerator, self.tracker, self.settings = accelerator, tracker, settings
         self.batch_size, self.total_steps, self.triplets = batch_size, total_steps, triplets
-        self.vendor_log, self.stop, self.show = vendor_log, stop, show
+        self.vendor_log, self.watcher, self.stop, self.show = vendor_log, watcher, stop, show
         self.ema = Ema(self.embedder, decay=settings.ema_decay) if settings.ema_decay else None
         self.stopped = False
 
@@ -155,8 +157,8 @@ class Trainer:
         between two steps; `stopped` is then set, and `progress` knows where it goes on."""
         self.step_module.train()
         logged_at, logged_step = time.perf_counter(), progress.step
-        with contextlib.closing(batches):  # type: ignore[type-var]
-            for batch in batches:
+        with contextlib.closing(batches), self.watched(batches) as seen:  # type: ignore[type-var]
+            for batch in seen:
                 self.guarded(batch, progress)
                 if progress.batches % self.settings.accumulate:
                     continue
@@ -164,7 +166,8 @@ class Trainer:
                 if progress.step % self.settings.log_every == 0 or done:
                     figures = progress.recent.read()  # waits for the device, so it comes before the clock
                     now = time.perf_counter()
-                    self.report(figures, (progress.step - logged_step) * self.batch_size / (now - logged_at), progress)
+                    rate = (progress.step - logged_step) * self.batch_size / (now - logged_at)
+                    self.report(figures, rate, progress, steps=progress.step - logged_step)
                     logged_at, logged_step = now, progress.step
                     progress.whole.merge(progress.recent)
                     progress.recent = Average()
@@ -177,6 +180,9 @@ class Trainer:
         progress.batches, progress.whole, progress.recent = 0, Average(), Average()
         progress.epoch += 1
         return row
+
+    def watched(self, batches: Iterator[Batch]) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+        return contextlib.nullcontext(batches) if self.watcher is None else self.watcher.epoch(batches)
 
     def guarded(self, batch: Batch, progress: Progress) -> None:
         """`take`, and a UserError with the batch that fits where the device has no memory for this one."""
@@ -227,10 +233,13 @@ class Trainer:
     def take(self, batch: Batch, progress: Progress) -> None:
         """One part of a step; the last exchanges gradients and updates the weights."""
         last = (progress.batches + 1) % self.settings.accumulate == 0
-        progress.recent.add(self.micro_step(batch, last=last))
+        figures = self.micro_step(batch, last=last)
+        progress.recent.add(figures)
         progress.batches += 1
         if last:
-            self.update(progress)
+            finite = self.update(progress)
+            if self.watcher is not None:
+                self.watcher.after_step(finite, figures["loss"])
 
     def micro_step(self, batch: Batch, *, last: bool) -> dict[str, Tensor]:
         sending = contextlib.nullcontext() if last else collectives.local_gradients(self.step_module)
@@ -244,12 +253,15 @@ class Trainer:
         self.accelerator.backward(loss / self.settings.accumulate)
         return {"loss": loss.detach(), **scalars}
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: Progress) -> Tensor | None:
+        """What `Accelerator.step` returns."""
         self.schedule.step(progress.step)
-        self.accelerator.step(self.optimizer, clip_grad_norm=self.settings.clip_grad_norm)
+        guard = self.watcher is not None and self.watcher.guards
+        finite = self.accelerator.step(self.optimizer, clip_grad_norm=self.settings.clip_grad_norm, guard=guard)
         if self.ema is not None:
             self.ema.update(self.embedder)
         progress.step += 1
+        return finite
 
     def interrupted(self, step: int) -> bool:
         """All processes must leave at the same step; agreeing costs a collective, so several processes ask at log points only."""
@@ -257,8 +269,8 @@ class Trainer:
             self.stopped = self.accelerator.any(self.stop())
         return self.stopped
 
-    def report(self, figures: dict[str, float], rate: float, progress: Progress) -> None:
-        """rate: images per second over all processes."""
+    def report(self, figures: dict[str, float], rate: float, progress: Progress, *, steps: int) -> None:
+        """rate: images per second over all processes; steps: since the last report."""
         lr = float(self.optimizer.param_groups[0]["lr"])
         if any(value != value or abs(value) == float("inf") for value in figures.values()):
             log.warning(
@@ -266,6 +278,8 @@ class Trainer:
             )
         samples = progress.step * self.batch_size
         train = {f"train/{name}": value for name, value in figures.items()}
+        if self.watcher is not None:
+            train.update(self.watcher.at_log_point(figures, self.bare_module, step=progress.step, steps=steps))
         self.tracker.metrics(
             {**train, "train/lr": lr, "train/images_per_s": rate, "samples_seen": samples}, step=progress.step
         )
@@ -304,6 +318,7 @@ class Trainer:
             "history": list(progress.history),  # it grows while this is written
             "averages": [progress.whole.states(), progress.recent.states()],
             "rng": self.accelerator.rng_states(),
+            "watch": None if self.watcher is None else self.watcher.state(),
         }
 
     def load_state(self, state: dict[str, Any], heads: dict[str, Any]) -> Progress:
@@ -317,6 +332,8 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None and state["ema"]:
             self.ema.load_state_dict(state["ema"])
+        if self.watcher is not None and state.get("watch"):
+            self.watcher.load_state(state["watch"])
         rank = self.accelerator.rank
         progress = Progress(**state["progress"], history=list(state["history"]))
         if rank < len(state["rng"]):

@@ -148,6 +148,8 @@ class Epochs:
             row.update(report.metrics(pair_set.name, verification))
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
+        if self.engine.watcher is not None:
+            self.engine.watcher.after_epoch(row, pair_set.name if verification is not None and pair_set else None)
         score = self.score(row)
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_row = score, dict(row)

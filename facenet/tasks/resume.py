@@ -114,7 +114,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
 
 def changes(earlier: Earlier, config: dict[str, Any]) -> list[str]:
     """What makes it another training, a line per value."""
-    free = (*OWN_KEYS, "tracking")
+    free = (*OWN_KEYS, "tracking", "watch")
     return differences(without(earlier.config, free), without(config, free))
 
 

@@ -23,6 +23,8 @@ from facenet.engine.dllogger import opened
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
 from facenet.engine.trainer import Settings, Trainer
+from facenet.engine.watch.choice import Watch
+from facenet.engine.watch.watcher import Watcher
 from facenet.launch import StopFlag
 from facenet.losses.mix import LossMix
 from facenet.tasks.epochs import Epochs, Run
@@ -58,6 +60,7 @@ def train(
     precision: Precision,
     distributed: Distributed,
     trainer: Settings,
+    watch: Watch,
     weights: str | None,
     seed: int,
     resume: str | None,
@@ -96,6 +99,20 @@ def train(
             step_bar(plan.total_steps, shown=first) as show,
         ):
             module = TrainStep(backbone, loss, preprocess, device).to(device.device)
+            watcher = Watcher(
+                watch,
+                tracker,
+                device,
+                run_dir=run.directory,
+                name=material.train.name,
+                origin=lambda: {
+                    "config": run.config,
+                    "triplets": sampler.layout == "triplet",
+                    "identities": plan.num_identities,
+                    "embedder": backbone.state_dict(),
+                    "loss": loss.state_dict(),
+                },
+            )
             engine = Trainer(
                 module,
                 optimizer([parameter for parameter in module.parameters() if parameter.requires_grad]),
@@ -108,6 +125,7 @@ def train(
                 triplets=sampler.layout == "triplet",
                 distributed=distributed,
                 vendor_log=vendor_log,
+                watcher=watcher,
                 stop=lambda: bool(run.stop),
                 show=show,
             )

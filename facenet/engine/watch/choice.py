@@ -1,0 +1,66 @@
+"""What `watch=` chooses: which watchdogs look at a run, when they fire, and whether they warn or stop it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from facenet.errors import UserError
+
+Action = Literal["off", "warn", "stop", False]  # YAML reads a bare off as False
+WATCHDOGS = (
+    "nonfinite",
+    "scaler",
+    "collapse",
+    "frozen",
+    "dead_triplets",
+    "generalisation",
+    "repeats",
+    "loader",
+    "hang",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """One action per watchdog; off: it does not look. The others are the limits at which they fire.
+
+    nonfinite_in_row: optimizer steps in a row whose gradients are not finite, counted at log points. scale_floor: of the loss scale
+    under fp16. patience: log points in a row at which embeddings are collapsed, no weight has
+    changed, or the loader is slow. min_variance: mean squared
+    distance (0..1) of a batch's unit embeddings to their mean. min_rank: effective rank of a batch's embeddings. dead_steps: steps in
+    a row without an active triplet. train_accuracy and benchmark_accuracy: at least the one and at most the other, in two tested
+    epochs in a row. max_repeats: share of an epoch's batches that were seen before. max_loader_share: of the time between log points.
+    hang_s: longest time in training without a batch done.
+    """
+
+    nonfinite: Action = "stop"
+    scaler: Action = "warn"
+    collapse: Action = "warn"
+    frozen: Action = "warn"
+    dead_triplets: Action = "warn"
+    generalisation: Action = "warn"
+    repeats: Action = "warn"
+    loader: Action = "warn"
+    hang: Action = "stop"
+    nonfinite_in_row: int = 20
+    scale_floor: float = 1.0
+    patience: int = 5
+    min_variance: float = 0.01
+    min_rank: float = 1.5
+    dead_steps: int = 200
+    train_accuracy: float = 0.9
+    benchmark_accuracy: float = 0.6
+    max_repeats: float = 0.05
+    max_loader_share: float = 0.5
+    hang_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in WATCHDOGS and value <= 0:
+                raise UserError(f"watch.{field.name}: expected a number above 0, got {value}")
+
+    def looks(self, watchdog: str) -> bool:
+        return getattr(self, watchdog) not in ("off", False)

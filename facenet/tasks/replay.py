@@ -1,0 +1,74 @@
+"""`python -m facenet.tasks.replay RUN_DIR/nonfinite-0.pt`: repeats a batch whose gradients were not finite, and says where that begins."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facenet import config as configs
+from facenet.accelerator import Accelerator, DeviceChoice
+from facenet.engine.step import TrainStep
+from facenet.errors import UserError, fail, told
+
+
+def replay(path: Path, device: str = "auto") -> list[str]:
+    """What is not finite in the step: the first module by name whose output it is, the losses, the parameters with such a gradient. Dropout is
+    drawn anew; the rest is what the run computed. `device`: a choice of accelerator=. Raises UserError for a file that is no such dump."""
+    content = read(path)
+    parts = {name: configs.build(content["config"][name]) for name in ("backbone", "loss", "preprocess", "precision")}
+    backbone, loss = parts["backbone"], parts["loss"]
+    loss.start(embedding_size=backbone.embedding_size, num_identities=content["identities"])
+    backbone.load_state_dict(content["embedder"])
+    loss.load_state_dict(content["loss"])
+    with Accelerator.start(DeviceChoice(name=device), parts["precision"], alone=True) as accelerator:  # type: ignore[arg-type]
+        module = TrainStep(backbone, loss, parts["preprocess"], accelerator)
+        step = accelerator.prepare(module).train()
+        first = first_bad(step)
+        lines = [f"step {content['step']}, process batch of {', '.join(content['names'])}"]
+        for batch in content["batches"]:
+            images, labels = accelerator.to_device(batch["images"]), accelerator.to_device(batch["labels"])
+            total, scalars = step(images, labels, triplets=content["triplets"])
+            accelerator.backward(total / len(content["batches"]))
+            figures = {"loss": total.detach(), **scalars}
+            lines.append(", ".join(f"{name} {float(value):.6g}" for name, value in figures.items()))
+        lines.append(f"first output that is not finite: {first[0] if first else 'none'}")
+        bad = [name for name, p in step.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+        lines.append(f"gradients that are not finite: {', '.join(bad) or 'none'}")
+    return lines
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # broken bytes surface as almost any type
+        raise UserError(f"{path}: no dump of a batch ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict) or "batches" not in content:
+        raise UserError(f"{path}: no dump of a batch; name nonfinite-<process>.pt of a run directory")
+    return content
+
+
+def first_bad(module: nn.Module) -> list[str]:
+    """Filled, once the module has run, with the names of the modules whose output is not finite, innermost first."""
+    found: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                found.append(name)
+
+        return hook
+
+    for name, part in module.named_modules():
+        part.register_forward_hook(look(name or "the loss"))
+    return found
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        fail("usage: python -m facenet.tasks.replay RUN_DIR/nonfinite-0.pt", 2)
+    with told():
+        print("\n".join(replay(Path(sys.argv[1]))))
