@@ -25,7 +25,9 @@ def main() -> int:
     run = commands.add_parser("run", help="measure one subject, or all")
     run.add_argument("subject", choices=(*SUBJECTS, "all"))
     run.add_argument("--against", nargs="*", default=[], metavar="NAME=PATH", help="reference=PATH arcface=PATH")
-    run.add_argument("--json", type=Path, metavar="OUT", help="append the results to this file, one JSON line a subject")
+    run.add_argument(
+        "--json", type=Path, metavar="OUT", help="append the results to this file, one JSON line a subject"
+    )
     run.add_argument("--rounds", type=int, help="default 7, of steps 5")
     run.add_argument("--quick", action="store_true", help="small sizes and 3 rounds: a try, not a result")
     run.add_argument("--data", type=Path, help="a folder <identity>/<image>.jpg in place of the drawn faces")
@@ -67,7 +69,9 @@ def every_subject() -> int:
     failed = [
         subject
         for subject in SUBJECTS
-        if subprocess.run([sys.executable, "-m", "bench", *sys.argv[1:place], subject, *sys.argv[place + 1 :]]).returncode
+        if subprocess.run(
+            [sys.executable, "-m", "bench", *sys.argv[1:place], subject, *sys.argv[place + 1 :]]
+        ).returncode
     ]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -32,7 +32,7 @@ def run(context: Context) -> Outcome:
     faces = FolderFaces(context.faces)
     floor = context.limits["decode_s"] + context.limits["resize_s"]
     notes = [check_pixels(context, faces), f"limit: one decode and one resize, {floor * 1e6:.0f} us"]
-    batches = 2 if context.quick else 6
+    batches = 1 if context.quick else 4
     table = measure(
         "data",
         "Files to batches of 96",
@@ -81,7 +81,9 @@ def our_batches(faces: Faces, num_workers: int, batches: int) -> Iterator[Any]:
 
 def reference_batches(context: Context, faces: ImageList, num_workers: int) -> Iterator[Any]:
     module = context.peers.reference("utils.dataloader")
-    lines = REFERENCE_LINES.setdefault(id(faces), [f"{a};{b}\n" for a, b in zip(faces.labels, faces.paths, strict=True)])
+    lines = REFERENCE_LINES.setdefault(
+        id(faces), [f"{a};{b}\n" for a, b in zip(faces.labels, faces.paths, strict=True)]
+    )
     key = (id(faces), "dataset")
     if key not in REFERENCE_DATASETS:  # it parses its lines once per run
         REFERENCE_DATASETS[key] = module.FacenetDataset([160, 160, 3], lines, len(faces.identities), random=True)
@@ -200,11 +202,48 @@ def goals(table: Table, sampling: Table) -> list[Goal]:
     grown = sampling.row("490,623 images").ratio
     decode = "Pillow's decoder and one Python call per stage and image"
     return [
-        Goal("2.1", f"JPEG path, wall against 2 workers on {num_cores()} cores", 4.5, against("reference, 2 workers", threads, wall=True), limit=decode),
-        Goal("2.2", "JPEG path, CPU against no workers", 3.7, against("reference, no workers", alone, wall=False), limit=decode),
-        Goal("2.3", "JPEG path at CASIA size, CPU", 5.3, against("reference, no workers, CASIA-size index", "facenet, CASIA-size index", wall=False), limit=decode),
-        Goal("2.4", "against webdataset + cv2, CPU", 1.5, against("webdataset tar + cv2 area, uint8", alone, wall=False), limit=decode),
-        Goal("2.5", "against cv2 + albumentations, CPU", 1.35, against("cv2 + albumentations, uint8", alone, wall=False), limit=decode),
+        Goal(
+            "2.1",
+            f"JPEG path, wall against 2 workers on {num_cores()} cores",
+            4.5,
+            against("reference, 2 workers", threads, wall=True),
+            limit=decode,
+        ),
+        Goal(
+            "2.2",
+            "JPEG path, CPU against no workers",
+            3.7,
+            against("reference, no workers", alone, wall=False),
+            limit=decode,
+        ),
+        Goal(
+            "2.3",
+            "JPEG path at CASIA size, CPU",
+            5.3,
+            against("reference, no workers, CASIA-size index", "facenet, CASIA-size index", wall=False),
+            limit=decode,
+        ),
+        Goal(
+            "2.4",
+            "against webdataset + cv2, CPU",
+            1.5,
+            against("webdataset tar + cv2 area, uint8", alone, wall=False),
+            limit=decode,
+        ),
+        Goal(
+            "2.5",
+            "against cv2 + albumentations, CPU",
+            1.35,
+            against("cv2 + albumentations, uint8", alone, wall=False),
+            limit=decode,
+        ),
         Goal("2.6", "share of the decode + resize floor", 0.85, table.row(alone).of_limit, limit=decode),
-        Goal("2.7", "sampling at 490,623 images against 4,000, CPU", 1.05, None if grown is None else 1 / grown, at_most=True, limit="cache misses of a larger index; its grouping, once an epoch"),
-    ]  # fmt: skip
+        Goal(
+            "2.7",
+            "sampling at 490,623 images against 4,000, CPU",
+            1.05,
+            None if grown is None else 1 / grown,
+            at_most=True,
+            limit="cache misses of a larger index; its grouping, once an epoch",
+        ),
+    ]

@@ -32,11 +32,36 @@ def run(context: Context) -> Outcome:
     ours, names = metric.row("facenet, reference's thresholds").cpu_s, {row.name for row in whole.rows}
     ratio = {name: whole.row(name).ratio for name in names}
     goals = [
-        Goal("6.1", "metric part of 6,000 pairs, ms of CPU", 1.5, ours * 1e3, at_most=True, limit="three passes over 6,000 numbers in NumPy"),
-        Goal("6.2", "metric part against the reference, CPU", 1000, metric.row("facenet, reference's thresholds").ratio, limit="NumPy's calls"),
-        Goal("6.3", "whole evaluation, mobilenet bf16, CPU", 4, ratio["facenet, bf16"], limit="convolutions, then decoding"),
-        Goal("6.4", "whole evaluation, mobilenet fp32, CPU", 1.9, ratio["facenet, fp32"], limit="convolutions, then decoding"),
-    ]  # fmt: skip
+        Goal(
+            "6.1",
+            "metric part of 6,000 pairs, ms of CPU",
+            1.5,
+            ours * 1e3,
+            at_most=True,
+            limit="three passes over 6,000 numbers in NumPy",
+        ),
+        Goal(
+            "6.2",
+            "metric part against the reference, CPU",
+            1000,
+            metric.row("facenet, reference's thresholds").ratio,
+            limit="NumPy's calls",
+        ),
+        Goal(
+            "6.3",
+            "whole evaluation, mobilenet bf16, CPU",
+            4,
+            ratio["facenet, bf16"],
+            limit="convolutions, then decoding",
+        ),
+        Goal(
+            "6.4",
+            "whole evaluation, mobilenet fp32, CPU",
+            1.9,
+            ratio["facenet, fp32"],
+            limit="convolutions, then decoding",
+        ),
+    ]
     return Outcome([metric, whole], goals, {"forwards per unique image": forwards})
 
 
@@ -176,5 +201,7 @@ def reference_evaluation(
                 found.append(torch.sqrt(torch.sum((one - two) ** 2, 1)))
         return torch.cat(found).numpy()
 
-    require(pixels(left[0]).shape == PREPROCESS(read_image(left[0])).transpose(2, 0, 1).shape, "shapes of pixels differ")
+    require(
+        pixels(left[0]).shape == PREPROCESS(read_image(left[0])).transpose(2, 0, 1).shape, "shapes of pixels differ"
+    )
     return work

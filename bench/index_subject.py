@@ -52,7 +52,9 @@ def walked(root: Path) -> Callable[[], int]:
         found = []
         for label, name in enumerate(classes):
             for folder, _, files in sorted(os.walk(root / name, followlinks=True)):
-                found += [(os.path.join(folder, file), label) for file in sorted(files) if file.lower().endswith(".jpg")]
+                found += [
+                    (os.path.join(folder, file), label) for file in sorted(files) if file.lower().endswith(".jpg")
+                ]
         return len(found)
 
     return work

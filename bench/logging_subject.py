@@ -30,16 +30,46 @@ def run(context: Context) -> Outcome:
             Candidate(
                 "facenet, in the training process", journalled(context.scratch, "caller", steps), len(METRICS) * steps
             ),
-            Candidate("facenet, journal and delivery", delivered(client, experiment_id, context, steps), len(METRICS) * steps),
+            Candidate(
+                "facenet, journal and delivery", delivered(client, experiment_id, context, steps), len(METRICS) * steps
+            ),
         ]
         table = measure("logging", "Metrics into sqlite", "metric", candidates, rounds=context.rounds)
     caller, both = table.row("facenet, in the training process"), table.row("facenet, journal and delivery")
     goals = [
-        Goal("9.1", "per metric in the training process, ms wall", 0.2, caller.wall_s * 1e3, at_most=True, limit="one write per step"),
-        Goal("9.2", "per metric with its delivery, ms CPU", 0.2, both.cpu_s * 1e3, at_most=True, limit="SQLAlchemy in MLflow's store"),
-        Goal("9.3", "log at every step, % of a CPU step of 1 s", 1, caller.wall_s * len(METRICS) / STEP_S * 100, at_most=True, limit="one write per step"),
-        Goal("9.4", "log at every step, % of a GPU step of 10 ms", 1, caller.wall_s * len(METRICS) / 0.01 * 100, at_most=True, limit="one write per step"),
-    ]  # fmt: skip
+        Goal(
+            "9.1",
+            "per metric in the training process, ms wall",
+            0.2,
+            caller.wall_s * 1e3,
+            at_most=True,
+            limit="one write per step",
+        ),
+        Goal(
+            "9.2",
+            "per metric with its delivery, ms CPU",
+            0.2,
+            both.cpu_s * 1e3,
+            at_most=True,
+            limit="SQLAlchemy in MLflow's store",
+        ),
+        Goal(
+            "9.3",
+            "log at every step, % of a CPU step of 1 s",
+            1,
+            caller.wall_s * len(METRICS) / STEP_S * 100,
+            at_most=True,
+            limit="one write per step",
+        ),
+        Goal(
+            "9.4",
+            "log at every step, % of a GPU step of 10 ms",
+            1,
+            caller.wall_s * len(METRICS) / 0.01 * 100,
+            at_most=True,
+            limit="one write per step",
+        ),
+    ]
     return Outcome([table], goals)
 
 

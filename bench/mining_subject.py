@@ -26,7 +26,13 @@ def run(context: Context) -> Outcome:
     ratios = [table.rows[-1].ratio for table in tables]
     known = [ratio for ratio in ratios if ratio is not None]
     found = min(known) if known and len(known) == len(ratios) else None
-    goal = Goal("7.1", "batch-hard against pytorch-metric-learning at every N, CPU", 3, found, limit="N x N distances in fp32 by MKL")  # fmt: skip
+    goal = Goal(
+        "7.1",
+        "batch-hard against pytorch-metric-learning at every N, CPU",
+        3,
+        found,
+        limit="N x N distances in fp32 by MKL",
+    )
     return Outcome(tables, [goal])
 
 
@@ -56,7 +62,9 @@ def tables_of(context: Context, size: int) -> list[Table]:
             notes.append(f"loss within {apart:.0e} of pytorch-metric-learning's")
             candidates.append(Candidate("pytorch-metric-learning", both_ways(peers[name], rows, labels, times), times))
         candidates.append(Candidate("facenet", both_ways(loss, rows, labels, times), times))
-        tables.append(measure("mining", f"Mining, {name}, N = {size}", "step", candidates, rounds=context.rounds, notes=notes))
+        tables.append(
+            measure("mining", f"Mining, {name}, N = {size}", "step", candidates, rounds=context.rounds, notes=notes)
+        )
     return tables
 
 

@@ -94,7 +94,9 @@ def shown(line: dict[str, Any]) -> str:
     """For a terminal."""
     out = []
     for table in line["tables"]:
-        control = "" if table["control"] is None else f", A/A {table['control']:.3f}{' NOISY' if table['noisy'] else ''}"
+        control = (
+            "" if table["control"] is None else f", A/A {table['control']:.3f}{' NOISY' if table['noisy'] else ''}"
+        )
         out.append(f"\n{table['title']} (per {table['unit']}, {table['rounds']} rounds{control})")
         for row in table["rows"]:
             out.append(
@@ -111,7 +113,9 @@ def shown(line: dict[str, Any]) -> str:
 def goal_line(goal: dict[str, Any]) -> str:
     verdict = {True: "met", False: "MISSED", None: "not measured"}[goal["met"]]
     sign = "<=" if goal["at_most"] else ">="
-    return f"goal {goal['number']} {goal['text']}: {number(goal['measured'])} (wanted {sign} {goal['wanted']:g}) {verdict}"
+    return (
+        f"goal {goal['number']} {goal['text']}: {number(goal['measured'])} (wanted {sign} {goal['wanted']:g}) {verdict}"
+    )
 
 
 def markdown(lines: dict[str, dict[str, Any]]) -> str:

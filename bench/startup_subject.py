@@ -22,6 +22,7 @@ main()
 """
 OURS = "from facenet.cli import train; train()"
 HEAVY = ("torch", "numpy", "mlflow", "albumentations", "matplotlib", "sklearn", "scipy", "PIL")
+SIGNATURES = "the complaint names every wrong key, for which the signatures are imported, and torch with them"
 ASKED = {"--help": ["--help"], "--cfg job": ["--cfg", "job"], "a config error": ["no_such_key=1"]}
 
 
@@ -33,8 +34,17 @@ def run(context: Context) -> Outcome:
         table = compared(context, name, bare, arguments)
         tables.append(table)
         ratio = table.rows[1].ratio
-        limit = "the complaint names every wrong key, for which the signatures are imported, and torch with them" if "error" in name else "Hydra itself"  # fmt: skip
-        goals.append(Goal(f"8.{number}", f"{name} against a bare Hydra app, CPU", 1.25, None if ratio is None else 1 / ratio, at_most=True, limit=limit))  # fmt: skip
+        limit = SIGNATURES if "error" in name else "Hydra itself"
+        goals.append(
+            Goal(
+                f"8.{number}",
+                f"{name} against a bare Hydra app, CPU",
+                1.25,
+                None if ratio is None else 1 / ratio,
+                at_most=True,
+                limit=limit,
+            )
+        )
     counters = {f"heavy modules imported by {name}": num_heavy(ASKED[name]) for name in ("--help", "--cfg job")}
     return Outcome(tables, goals, counters)
 
@@ -55,7 +65,9 @@ def command(arguments: list[str], where: Path) -> Callable[[], int]:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
 
     def work() -> int:
-        done = subprocess.run([sys.executable, *arguments], cwd=where, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=where, env=environment, capture_output=True, check=False
+        )
         return done.returncode
 
     return work

@@ -13,7 +13,7 @@ from torch.nn import functional
 from bench.context import Context, Outcome, require
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.accelerator import Accelerator, Precision
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.inception_resnet_v1 import InceptionResNetV1
 from facenet.backbones.mobilenet_v1 import MobileNetV1
@@ -92,7 +92,15 @@ def step_goals(name: str, table: Table) -> list[Goal]:
         Goal(after, f"{short} bf16, wall", bf16, table.row("facenet, bf16").wall_ratio, limit=limit),
     ]
     if short == "inception":
-        found.append(Goal("5.5", "inception bf16, share of the convolution peak", 0.6, table.row("facenet, bf16").of_limit, limit=limit))  # fmt: skip
+        found.append(
+            Goal(
+                "5.5",
+                "inception bf16, share of the convolution peak",
+                0.6,
+                table.row("facenet, bf16").of_limit,
+                limit=limit,
+            )
+        )
     return found
 
 

@@ -96,7 +96,9 @@ def train(
             module = TrainStep(backbone, loss, preprocess, device).to(device.device)
             engine = Trainer(
                 module,
-                device.optimizer(optimizer, [parameter for parameter in module.parameters() if parameter.requires_grad]),
+                device.optimizer(
+                    optimizer, [parameter for parameter in module.parameters() if parameter.requires_grad]
+                ),
                 schedule,
                 device,
                 tracker,
