@@ -75,7 +75,6 @@ def run(context: Context) -> Outcome:
 
 @contextlib.contextmanager
 def open_store(scratch: Path) -> Iterator[tuple[Any, str]]:
-    torch.set_num_threads(1)
     yield open_experiment(f"sqlite:///{scratch}/mlflow.db", "bench")
 
 
@@ -109,6 +108,7 @@ def journalled(scratch: Path, name: str, steps: int) -> Callable[[], None]:
 
     def work() -> None:
         folder = scratch / f"{name}-{next(numbers)}"
+        folder.mkdir()
         journal.begin(folder, "run", None)
         with contextlib.closing(JournalTracker(folder)) as tracker:
             for step in range(steps):
@@ -122,6 +122,7 @@ def delivered(client: Any, experiment_id: str, context: Context, steps: int) -> 
 
     def work() -> None:
         folder = context.scratch / f"sent-{next(numbers)}"
+        folder.mkdir()
         run_id = client.create_run(experiment_id).info.run_id
         path = journal.begin(folder, run_id, None)
         with contextlib.closing(JournalTracker(folder)) as tracker:

@@ -36,16 +36,16 @@ def recomputed(part: nn.Module, maps: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def still(part: nn.Module) -> Iterator[None]:
-    """Batch norms inside take the batch's statistics and keep none."""
+    """Batch norms inside leave their running statistics and their count of batches as they are."""
     norms = [norm for norm in part.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    kept = [norm.track_running_stats for norm in norms]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
-            norm.track_running_stats = False
+            norm.momentum, norm.num_batches_tracked = 0.0, None  # without statistics torch would save other tensors
         yield
     finally:
         for norm, before in zip(norms, kept, strict=True):
-            norm.track_running_stats = before
+            norm.momentum, norm.num_batches_tracked = before
 
 
 def set_checkpointing(trunk: nn.Module, wanted: bool) -> bool:
