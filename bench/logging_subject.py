@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.context import Context, Outcome, require
 from bench.goals import Goal
 from bench.rounds import Candidate, measure
