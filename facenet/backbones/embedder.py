@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from facenet.backbones.recomputed import set_checkpointing
 from facenet.errors import UserError
 
 
@@ -48,14 +49,20 @@ class FaceNet(Embedder):
     """Trunk, global average, dropout, projection, batch norm (after Schroff et al. 2015, arXiv 1503.03832, fig. 2).
 
     `trunk` is any module that maps images to (N, C, h, w) and says C in its attribute `num_features`; `dropout` is the
-    share of features zeroed in training. Tensors carry the names of the reference's weight files: `backbone.model.*`,
-    `Bottleneck.weight`, `last_bn.*`.
+    share of features zeroed in training; `checkpointing` trades a second forward pass for the memory of maps. Tensors
+    carry the names of the reference's weight files: `backbone.model.*`, `Bottleneck.weight`, `last_bn.*`.
     """
 
     head_prefixes = ("Bottleneck.", "last_bn.")
 
-    def __init__(self, *, trunk: nn.Module, embedding_size: int = 128, dropout: float = 0.5) -> None:
+    def __init__(
+        self, *, trunk: nn.Module, embedding_size: int = 128, dropout: float = 0.5, checkpointing: bool = False
+    ) -> None:
         super().__init__()
+        if not set_checkpointing(trunk, checkpointing) and checkpointing:
+            raise UserError(
+                f"backbone.checkpointing: {type(trunk).__name__} has no blocks to compute again; set it to false"
+            )
         num_features = getattr(trunk, "num_features", None)
         if not isinstance(num_features, int):
             name = type(trunk).__name__

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from facenet.backbones.initialization import Init, initialize
+from facenet.backbones.recomputed import Blocks
 
 Pair = int | tuple[int, int]
 
@@ -118,11 +119,11 @@ class InceptionResNetV1(nn.Module):
         self.conv2d_3b = Convolution(64, 80, 1)
         self.conv2d_4a = Convolution(80, 192, 3)
         self.conv2d_4b = Convolution(192, 256, 3, stride=2)
-        self.repeat_1 = nn.Sequential(*(block35() for _ in range(5)))
+        self.repeat_1 = Blocks(*(block35() for _ in range(5)))
         self.mixed_6a = reduction_a()
-        self.repeat_2 = nn.Sequential(*(block17() for _ in range(10)))
+        self.repeat_2 = Blocks(*(block17() for _ in range(10)))
         self.mixed_7a = reduction_b()
-        self.repeat_3 = nn.Sequential(*(block8() for _ in range(5)))
+        self.repeat_3 = Blocks(*(block8() for _ in range(5)))
         self.block8 = block8(scale=1.0, last=True)
         initialize(self, init)
 

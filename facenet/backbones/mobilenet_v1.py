@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from facenet.backbones.initialization import Init, initialize
+from facenet.backbones.recomputed import Blocks
 
 
 def convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -37,7 +38,7 @@ class MobileNetV1(nn.Module):
 
     def __init__(self, *, init: Init = "reference") -> None:
         super().__init__()
-        self.stage1 = nn.Sequential(
+        self.stage1 = Blocks(
             convolution(3, 32, 2),
             separable(32, 64, 1),
             separable(64, 128, 2),
@@ -45,8 +46,8 @@ class MobileNetV1(nn.Module):
             separable(128, 256, 2),
             separable(256, 256, 1),
         )
-        self.stage2 = nn.Sequential(separable(256, 512, 2), *(separable(512, 512, 1) for _ in range(5)))
-        self.stage3 = nn.Sequential(separable(512, 1024, 2), separable(1024, 1024, 1))
+        self.stage2 = Blocks(separable(256, 512, 2), *(separable(512, 512, 1) for _ in range(5)))
+        self.stage3 = Blocks(separable(512, 1024, 2), separable(1024, 1024, 1))
         initialize(self, init)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Settings:
     """`epochs` of the plan's length; `max_steps` ends earlier. `accumulate`: batches whose gradients make one step. `ema_decay`: 0 keeps no
     average of weights. `keep`: newest numbered checkpoints to keep. `select`: the metric that chooses `best.pt` (None: the benchmark's accuracy,
-    or the validation or training loss where nothing is tested)."""
+    or the validation or training loss where nothing is tested). `compile`: torch.compile of the network, in `compile_mode`."""
 
     epochs: int = 14
     max_steps: int | None = None
@@ -44,6 +44,8 @@ class Settings:
     evaluate_every: int = 1
     keep: int = 2
     select: str | None = None
+    compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
     def __post_init__(self) -> None:
         for key in ("epochs", "accumulate", "log_every", "evaluate_every"):
@@ -103,6 +105,10 @@ class Average:
         return average
 
 
+def moved(batch: Batch, to: Callable[[Tensor], Tensor]) -> Batch:
+    return replace(batch, images=to(batch.images), labels=to(batch.labels))
+
+
 @dataclass
 class Progress:
     """Where a run stands: finished epochs, optimizer steps, batches of the epoch under way and the means of its figures; `history` holds
@@ -138,6 +144,8 @@ class Trainer:
         show: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
     ) -> None:
         """batch_size: images per step over all processes; total_steps: where the run ends."""
+        if settings.compile:
+            accelerator.compile(module.embedder, mode=settings.compile_mode)
         self.step_module = accelerator.prepare(module, distributed)
         self.bare_module = module
         self.embedder, self.loss = module.embedder, module.loss
@@ -158,7 +166,7 @@ class Trainer:
         self.step_module.train()
         logged_at, logged_step = time.perf_counter(), progress.step
         with contextlib.closing(batches), self.watched(batches) as seen:  # type: ignore[type-var]
-            for batch in seen:
+            for batch in self.accelerator.ahead(seen, moved):
                 self.guarded(batch, progress)
                 if progress.batches % self.settings.accumulate:
                     continue

@@ -80,7 +80,7 @@ class Ranked(NamedTuple):
     folds: Integers
 
     def others(self, fold: int) -> Ranked:
-        keep = self.folds != fold
+        keep = np.flatnonzero(self.folds != fold)  # half the time of a mask
         return Ranked(self.distances[keep], self.same[keep], self.folds[keep])
 
 
@@ -120,17 +120,24 @@ def reference_best(pairs: Ranked) -> float:
 def reference_at_far(pairs: Ranked, targets: tuple[float, ...]) -> list[float]:
     """Linear in FAR between the last grid point not above the target and the next; 0 where none reaches the target."""
     different = pairs.distances[~pairs.same]
-    far = np.searchsorted(different, FAR_GRID) / len(different)
-    return [_interpolated(far, target) for target in targets]
+    return [_interpolated(different, target) for target in targets]
 
 
-def _interpolated(far: Floats, target: float) -> float:
-    if far[-1] < target:
+def _interpolated(different: Floats, target: float) -> float:
+    """The rate is looked up beside the target alone: the whole grid would be 4,000 searches per fold."""
+    count = len(different)
+    if np.searchsorted(different, FAR_GRID[-1]) / count < target:
         return 0.0
-    above = int(np.searchsorted(far, target, side="right"))
-    if above == len(far):
+    allowed = int(target * count)  # false accepts; the division rounds
+    while allowed < count and (allowed + 1) / count <= target:
+        allowed += 1
+    while allowed / count > target:
+        allowed -= 1
+    above = len(FAR_GRID) if allowed == count else int(np.searchsorted(FAR_GRID, different[allowed], side="right"))
+    if above == len(FAR_GRID):
         return float(FAR_GRID[-1])
-    share = (target - far[above - 1]) / (far[above] - far[above - 1])
+    low, high = np.searchsorted(different, FAR_GRID[above - 1 : above + 1]) / count
+    share = (target - low) / (high - low)
     return float(FAR_GRID[above - 1] + share * (FAR_GRID[above] - FAR_GRID[above - 1]))
 
 
@@ -155,10 +162,11 @@ def evaluate_pairs(
     pooled = distances if distances.ndim == 1 else distances[folds, np.arange(len(same))]
     ranked = _rank(pooled, same, folds)
     chosen, accuracies, tars, fars = [], [], [], []
+    members = np.split(np.argsort(folds, kind="stable"), np.cumsum(np.bincount(folds))[:-1])
     for fold in range(num_folds):
         training = (ranked if distances.ndim == 1 else _rank(distances[fold], same, folds)).others(fold)
-        here = folds == fold
-        ours, theirs = pooled[here & same], pooled[here & ~same]  # distances of same and of different pairs
+        own, own_same = pooled[members[fold]], same[members[fold]]
+        ours, theirs = own[own_same], own[~own_same]  # distances of same and of different pairs
         chosen.append(rule.best(training))
         correct = np.count_nonzero(ours < chosen[-1]) + np.count_nonzero(theirs >= chosen[-1])
         accuracies.append(float(correct / (len(ours) + len(theirs))))
@@ -196,7 +204,7 @@ def _numbered(distances: Floats, same: Bools, folds: Integers) -> tuple[int, Int
 
 
 def _rank(distances: Floats, same: Bools, folds: Integers) -> Ranked:
-    order = np.argsort(distances, kind="stable")
+    order = np.argsort(distances)  # no result depends on the order of equal distances
     return Ranked(distances[order], same[order], folds[order])
 
 

@@ -115,7 +115,9 @@ def train(
             )
             engine = Trainer(
                 module,
-                optimizer([parameter for parameter in module.parameters() if parameter.requires_grad]),
+                device.optimizer(
+                    optimizer, [parameter for parameter in module.parameters() if parameter.requires_grad]
+                ),
                 schedule,
                 device,
                 tracker,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from facenet import accelerator as accelerators
-from facenet.engine.trainer import Progress
+from facenet.engine.trainer import Progress, moved
 from facenet.errors import UserError
 
 from .job import batches, make_trainer, start, train
@@ -109,6 +109,15 @@ def test_nothing_waits_for_the_device_between_log_points(device_name, dtype, req
     assert ran["to device"] == 2 * steps  # images and labels
     reads = {name: ran.get(name, 0) for name in ("to host", "_local_scalar_dense", "synchronize")}
     assert reads == {"to host": 0, "_local_scalar_dense": steps if dtype == "fp16" else 0, "synchronize": 0}
+
+
+def test_batches_copied_ahead_are_the_same_in_order(device_name):
+    with start(device_name) as device:
+        ready = list(batches(4))
+        found = list(device.ahead(iter(ready), moved))
+        assert len(found) == 4
+        for one, two in zip(found, ready, strict=True):
+            assert torch.equal(one.images.cpu(), two.images) and torch.equal(one.labels.cpu(), two.labels)
 
 
 def run_steps(trainer, ready):

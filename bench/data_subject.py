@@ -1,0 +1,249 @@
+"""Files to batches of pixels, against the reference's loader, webdataset and albumentations. Goals 1 (its loader side) and 2.
+
+A row for another way to feed is one more `Candidate` in `candidates`, a check in `check_pixels` if it makes pixels of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.context import Context, Outcome, require
+from bench.faces import casia_index
+from bench.goals import Goal
+from bench.rounds import Candidate, Table, measure, num_cores
+from facenet.data.identities import Faces, FolderFaces, ImageList, read_image
+from facenet.data.loader import Loader
+from facenet.data.sampler import TripletSampler
+from facenet.data.transforms import Augment, Preprocess
+
+BATCH = 96
+PREPROCESS = Preprocess(size=[160, 160])
+
+
+def run(context: Context) -> Outcome:
+    faces = FolderFaces(context.faces)
+    floor = context.limits["decode_s"] + context.limits["resize_s"]
+    notes = [check_pixels(context, faces), f"limit: one decode and one resize, {floor * 1e6:.0f} us"]
+    batches = 1 if context.quick else 4
+    table = measure(
+        "data",
+        "Files to batches of 96",
+        "image",
+        candidates(context, faces, batches, floor),
+        rounds=context.rounds,
+        notes=notes,
+    )
+    sampling = sampling_cost(context)
+    return Outcome([table, sampling], goals(table, sampling), {"bytes per image to the device": bytes_per_image(faces)})
+
+
+def candidates(context: Context, faces: FolderFaces, batches: int, floor: float) -> list[Candidate]:
+    def add(name: str, work: Callable[[], Any], limit: float | None = None) -> None:
+        found.append(Candidate(name, work, batches * BATCH, limit))
+
+    found: list[Candidate] = []
+    long_paths, long_labels = casia_index(faces.paths)
+    many = ImageList(long_paths, long_labels, [str(label) for label in range(long_labels.max() + 1)])
+    if context.peers.reference("utils.dataloader") is not None:
+        add("reference, no workers", lambda: take(reference_batches(context, faces, 0), batches))
+        add("reference, 2 workers", lambda: take(reference_batches(context, faces, 2), batches))
+        add("reference, no workers, CASIA-size index", lambda: take(reference_batches(context, many, 0), batches))
+    if context.peers.library("albumentations") is not None:
+        add("cv2 + albumentations, uint8", lambda: albumentations_batches(faces, batches))
+    if context.peers.library("webdataset") is not None:
+        tar = write_tar(faces, context.scratch / "faces.tar")
+        add("webdataset tar + cv2 area, uint8", lambda: take(webdataset_batches(tar), batches))
+    add("facenet, in the training thread", lambda: take(our_batches(faces, 0, batches), batches), floor)
+    add("facenet, 2 threads", lambda: take(our_batches(faces, 2, batches), batches), floor)
+    add("facenet, CASIA-size index", lambda: take(our_batches(many, 0, batches), batches), floor)
+    return found
+
+
+def take(batches: Iterator[Any], count: int) -> None:
+    for _ in itertools.islice(batches, count):
+        pass
+
+
+def our_batches(faces: Faces, num_workers: int, batches: int) -> Iterator[Any]:
+    indices = TripletSampler().batches(
+        faces.labels, batch_size=BATCH, num_batches=batches, epoch=0, seed=0, rank=0, world_size=1
+    )
+    return Loader(faces, PREPROCESS, Augment(flip=0.5), num_workers=num_workers).epoch(indices)
+
+
+def reference_batches(context: Context, faces: ImageList, num_workers: int) -> Iterator[Any]:
+    module = context.peers.reference("utils.dataloader")
+    lines = REFERENCE_LINES.setdefault(
+        id(faces), [f"{a};{b}\n" for a, b in zip(faces.labels, faces.paths, strict=True)]
+    )
+    key = (id(faces), "dataset")
+    if key not in REFERENCE_DATASETS:  # it parses its lines once per run
+        REFERENCE_DATASETS[key] = module.FacenetDataset([160, 160, 3], lines, len(faces.identities), random=True)
+    loader = torch.utils.data.DataLoader(
+        REFERENCE_DATASETS[key],
+        batch_size=BATCH // 3,
+        shuffle=True,
+        num_workers=num_workers,
+        pin_memory=False,
+        drop_last=True,
+        collate_fn=module.dataset_collate,
+    )
+    while True:
+        yield from loader
+
+
+REFERENCE_LINES: dict[int, list[str]] = {}
+REFERENCE_DATASETS: dict[Any, Any] = {}
+
+
+def albumentations_batches(faces: FolderFaces, batches: int) -> None:
+    import albumentations
+    import cv2
+
+    change = albumentations.Compose([albumentations.Resize(160, 160, cv2.INTER_AREA), albumentations.HorizontalFlip()])
+    for number in range(batches):
+        paths = (faces.paths[(number * BATCH + slot) % len(faces)] for slot in range(BATCH))
+        torch.from_numpy(
+            np.stack([change(image=cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB))["image"] for path in paths])
+        )
+
+
+def write_tar(faces: FolderFaces, path: Path) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for number, (source, label) in enumerate(zip(faces.paths, faces.labels, strict=True)):
+            for suffix, data in (("jpg", Path(source).read_bytes()), ("cls", str(label).encode())):
+                entry = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def webdataset_batches(tar: Path) -> Iterator[Any]:
+    import cv2
+    import webdataset
+
+    def pixels(data: bytes) -> np.ndarray:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        return cv2.resize(image, (160, 160), interpolation=cv2.INTER_AREA)
+
+    data = webdataset.WebDataset(str(tar), shardshuffle=False).repeat().to_tuple("jpg", "cls")
+    return iter(data.map_tuple(pixels, int).batched(BATCH))
+
+
+def check_pixels(context: Context, faces: FolderFaces) -> str:
+    """Within 2 of 255 of what the reference feeds, on 24 images."""
+    module = context.peers.reference("utils.utils")
+    if module is None:
+        return "pixels not compared: no reference"
+    from PIL import Image
+
+    worst = 0
+    for path in faces.paths[:24]:
+        theirs = np.asarray(module.resize_image(module.cvtColor(Image.open(path)), [160, 160], letterbox_image=True))
+        worst = max(worst, int(np.abs(theirs.astype(int) - PREPROCESS(read_image(path)).astype(int)).max()))
+    require(worst <= 2, f"pixels differ from the reference's by {worst} of 255")
+    return f"pixels within {worst} of 255 of the reference's"
+
+
+def sampling_cost(context: Context) -> Table:
+    """Of one batch's indices from sets of 4,000 and of 490,623 images, the grouping by identity left out."""
+    small = np.sort(np.arange(4_000) % 200)
+    large = casia_index(["x"])[1]
+    count = 200
+
+    def draws(labels: np.ndarray, batches: int) -> Callable[[], None]:
+        def work() -> None:
+            take(
+                TripletSampler().batches(
+                    labels, batch_size=BATCH, num_batches=batches + 1, epoch=0, seed=0, rank=0, world_size=1
+                ),
+                batches,
+            )
+
+        return work
+
+    # The grouping happens once an epoch: the same in `steps` of few and of many batches, so 4,000 batches bury it.
+    steps = count if context.quick else 4_000
+    return measure(
+        "data",
+        "Sampling triplets",
+        "image",
+        [
+            Candidate("4,000 images", draws(small, steps), steps * BATCH),
+            Candidate("490,623 images", draws(large, steps), steps * BATCH),
+        ],
+        rounds=context.rounds,
+    )
+
+
+def bytes_per_image(faces: FolderFaces) -> float:
+    batch = next(our_batches(faces, 0, 1))
+    return batch.images.numel() * batch.images.element_size() / len(batch.images)
+
+
+def goals(table: Table, sampling: Table) -> list[Goal]:
+    names = {row.name for row in table.rows}
+
+    def against(base: str, ours: str, *, wall: bool) -> float | None:
+        if base not in names or table.noisy:
+            return None
+        one, two = table.row(base), table.row(ours)
+        return one.wall_s / two.wall_s if wall else one.cpu_s / two.cpu_s
+
+    threads, alone = "facenet, 2 threads", "facenet, in the training thread"
+    grown = sampling.row("490,623 images").ratio
+    decode = "Pillow's decoder and one Python call per stage and image"
+    return [
+        Goal(
+            "2.1",
+            f"JPEG path, wall against 2 workers on {num_cores()} cores",
+            4.5,
+            against("reference, 2 workers", threads, wall=True),
+            limit=decode,
+        ),
+        Goal(
+            "2.2",
+            "JPEG path, CPU against no workers",
+            3.7,
+            against("reference, no workers", alone, wall=False),
+            limit=decode,
+        ),
+        Goal(
+            "2.3",
+            "JPEG path at CASIA size, CPU",
+            5.3,
+            against("reference, no workers, CASIA-size index", "facenet, CASIA-size index", wall=False),
+            limit=decode,
+        ),
+        Goal(
+            "2.4",
+            "against webdataset + cv2, CPU",
+            1.5,
+            against("webdataset tar + cv2 area, uint8", alone, wall=False),
+            limit=decode,
+        ),
+        Goal(
+            "2.5",
+            "against cv2 + albumentations, CPU",
+            1.35,
+            against("cv2 + albumentations, uint8", alone, wall=False),
+            limit=decode,
+        ),
+        Goal("2.6", "share of the decode + resize floor", 0.85, table.row(alone).of_limit, limit=decode),
+        Goal(
+            "2.7",
+            "sampling at 490,623 images against 4,000, CPU",
+            1.05,
+            None if grown is None else 1 / grown,
+            at_most=True,
+            limit="cache misses of a larger index; its grouping, once an epoch",
+        ),
+    ]

@@ -1,0 +1,253 @@
+"""Training steps against the reference's, both backbones; and a loader-fed step against one on a batch that lies ready. Goals 1 and 5."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bench.context import Context, Outcome, require
+from bench.goals import Goal
+from bench.rounds import Candidate, Table, measure, num_cores
+from facenet.accelerator import Accelerator, Precision
+from facenet.backbones.embedder import FaceNet
+from facenet.backbones.inception_resnet_v1 import InceptionResNetV1
+from facenet.backbones.mobilenet_v1 import MobileNetV1
+from facenet.data.identities import FolderFaces
+from facenet.data.loader import Batch, Loader
+from facenet.data.sampler import TripletSampler
+from facenet.data.transforms import Augment, Preprocess
+from facenet.engine.schedule import Constant
+from facenet.engine.step import TrainStep
+from facenet.engine.trainer import Progress, Settings, Trainer
+from facenet.losses.heads import SoftmaxHead
+from facenet.losses.mix import LossMix
+from facenet.losses.triplet import TripletLoss
+from facenet.tracking.tracker import NullTracker
+
+NUM_IDENTITIES = 10_575
+NETWORKS = {"mobilenet": MobileNetV1, "inception_resnetv1": InceptionResNetV1}
+FLOPS = {"mobilenet": 1.75e9, "inception_resnetv1": 8.5e9}  # forward and backward of one 160 px image
+WANTED = {"mobilenet": (1.4, 2.7), "inception_resnetv1": (1.15, 2.7)}  # fp32, bf16
+PREPROCESS = Preprocess(size=[160, 160])
+
+
+def run(context: Context) -> Outcome:
+    torch.set_num_threads(1 if context.quick else num_cores())
+    size = 12 if context.quick else 96
+    tables, goals = [], []
+    for name in ["mobilenet"] if context.quick else NETWORKS:
+        table = compared(context, name, size)
+        tables.append(table)
+        goals += step_goals(name, table)
+    fed = feeding(context, size)
+    goals.append(
+        Goal(
+            "1.1",
+            "loader + step against the step alone, wall",
+            0.9,
+            fed.row("from files, 2 threads").wall_ratio,
+            limit="decoding shares the cores with the convolutions",
+        )
+    )
+    bare = overhead(context, size)
+    goals.append(
+        Goal(
+            "5.7",
+            "trainer against a bare loop, CPU",
+            1.02,
+            None if bare.rows[1].ratio is None else 1 / bare.rows[1].ratio,
+            at_most=True,
+            limit="below the noise of this measurement",
+        )
+    )
+    return Outcome([*tables, fed, bare], goals)
+
+
+def compared(context: Context, name: str, size: int) -> Table:
+    batch = ready_batch(size)
+    peak = {dtype: FLOPS[name] / context.limits[f"conv_{dtype}_flops"] for dtype in ("fp32", "bf16")}
+    candidates, notes = [], ["limit: the network's multiply-adds at this machine's peak of a convolution"]
+    theirs = reference_step(context, name, batch)
+    if theirs is not None:
+        notes.append(check_loss(context, name, batch))
+        candidates.append(Candidate("reference, fp32", theirs, size))
+    for dtype in ("fp32", "bf16"):
+        candidates.append(Candidate(f"facenet, {dtype}", our_step(name, dtype, batch), size, peak[dtype]))
+    title = f"Training step, {name}, batch {size}, {torch.get_num_threads()} threads"
+    return measure("step", title, "image", candidates, rounds=context.rounds, notes=notes)
+
+
+def step_goals(name: str, table: Table) -> list[Goal]:
+    fp32, bf16 = WANTED[name]
+    short, number = ("inception", "5.3") if name.startswith("inception") else ("mobilenet", "5.1")
+    after = f"{float(number) + 0.1:.1f}"
+    limit = "depthwise convolutions backward and batch norm" if short == "mobilenet" else "convolutions backward"
+    found = [
+        Goal(number, f"{short} fp32, wall", fp32, table.row("facenet, fp32").wall_ratio, limit=limit),
+        Goal(after, f"{short} bf16, wall", bf16, table.row("facenet, bf16").wall_ratio, limit=limit),
+    ]
+    if short == "inception":
+        found.append(
+            Goal(
+                "5.5",
+                "inception bf16, share of the convolution peak",
+                0.6,
+                table.row("facenet, bf16").of_limit,
+                limit=limit,
+            )
+        )
+    return found
+
+
+def ready_batch(size: int) -> Batch:
+    rng = np.random.default_rng(0)
+    third = rng.integers(NUM_IDENTITIES, size=size // 3)
+    labels = np.concatenate([third, third, (third + 1) % NUM_IDENTITIES])
+    images = rng.integers(0, 256, (size, 160, 160, 3)).astype(np.uint8)
+    return Batch(torch.from_numpy(images), torch.from_numpy(labels), np.arange(size))
+
+
+def our_trainer(name: str, dtype: Any, size: int, *, dropout: float = 0.5) -> Trainer:
+    torch.manual_seed(0)
+    device = Accelerator("cpu", Precision(dtype=dtype), rank=0, local_rank=0, world_size=1)
+    device.start_precision()
+    loss = LossMix(
+        terms={"triplet": {"weight": 1.0, "loss": TripletLoss()}, "ce": {"weight": 1.0, "loss": SoftmaxHead()}}
+    )
+    loss.start(embedding_size=128, num_identities=NUM_IDENTITIES)
+    module = TrainStep(FaceNet(trunk=NETWORKS[name](), dropout=dropout), loss, PREPROCESS, device)
+    schedule = Constant()
+    trainer = Trainer(
+        module,
+        device.optimizer(torch.optim.Adam, list(module.parameters()), lr=1e-3),
+        schedule,
+        device,
+        NullTracker(),
+        Settings(log_every=20),
+        batch_size=size,
+        total_steps=10**9,
+        triplets=True,
+    )
+    schedule.start(trainer.optimizer, batch_size=size, steps_per_epoch=1000, epochs=1)
+    return trainer
+
+
+def our_step(name: str, dtype: str, batch: Batch, steps: int = 1) -> Callable[[], Any]:
+    trainer = our_trainer(name, dtype, len(batch.labels))
+    return lambda: trainer.train_epoch(iter_of(batch, steps), Progress())
+
+
+def iter_of(batch: Batch, steps: int) -> Iterator[Batch]:
+    yield from itertools.repeat(batch, steps)
+
+
+def reference_network(context: Context, name: str) -> Any | None:
+    module = context.peers.reference("nets.facenet")
+    if module is None:
+        return None
+    torch.manual_seed(0)
+    return module.Facenet(backbone=name, num_classes=NUM_IDENTITIES, mode="train").train()
+
+
+def reference_loss(context: Context, network: Any, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, ...]:
+    """Of the reference's own network and triplet loss, put together as its `fit_one_epoch` does."""
+    outputs, logits = network(images, "train")
+    triplet = context.peers.reference("nets.facenet_training").triplet_loss()(outputs, len(labels) // 3)
+    return triplet, torch.nn.NLLLoss()(functional.log_softmax(logits, dim=-1), labels), logits
+
+
+def reference_step(context: Context, name: str, batch: Batch) -> Callable[[], Any] | None:
+    network = reference_network(context, name)
+    if network is None:
+        return None
+    images, labels = as_float(batch), batch.labels
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+
+    def work() -> None:
+        optimizer.zero_grad()
+        triplet, entropy, logits = reference_loss(context, network, images, labels)
+        (triplet + entropy).backward()
+        optimizer.step()
+        with torch.no_grad():
+            right = (functional.softmax(logits, dim=-1).argmax(dim=-1) == labels).type(torch.FloatTensor).mean()
+        triplet.item(), entropy.item(), right.item()
+
+    return work
+
+
+def as_float(batch: Batch) -> torch.Tensor:
+    return batch.images.permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def check_loss(context: Context, name: str, batch: Batch) -> str:
+    """The same weights and images give the same loss, without dropout."""
+    network = reference_network(context, name)
+    network.Dropout.p = 0.0
+    trainer = our_trainer(name, "fp32", len(batch.labels), dropout=0.0)
+    state = network.state_dict()
+    trainer.embedder.load_state_dict({key: value for key, value in state.items() if not key.startswith("classifier")})
+    head = trainer.loss.terms["ce"]
+    with torch.no_grad():
+        head.weight.copy_(state["classifier.weight"])
+        head.bias.copy_(state["classifier.bias"])
+        triplet, entropy, _ = reference_loss(context, network, as_float(batch), batch.labels)
+        trainer.step_module.train()
+        ours = float(trainer.step_module(batch.images, batch.labels, triplets=True)[0])
+    apart = abs(ours - float(triplet + entropy)) / float(triplet + entropy)
+    require(apart < 1e-4, f"{name}: loss {ours} against the reference's {float(triplet + entropy)}")
+    return f"loss within {apart:.1e} of the reference's"
+
+
+def feeding(context: Context, size: int) -> Table:
+    """mobilenet, bf16: the same trainer on a batch that lies ready and on batches from files."""
+    batch, steps = ready_batch(size), 2 if context.quick else 3
+    trainer = our_trainer("mobilenet", "bf16", size)
+    faces = FolderFaces(context.faces)
+    loader = Loader(faces, PREPROCESS, Augment(flip=0.5), num_workers=2)
+
+    def fed() -> None:
+        indices = TripletSampler().batches(
+            faces.labels, batch_size=size, num_batches=steps, epoch=0, seed=0, rank=0, world_size=1
+        )
+        trainer.train_epoch(loader.epoch(indices), Progress())
+
+    ready = Candidate(
+        "a batch that lies ready", lambda: trainer.train_epoch(iter_of(batch, steps), Progress()), size * steps
+    )
+    return measure(
+        "step",
+        f"Step fed from files, mobilenet bf16, batch {size}",
+        "image",
+        [ready, Candidate("from files, 2 threads", fed, size * steps)],
+        rounds=context.rounds,
+    )
+
+
+def overhead(context: Context, size: int) -> Table:
+    """mobilenet, bf16, one batch: forward, backward and optimizer alone against the trainer's epoch with its figures, schedule and averages."""
+    batch, steps = ready_batch(size), 2
+    bare, whole = (our_trainer("mobilenet", "bf16", size) for _ in range(2))
+    bare.step_module.train()
+
+    def loop() -> None:
+        for _ in range(steps):
+            loss, _ = bare.step_module(batch.images, batch.labels, triplets=True)
+            loss.backward()
+            bare.optimizer.step()
+            bare.optimizer.zero_grad(set_to_none=True)
+
+    return measure(
+        "step",
+        f"The trainer around a step, mobilenet bf16, batch {size}",
+        "image",
+        [
+            Candidate("forward, backward, optimizer", loop, size * steps),
+            Candidate("trainer", lambda: whole.train_epoch(iter_of(batch, steps), Progress()), size * steps),
+        ],
+        rounds=context.rounds,
+    )

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from bench import report
+from bench.context import Outcome
+from bench.gate import failed
+from bench.goals import Goal
+from bench.peers import Peers
+
+
+def line(**changed):
+    row = {"name": "ours", "wall_s": 2e-3, "cpu_s": 5e-5, "spread": 0.1, "ratio": 3.14159, "ratio_low": 3.0}
+    row |= {"ratio_high": 3.3, "wall_ratio": 3.0, "of_limit": 0.5}
+    table = {"title": "T", "unit": "image", "rows": [row], "control": 1.01, "rounds": 7, "notes": [], "noisy": False}
+    machine = {"cpu": "C", "cores": 2, "load": 1.0, "torch": "2.13.0"}
+    goal = {
+        "number": "2.1",
+        "text": "fast",
+        "wanted": 4.5,
+        "measured": 3.14159,
+        "at_most": False,
+        "limit": "disk",
+        "met": False,
+    }
+    found = {"subject": "data", "time": "2026-01-02T03:04:05Z", "commit": "abc", "quick": False, "machine": machine}
+    return {**found, "tables": [table], "goals": [goal], "counters": {}, "skipped": [], **changed}
+
+
+def test_the_table_replaces_what_stands_between_the_marks():
+    block = report.markdown({"data": line()})
+    text = report.render(f"before\n{report.START}\nold 99\n{report.END}\nafter\n", block)
+    assert "old 99" not in text and text.startswith("before\n") and text.endswith("\nafter\n")
+    assert (
+        "| ours | 50.0 us | 2.00 ms | 3.14 (3.00-3.30) | 50% |" in text and "A/A 1.010" in text and "commit abc" in text
+    )
+    assert report.render(text, block) == text
+    with pytest.raises(ValueError, match="performance"):
+        report.render("no marks", block)
+
+
+def test_the_newest_full_record_of_each_subject_counts(tmp_path):
+    path = tmp_path / "results" / "history.jsonl"
+    for each in (line(commit="old"), line(commit="new"), line(commit="try", quick=True)):
+        report.append(each, path)
+    assert len(path.read_text().splitlines()) == 3 and json.loads(path.read_text().splitlines()[0])["commit"] == "old"
+    assert report.newest(path)["data"]["commit"] == "new"
+
+
+def test_a_missed_goal_reads_missed():
+    assert "| 2.1 fast | >= 4.5 | 3.14 | **missed** | disk |" in report.goals_table({"data": line()})
+
+
+def test_an_absent_peer_is_skipped_and_named(tmp_path):
+    peers = Peers([f"reference={tmp_path / 'nowhere'}"])
+    assert peers.reference("nets.facenet") is None and peers.arcface("losses") is None
+    assert peers.skipped == [f"reference: no such folder: {tmp_path / 'nowhere'}", "arcface: no --against arcface=PATH"]
+
+
+def test_the_gate_names_what_fails():
+    goals = [
+        Goal("8.1", "help", 1.25, 1.8, at_most=True),
+        Goal("8.2", "job", 1.25, 1.6, at_most=True),
+        Goal("8.9", "x", 9, 0),
+    ]
+    counters = {"forwards per unique image": 2, "heavy modules imported by --help": 0}
+    lines = failed(Outcome(goals=goals, counters=counters), ("8.1", "8.2"))
+    assert lines == ["forwards per unique image: 2, expected 1", "8.1 help: 1.8, goal at most 1.25"]
