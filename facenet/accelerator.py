@@ -62,8 +62,9 @@ DEVICES = {
         "nvidia-smi",
         fused=True,
     ),
-    # fp16 on a CPU runs without fast kernels and would need a loss scale: slower and less exact than bf16 or fp32.
-    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", "", "", fused=True),
+    # No fused updates on a CPU: they take gradients by position in memory whatever their strides (torch 2.13), and the updates are a small
+    # part of a step there. fp16 on a CPU runs without fast kernels and would need a loss scale: slower and less exact than bf16 or fp32.
+    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", "", ""),
 }
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # those that take `fused`
 # Process groups that were left. torch 2.4's gloo waits for its peers when the last reference goes, and a peer may have ended.

@@ -68,10 +68,11 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     "unknown choices": (
         ["facenet-train", "data=foldr", "data.root=x", "loss=", "benchmark=null", "benchmark/protocol=x", "seed=x"],
         "config: 5 problems\n"
-        "  benchmark: no choice 'null' among heldout, lfw, none\n"
+        "  benchmark: no choice 'null' among bin, heldout, lfw, none\n"
         "  benchmark/protocol: no choice 'x' among flip, flip_mean, plain, reference\n"
-        "  data: no choice 'foldr' among annotation, folder, synthetic; did you mean 'folder'?\n"
-        "  loss: no choice '' among arcface, ce, cosface, cosface_triplet, triplet, triplet_ce\n"
+        "  data: no choice 'foldr' among annotation, folder, record, synthetic; did you mean 'folder'?\n"
+        "  loss: no choice '' among arcface, ce, cosface, cosface_triplet, triplet, triplet_all, triplet_ce, "
+        "triplet_distance_weighted, triplet_hard, triplet_semi_hard\n"
         "  seed: expected int, got 'x'\n",
         set(),
     ),

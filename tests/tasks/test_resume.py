@@ -173,6 +173,7 @@ def test_other_images_are_refused(earlier):
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog):
     folder = tmp_path / "checkpoints"
     content = {"config": {}, "identities": [], "embedder": {}, "loss": {}, "metrics": {}, "training": {"progress": {}}}
+    content["data_fingerprint"] = "0" * 16
     for epoch in (1, 2):
         checkpoint.save({**content, "epoch": epoch, "step": epoch}, folder / f"epoch-{epoch:03d}.pt")
     (folder / "last.pt").write_bytes((folder / "epoch-002.pt").read_bytes()[:-200])
@@ -192,7 +193,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog
     ("content", "files", "said"),
     [
         ({"training": {}}, ["resolved.yaml"], "holds no state of training; give it as weights="),
-        ({"training": {"progress": {}}}, [], "has no resolved.yaml, so it is not the run of this checkpoint"),
+        (
+            {"training": {"progress": {}}, "data_fingerprint": "0"},
+            [],
+            "has no resolved.yaml, so it is not the run of this checkpoint",
+        ),
     ],
 )
 def test_what_cannot_go_on(tmp_path, content, files, said):
