@@ -50,7 +50,7 @@ def candidates(context: Context, faces: FolderFaces, batches: int, floor: float)
         found.append(Candidate(name, work, batches * BATCH, limit))
 
     found: list[Candidate] = []
-    long_paths, long_labels = casia_index(faces.paths)
+    long_paths, long_labels = casia_index([faces.name(index) for index in range(len(faces))])
     many = ImageList(long_paths, long_labels, [str(label) for label in range(long_labels.max() + 1)])
     if context.peers.reference("utils.dataloader") is not None:
         add("reference, no workers", lambda: take(reference_batches(context, faces, 0), batches))
@@ -82,7 +82,8 @@ def our_batches(faces: Faces, num_workers: int, batches: int) -> Iterator[Any]:
 def reference_batches(context: Context, faces: ImageList, num_workers: int) -> Iterator[Any]:
     module = context.peers.reference("utils.dataloader")
     lines = REFERENCE_LINES.setdefault(
-        id(faces), [f"{a};{b}\n" for a, b in zip(faces.labels, faces.paths, strict=True)]
+        id(faces),
+        [f"{a};{b}\n" for a, b in zip(faces.labels, [faces.name(index) for index in range(len(faces))], strict=True)],
     )
     key = (id(faces), "dataset")
     if key not in REFERENCE_DATASETS:  # it parses its lines once per run
@@ -110,7 +111,7 @@ def albumentations_batches(faces: FolderFaces, batches: int) -> None:
 
     change = albumentations.Compose([albumentations.Resize(160, 160, cv2.INTER_AREA), albumentations.HorizontalFlip()])
     for number in range(batches):
-        paths = (faces.paths[(number * BATCH + slot) % len(faces)] for slot in range(BATCH))
+        paths = (faces.name((number * BATCH + slot) % len(faces)) for slot in range(BATCH))
         torch.from_numpy(
             np.stack([change(image=cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB))["image"] for path in paths])
         )
@@ -118,7 +119,9 @@ def albumentations_batches(faces: FolderFaces, batches: int) -> None:
 
 def write_tar(faces: FolderFaces, path: Path) -> Path:
     with tarfile.open(path, "w") as tar:
-        for number, (source, label) in enumerate(zip(faces.paths, faces.labels, strict=True)):
+        for number, (source, label) in enumerate(
+            zip([faces.name(index) for index in range(len(faces))], faces.labels, strict=True)
+        ):
             for suffix, data in (("jpg", Path(source).read_bytes()), ("cls", str(label).encode())):
                 entry = tarfile.TarInfo(f"{number:06d}.{suffix}")
                 entry.size = len(data)
@@ -146,7 +149,7 @@ def check_pixels(context: Context, faces: FolderFaces) -> str:
     from PIL import Image
 
     worst = 0
-    for path in faces.paths[:24]:
+    for path in [faces.name(index) for index in range(24)]:
         theirs = np.asarray(module.resize_image(module.cvtColor(Image.open(path)), [160, 160], letterbox_image=True))
         worst = max(worst, int(np.abs(theirs.astype(int) - PREPROCESS(read_image(path)).astype(int)).max()))
     require(worst <= 2, f"pixels differ from the reference's by {worst} of 255")

@@ -130,7 +130,7 @@ def whole_evaluation(context: Context) -> tuple[Table, float]:
     settle(network)
     counted = Counted(network)
     candidates, notes = [], []
-    theirs = reference_evaluation(context, network, [faces.paths[i] for i in left], [faces.paths[i] for i in right])
+    theirs = reference_evaluation(context, network, [faces.name(i) for i in left], [faces.name(i) for i in right])
     if theirs is not None:
         candidates.append(Candidate("reference, both images of each pair", theirs, num_pairs))
     for dtype in ("fp32", "bf16"):

@@ -133,7 +133,7 @@ def test_jobs_of_several_processes_run_at_a_time_on_devices_of_their_own_and_see
     assert "sweep sweep: 2 settings of 4 jobs" in out and out.count("(2 seeds)") >= 2
     (run, *_) = reading.runs_of_sweep(f"sqlite:///{tmp_path / 'mlflow.db'}", "sweep")
     assert (run.name, run.params["plan.device"], run.params["plan.num_processes"]) == (
-        "optimizer.lr=1e-3, seed=1",
+        "optimizer.lr=0.001, seed=1",
         "sdaa",
         "2",
     )
