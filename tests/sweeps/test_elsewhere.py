@@ -77,7 +77,7 @@ def test_two_jobs_are_planned_run_and_tracked(launcher, tmp_path):
     assert table[0][:3] == ["job", "state", "seed"]
     assert [row[:3] for row in table[1:]] == [["0", "new", "1"], ["1", "new", "2"]]
     assert runs(tmp_path) == {"0": "FINISHED", "1": "FINISHED"}
-    assert "sweep sweep: " in out and " of 2 jobs" in out and "compare the runs: mlflow server" in out
+    assert "sweep sweep: 2 settings of 2 jobs" in out and "compare the runs: mlflow server" in out
     results = [json.loads((tmp_path / "sweep" / num / "result.json").read_text()) for num in "01"]
     assert all(result["objective"] == result["metrics"]["heldout/accuracy"] for result in results)
     code, out, err = sweep(tmp_path, *launcher, "seed=1,2", "sweep.dry_run=true")
@@ -88,6 +88,7 @@ def test_two_jobs_are_planned_run_and_tracked(launcher, tmp_path):
 @needs("submitit")
 def test_a_failing_job_of_submitit_is_told_with_its_reason_and_the_others_run(tmp_path):
     code, out, err = sweep(tmp_path, "hydra/launcher=submitit_local", "optimizer.weight_decay=-1,0")
+    assert "  job 0 (-1) failed: ValueError: Invalid weight_decay value: -1\n" in out
     assert code == 1
     assert "Invalid weight_decay value: -1" in err.splitlines()[-2] + err.splitlines()[-1], err[-3000:]
     assert runs(tmp_path) == {"0": "FAILED", "1": "FINISHED"}
