@@ -8,6 +8,7 @@ import logging
 import os
 import time
 import urllib.error
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from facenet.atomic import replacing
 from facenet.data.cache_dir import cache_dir
 from facenet.data.decode import DEFAULT, Decode
-from facenet.data.identities import PART, Indices, Pixels, decode_image, hex_digest
+from facenet.data.identities import PART, Indices, Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.data.shards.index import FILE_NAME, ShardIndex, counted, load_index
 from facenet.data.shards.places import Shard, beside, existing, expanded, is_remote, tars_in
 from facenet.errors import UserError, shown
@@ -72,6 +73,11 @@ class ShardFaces:
         return data
 
     def pixels(self, data: bytes, index: int) -> Pixels:
+        """Raises UnreadableImage, also for bytes that the index was not made of, whose label nobody knows."""
+        if zlib.crc32(data) != self.index.checksums[index]:
+            raise UnreadableImage(
+                self.name(index), "not the bytes that the index says; copy the shard and its index again"
+            )
         return decode_image(data, self.name(index), self.decode)
 
     def stamp(self) -> str:
