@@ -21,7 +21,12 @@ from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
 from facenet.data.identities import Faces, FolderFaces, ImageList, read_image
 from facenet.data.loader import Loader
+from facenet.data.pack import pack_folder
+from facenet.data.record_faces import RecordFaces
 from facenet.data.sampler import TripletSampler
+from facenet.data.shards.faces import ShardFaces
+from facenet.data.shards.loader import ShardLoader
+from facenet.data.shards.writing import write_shards
 from facenet.data.transforms import Augment, Preprocess
 
 BATCH = 96
@@ -61,6 +66,16 @@ def candidates(context: Context, faces: FolderFaces, batches: int, floor: float)
     if context.peers.library("webdataset") is not None:
         tar = write_tar(faces, context.scratch / "faces.tar")
         add("webdataset tar + cv2 area, uint8", lambda: take(webdataset_batches(tar), batches))
+        write_shards(faces, context.scratch / "shards", images_per_shard=1000)
+        shards = ShardFaces(str(context.scratch / "shards"))
+        add(
+            "facenet over tar shards, in the training thread",
+            lambda: take(shard_batches(shards, batches), batches),
+            floor,
+        )
+    pack_folder(faces, context.scratch / "pack")
+    packed = RecordFaces(context.scratch / "pack")
+    add("facenet over a pack, in the training thread", lambda: take(our_batches(packed, 0, batches), batches), floor)
     add("facenet, in the training thread", lambda: take(our_batches(faces, 0, batches), batches), floor)
     add("facenet, 2 threads", lambda: take(our_batches(faces, 2, batches), batches), floor)
     add("facenet, CASIA-size index", lambda: take(our_batches(many, 0, batches), batches), floor)
@@ -77,6 +92,11 @@ def our_batches(faces: Faces, num_workers: int, batches: int) -> Iterator[Any]:
         faces.labels, batch_size=BATCH, num_batches=batches, epoch=0, seed=0, rank=0, world_size=1
     )
     return Loader(faces, PREPROCESS, Augment(flip=0.5), num_workers=num_workers).epoch(indices)
+
+
+def shard_batches(faces: ShardFaces, batches: int) -> Iterator[Any]:
+    loader = ShardLoader(faces, PREPROCESS, Augment(flip=0.5), source=faces, window=10_000, num_workers=0)
+    return loader.passage(batch_size=BATCH, num_batches=batches, epoch=0, rank=0, world_size=1)
 
 
 def reference_batches(context: Context, faces: ImageList, num_workers: int) -> Iterator[Any]:
