@@ -73,8 +73,8 @@ def run_job(
             resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
             result = start(run_dir, distributed, rank_environment(run_id))
             tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
-        if earlier is None:
-            pace.remember(config, plan, time.monotonic() - begun)
+        if earlier is None and result["pruned"] is None:
+            pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
         print(summary(result, run_dir, tracking.view(run_id)), flush=True)
     objective = result["objective"]
     return None if objective is None else float(objective)

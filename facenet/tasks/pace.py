@@ -13,20 +13,21 @@ from facenet.data.cache_dir import cache_dir
 from facenet.tasks.plan import Plan
 
 
-def remember(config: dict[str, Any], plan: Plan, seconds: float) -> None:
-    """Notes that the whole run took so long. A disk that takes no note costs only the next estimate."""
+def remember(config: dict[str, Any], plan: Plan, *, whole_s: float, epochs_s: float) -> None:
+    """Notes how long the whole run took, and its epochs of that. A disk that takes no note costs only the next estimate."""
     with contextlib.suppress(OSError):
         place = note(config, plan)
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as partial:
-            partial.write_text(json.dumps({"seconds": round(seconds, 1), "images": num_images(plan)}), encoding="utf-8")
+            known = {"around_s": whole_s - epochs_s, "image_s": epochs_s / num_images(plan)}
+            partial.write_text(json.dumps(known), encoding="utf-8")
 
 
 def estimated(config: dict[str, Any], plan: Plan) -> float | None:
     """Seconds, start and end included; None where no such run has ended here."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note(config, plan).read_text(encoding="utf-8"))
-        return float(known["seconds"] / known["images"] * num_images(plan))
+        return float(known["around_s"] + known["image_s"] * num_images(plan))
     return None
 
 
