@@ -62,10 +62,10 @@ def resumed(arguments: list[str]) -> list[str]:
     given = [argument.removeprefix(key) for argument in arguments if argument.startswith(key)]
     if not given:
         return arguments
-    from facenet.sweeps.state import Record
+    from facenet.sweeps.state import read_command
 
     directory = Path(given[-1]).absolute()
-    before = Record.read(directory).arguments
+    before = read_command(directory)
     if not before:
         raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
     added = [argument for argument in arguments if not argument.startswith(key)]
