@@ -72,6 +72,8 @@ def test_the_plan_takes_whole_shards_for_validation(compose, shards):
         0.1 * (plan.num_images + plan.num_val_images)
     )
     assert set(material.val_indices) <= set(range(80, 96))
+    held, _ = prepare(compose("data=folder", f"data.root={shards.parent}/people", "data.num_workers=1"))
+    assert held.heldout.identities == material.heldout.identities, "the people that a folder holds out"
 
 
 @pytest.mark.slow

@@ -118,8 +118,9 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(written: Path) -> Iterator[Server]:
+def server(written: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Serves the folder that `written` is in."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server(written.parent) as found:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from facenet.data.shards.index import ARRAYS, ShardIndex, counted, load_index
 from facenet.errors import UserError
@@ -230,3 +232,21 @@ def compressed(folder: Path) -> bytes:
 def test_a_damaged_index_is_told(made: Callable[[Path], bytes], message: str, written: Path) -> None:
     with pytest.raises(UserError, match=f"index.npz: damaged .*{message}"):
         load_index(made(written), "index.npz")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_anywhere_ends_in_one_line_or_not_at_all(data: st.DataObject, written: Path, tmp_path: Path) -> None:
+    for name, read in (
+        ("shard-000000.tar", lambda path: counted([str(path)])),
+        ("index.npz", lambda path: load_index(path.read_bytes(), "x")),
+    ):
+        content = bytearray((written / name).read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            at = data.draw(st.integers(0, len(content) - 1))
+            content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+        (tmp_path / name).write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+        try:
+            read(tmp_path / name)
+        except UserError as error:
+            assert str(error).isprintable()
