@@ -117,15 +117,15 @@ class RecordData(Data):
 @dataclass(frozen=True, kw_only=True)
 class ShardData(FileData):
     """Tar shards, read from front to back: a folder or http(s) address that `facenet-data shard` filled, or a pattern of .tar files.
-    shuffle_buffer: images that a process holds to mix them, as files."""
+    shuffle_buffer: images that a process holds to mix them, as files; 1 mixes only the order of shards."""
 
     shards: str
     shuffle_buffer: int = 10_000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shuffle_buffer < 0:
-            raise UserError(f"data.shuffle_buffer: expected 0 or more, got {self.shuffle_buffer}")
+        if self.shuffle_buffer < 1:
+            raise UserError(f"data.shuffle_buffer: expected 1 or more, got {self.shuffle_buffer}")
         if self.feed not in ("auto", "files"):
             raise UserError(
                 f"data.feed={self.feed}: shards are read in order and not cached; leave it at auto, or use data=record"

@@ -99,7 +99,7 @@ class Stream:
 
 class ShardLoader(Loader):
     """The batches of a Loader in the order of `source`'s shards. faces: a part of `source`, in its order. window: images that are held to mix them;
-    0 leaves them as they are read.
+    0 leaves images and shards in their order.
 
     An unreadable image's stand-in is read from its place, like any image alone.
     """

@@ -140,8 +140,8 @@ def test_the_choice_of_data(written: Path) -> None:
     assert len(ShardData(shards=str(written), min_images=7).open()) == 24
     with pytest.raises(UserError, match="data.feed=ram: shards are read in order and not cached; leave it at auto"):
         ShardData(shards="x", feed="ram")
-    with pytest.raises(UserError, match="data.shuffle_buffer: expected 0 or more, got -1"):
-        ShardData(shards="x", shuffle_buffer=-1)
+    with pytest.raises(UserError, match="data.shuffle_buffer: expected 1 or more, got 0"):
+        ShardData(shards="x", shuffle_buffer=0)
 
 
 def test_the_last_images_validate_and_every_identity_trains(written: Path) -> None:

@@ -103,6 +103,9 @@ def test_an_order_belongs_to_its_key(written: Path) -> None:
     assert order() == order() != sorted(order())
     different = [order(), order(epoch=1), order(seed=1), order(epoch=2)]
     assert len({tuple(each) for each in different}) == 4
+    unmixed = shown(batches(loader(str(written), window=1), epoch=1))
+    starts = [index for index in unmixed if index in (0, 8, 16, 24)]
+    assert unmixed == [index for at in starts for index in range(at, min(at + 8, 30))] and starts != sorted(starts)
     still = loader(str(written), window=0)
     assert shown(batches(still)) == shown(batches(still, epoch=1)) == list(range(30)), "validation reads as it lies"
 
