@@ -29,7 +29,8 @@ from facenet.errors import UserError, shown
 
 FILE_NAME = "index.npz"
 VERSION = 1
-BLOCK, CHUNK = tarfile.BLOCKSIZE, 1 << 20
+BLOCK = tarfile.BLOCKSIZE
+CHUNK = 64 * BLOCK  # tarfile copies the rest of a chunk at every read: 100 us an image, at 1 MB 300
 LARGEST = 1 << 28  # bytes of an image; the largest that data.max_pixels lets in have fewer
 LONGEST_LABEL = 20  # bytes of a .cls member
 LARGEST_OWN = 2**62  # int64; labels are numbered anew
@@ -139,26 +140,27 @@ def check(index: ShardIndex) -> None:
         raise ValueError("labels that are not 0 to the number of identities - 1")
 
 
-def counted(
-    addresses: Sequence[str], identities: Sequence[str] | None = None, progress: Progress | None = None
-) -> ShardIndex:
-    """The index, by one pass over the members. identities: names by label, else a label is its name; labels are numbered anew without gaps.
-    progress: called with (shards done, all). UserError naming shard and member for what is not in the convention."""
+def counted(addresses: Sequence[str], progress: Progress | None = None) -> ShardIndex:
+    """The index, by one pass over the members. progress: called with (shards done, all). UserError naming shard and member for what is not in the
+    convention."""
     parts = []
     for number, address in enumerate(addresses, start=1):
         parts.append(scanned(address))
         if progress is not None:
             progress(number, len(addresses))
+    return joined(parts)
+
+
+def joined(parts: Sequence[ShardIndex], identities: Sequence[str] | None = None) -> ShardIndex:
+    """One index of what `scanned` gave. identities: names by label, else a label is its name; labels are numbered anew without gaps."""
     whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+    names = tuple(name for part in parts for name in part.names)
     present, labels = np.unique(whole["labels"], return_inverse=True)
     if len(present) < 2:
-        raise UserError(
-            f"{shown(addresses[0])}: {len(present)} identities in {len(addresses)} shards, at least two are needed"
-        )
-    names = [str(label) if identities is None else identities[label] for label in present.tolist()]
+        raise UserError(f"{shown(names[0])}: {len(present)} identities in {len(names)} shards, at least two are needed")
     return ShardIndex(
-        names=tuple(name for part in parts for name in part.names),
-        identities=tuple(names),
+        names=names,
+        identities=tuple(str(label) if identities is None else identities[label] for label in present.tolist()),
         fingerprint=hex_digest(part.fingerprint.encode() for part in parts),
         **{**whole, "labels": labels.astype(np.int64)},
     )

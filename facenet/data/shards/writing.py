@@ -9,7 +9,7 @@ import numpy as np
 
 from facenet.data.identities import Faces, UnreadableImage
 from facenet.data.record_faces import RecordFaces
-from facenet.data.shards.index import FILE_NAME, LARGEST, ShardIndex, counted
+from facenet.data.shards.index import FILE_NAME, LARGEST, ShardIndex, joined, scanned
 from facenet.data.shards.places import webdataset
 from facenet.data.whole import written_whole
 from facenet.errors import UserError, shown
@@ -28,23 +28,20 @@ def write_shards(
     library, target = webdataset(), Path(out).expanduser()
     order = np.random.default_rng(ORDER_SEED).permutation(len(faces))
     with written_whole(target) as folder:
-        paths: list[Path] = []
+        parts: list[ShardIndex] = []
         for start in range(0, len(order), images_per_shard):
-            paths.append(folder / f"shard-{len(paths):06d}.tar")
-            with (
-                paths[-1].open("wb") as file,
-                library.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar,
-            ):
+            path = folder / f"shard-{len(parts):06d}.tar"
+            with path.open("wb") as file, library.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
                 for place, index in enumerate(order[start : start + images_per_shard].tolist(), start):
                     suffix, data = file_of(faces, index)
-                    tar.write(
-                        {"__key__": f"{place:09d}", suffix: data, "cls": str(faces.labels[index]).encode("ascii")}
-                    )
+                    label = str(faces.labels[index]).encode("ascii")
+                    tar.write({"__key__": f"{place:09d}", suffix: data, "cls": label})
                     if progress is not None:
                         progress(place + 1, len(order))
-        index = counted([str(path) for path in paths], faces.identities)  # read back: what the index says is there
-        index.save(folder / FILE_NAME)
-    return index
+            parts.append(scanned(str(path)))  # read back: what the index says is there
+        whole = joined(parts, faces.identities)
+        whole.save(folder / FILE_NAME)
+    return whole
 
 
 def file_of(faces: Faces, index: int) -> tuple[str, bytes]:

@@ -48,8 +48,8 @@ def test_the_index_is_what_a_count_finds(written: Path, server: Server) -> None:
     assert again.identities == ("0", "1", "2", "3")
     assert same(index, replace(again, identities=index.identities))
     told: list[tuple[int, int]] = []
-    far = counted([f"{server.address}/written/{name}" for name in NAMES], tuple(PEOPLE), lambda *at: told.append(at))
-    assert same(index, far) and told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    far = counted([f"{server.address}/written/{name}" for name in NAMES], lambda *at: told.append(at))
+    assert same(again, far) and told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_places_are_those_of_the_files(written: Path) -> None:
