@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet import torchrun
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, told
 from facenet.launch import RankFailed, stop_signals_raise
+from facenet.tracking.store import masked
 
 CHOICES = ("facenet.conf", "facenet.experiments")
 EXTRAS = {  # Hydra's plugins, by what hydra/launcher= and hydra/sweeper= call them
@@ -49,7 +50,7 @@ def train() -> None:
 
     Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
     with told():
-        sys.argv[1:] = resumed(sys.argv[1:])
+        sys.argv[1:] = without_password(resumed(sys.argv[1:]))
     command = functools.partial(hydra_command, train_job, "train")
     if torchrun.active():
         torchrun.command(command)
@@ -72,6 +73,23 @@ def resumed(arguments: list[str]) -> list[str]:
     added.append(f"hydra.sweep.dir={directory}")
     said_anew = {argument.partition("=")[0] for argument in added}
     return [*(argument for argument in before if argument.partition("=")[0] not in said_anew), *added]
+
+
+def without_password(arguments: list[str]) -> list[str]:
+    """The arguments; a store's address with a password goes into the environment instead, since Hydra, the notes of a sweep and the tags
+    of runs keep what was on the command line. Raises UserError where the jobs would not have the environment of this command."""
+    kept = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") == "tracking.uri" and masked(value) != value:
+            if "hydra/launcher=ray_cluster" in arguments:
+                raise UserError(
+                    "tracking.uri: an address with a password is not sent to Ray's workers; set MLFLOW_TRACKING_URI for them"
+                )
+            os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
+            argument = f"{key}=null"
+        kept.append(argument)
+    return kept
 
 
 def train_job(composed: DictConfig) -> float | None:
@@ -106,6 +124,8 @@ def train_job(composed: DictConfig) -> float | None:
 
 def evaluate() -> None:
     """facenet-evaluate"""
+    with told():
+        sys.argv[1:] = without_password(sys.argv[1:])
     hydra_command(evaluate_job, "evaluate")
 
 
