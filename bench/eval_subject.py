@@ -128,7 +128,7 @@ def whole_evaluation(context: Context) -> tuple[Table, float]:
     same, folds = np.arange(num_pairs) % 2 == 0, np.arange(num_pairs) // 2 % 2
     network = FaceNet(trunk=MobileNetV1(init="kaiming")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     settle(network)
-    counted = Counted(network)
+    counted = Counted(network.Bottleneck)  # folding keeps this layer
     candidates, notes = [], []
     theirs = reference_evaluation(context, network, [faces.name(i) for i in left], [faces.name(i) for i in right])
     if theirs is not None:
@@ -166,9 +166,11 @@ def settle(network: FaceNet) -> None:
 
 
 class Counted:
-    def __init__(self, network: torch.nn.Module) -> None:
+    """The images that pass a layer."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
         self.images = 0
-        network.register_forward_hook(self.count)
+        layer.register_forward_hook(self.count)
 
     def count(self, module: Any, given: tuple[Any, ...], result: Any) -> None:
         self.images += len(given[0])
