@@ -431,8 +431,10 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     """L2 norm of all gradients (0-d), which is not finite where one of them is not; of rows that are spread over processes, those of all. 0.7 ms
     for 3.2 M numbers on one core."""
     everywhere, own = gradients(optimizer)
-    square = squared_norm(everywhere)
-    return (square + collectives.total(squared_norm(own)) if own else square).sqrt()
+    squares = [squared_norm(everywhere)] if everywhere else []
+    if own:
+        squares.append(collectives.total(squared_norm(own)))
+    return torch.stack(squares).sum().sqrt()
 
 
 def gradients(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], list[Tensor]]:
