@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet import torchrun
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, told
 from facenet.launch import RankFailed, stop_signals_raise
+from facenet.tracking.store import masked
 
 CHOICES = ("facenet.conf", "facenet.experiments")
 EXTRAS = {  # Hydra's plugins, by what hydra/launcher= and hydra/sweeper= call them
@@ -49,7 +50,7 @@ def train() -> None:
 
     Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
     with told():
-        sys.argv[1:] = resumed(sys.argv[1:])
+        sys.argv[1:] = without_password(resumed(sys.argv[1:]))
     command = functools.partial(hydra_command, train_job, "train")
     if torchrun.active():
         torchrun.command(command)
@@ -62,16 +63,29 @@ def resumed(arguments: list[str]) -> list[str]:
     given = [argument.removeprefix(key) for argument in arguments if argument.startswith(key)]
     if not given:
         return arguments
-    from facenet.sweeps.state import Record
+    from facenet.sweeps.state import read_command
 
     directory = Path(given[-1]).absolute()
-    before = Record.read(directory).arguments
+    before = read_command(directory)
     if not before:
         raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
     added = [argument for argument in arguments if not argument.startswith(key)]
     added.append(f"hydra.sweep.dir={directory}")
     said_anew = {argument.partition("=")[0] for argument in added}
     return [*(argument for argument in before if argument.partition("=")[0] not in said_anew), *added]
+
+
+def without_password(arguments: list[str]) -> list[str]:
+    """The arguments; a store's address with a password goes into the environment instead, since Hydra, the notes of a sweep and the tags
+    of runs keep what was on the command line."""
+    kept = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") == "tracking.uri" and masked(value) != value:
+            os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
+            argument = f"{key}=null"
+        kept.append(argument)
+    return kept
 
 
 def train_job(composed: DictConfig) -> float | None:
@@ -106,6 +120,7 @@ def train_job(composed: DictConfig) -> float | None:
 
 def evaluate() -> None:
     """facenet-evaluate"""
+    sys.argv[1:] = without_password(sys.argv[1:])
     hydra_command(evaluate_job, "evaluate")
 
 

@@ -55,6 +55,13 @@ def gather(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
     return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
 
+def gather_texts(text: str, device: torch.device) -> list[str]:
+    """What each process says, by rank; as int32, which every backend sends."""
+    code = torch.tensor(list(text.encode()), dtype=torch.int32, device=device)
+    counts = gather(torch.tensor([len(code)], device=device), [1] * world_size())
+    return [bytes(part.tolist()).decode() for part in gather(code, [int(count) for count in counts])]
+
+
 def share(num_rows: int) -> slice:
     """This process's of rows that are spread over all."""
     return spread_rows.share(num_rows, rank(), world_size())

@@ -60,3 +60,9 @@ def note_failure(run_dir: Path, rank: int, error: BaseException) -> None:
 
 def noted_failures(run_dir: Path) -> list[Failure]:
     return [Failure.from_json(path.read_text(encoding="utf-8")) for path in sorted(run_dir.glob("failure-*.json"))]
+
+
+def one_line(text: str) -> str:
+    """A user's mistake in one line; of a traceback the last, which says what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("log of rank ")]
+    return lines[-1] if any(line.startswith(("Traceback", 'File "')) for line in lines) else " ".join(lines)

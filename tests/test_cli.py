@@ -23,7 +23,7 @@ from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.cli import resumed
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.sweeps.state import Record
+from facenet.sweeps.state import write_command
 
 BIN = Path(sys.executable).parent
 DRAWN = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
@@ -333,7 +333,7 @@ def test_a_resumed_sweep_is_its_command_with_what_is_said_anew(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old").mkdir()
     arguments = ["-m", "optimizer.lr=1,2", "sweep.jobs_per_node=1", "hydra.sweep.dir=elsewhere"]
-    Record(arguments).write(tmp_path / "old")
+    write_command(tmp_path / "old", arguments)
     told = resumed(["sweep.resume=old", "sweep.jobs_per_node=2", "tracking=none"])
     here = f"hydra.sweep.dir={tmp_path / 'old'}"
     assert told == ["-m", "optimizer.lr=1,2", "sweep.jobs_per_node=2", "tracking=none", here]

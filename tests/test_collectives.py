@@ -51,6 +51,7 @@ assert device.any(rank == 1) is True and device.any(False) is False
 counts = [2 - other % 2 for other in range(world)]
 parts = collectives.gather(torch.full((counts[rank], 2), float(rank)), counts)
 assert [part.tolist() for part in parts] == [[[float(r)] * 2] * n for r, n in enumerate(counts)]
+assert collectives.gather_texts("é" * rank, device.device) == ["é" * other for other in range(world)]
 buffer, counter = torch.tensor([float(rank)]), torch.tensor(rank)
 collectives.broadcast([buffer, counter])
 assert buffer.item() == 0 and counter.item() == 0

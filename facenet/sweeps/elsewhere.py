@@ -60,7 +60,7 @@ def begin(config: DictConfig) -> None:
     from facenet.sweeps.job import TABLES
     from facenet.sweeps.plans import Planner
     from facenet.sweeps.settings import settings_of, split
-    from facenet.sweeps.state import Record
+    from facenet.sweeps.state import write_command
     from facenet.tracking.choice import MlflowTracking
 
     sweep = settings_of(configs.resolve(without_hydra(config)))
@@ -78,14 +78,14 @@ def begin(config: DictConfig) -> None:
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments(config))
     jobs = Planner().plan(jobs_of(config, loader, BasicSweeper.split_arguments(overrides, None)[0], 0))
-    rows = table.rows_of(jobs, {}, skip_duplicates=False)
+    rows = table.rows_of(jobs, skip_duplicates=False)
     print(f"\n{table.as_text(rows)}\n", flush=True)
     if sweep.dry_run:
         sys.exit(0)
     directory = Path(config.hydra.sweep.dir).absolute()
     for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
         replace_text(directory / name, text)
-    Record(sys.argv[1:]).write(directory)
+    write_command(directory, sys.argv[1:])
 
 
 def end() -> None:

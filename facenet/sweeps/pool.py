@@ -17,10 +17,10 @@ from typing import IO, Any
 
 from facenet.accelerator import only_devices, visible_devices
 from facenet.errors import FAILURE, USER
+from facenet.failure import one_line
 from facenet.launch import Stopped, available_cores
 from facenet.stop import held_back, stop_signals
 from facenet.sweeps.plans import Job
-from facenet.sweeps.state import one_line
 
 POLL_S = 0.1
 

@@ -195,9 +195,10 @@ def ranked_table(study: Study) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     left_out = [f"  job {job.number} ({', '.join(job.axes.values())}) {job.why_unranked}" for job in ranking.unranked]
+    settings = "1 setting" if len(ranking.settings) == 1 else f"{len(ranking.settings)} settings"
     return "\n".join(
         [
-            f"sweep {study.sweep_id}: {len(ranking.settings)} settings of {len(study.jobs)} jobs",
+            f"sweep {study.sweep_id}: {settings} of {len(study.jobs)} jobs",
             *(f"  {line}" for line in lines[: len(rows) if ranking.settings else 0]),
             *left_out,
             verdict(ranking),

@@ -12,12 +12,13 @@ from typing import Any
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.errors import UserError
+from facenet.failure import one_line
 from facenet.sweeps import table
 from facenet.sweeps.job import TABLES
 from facenet.sweeps.plans import Job, Planner
 from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
-from facenet.sweeps.state import Record, alone_in, one_line
+from facenet.sweeps.state import alone_in, write_command
 from facenet.tracking.choice import NoTracking
 from facenet.tracking.store import masked
 
@@ -27,11 +28,9 @@ class Session:
 
     def __init__(self, sweep: Sweep, sweep_dir: Path, arguments: list[str]) -> None:
         """`arguments`: the command, for sweep.resume. Raises UserError while another command sweeps in the directory."""
-        self.sweep, self.dir = sweep, sweep_dir
+        self.sweep, self.dir, self.arguments = sweep, sweep_dir, arguments
         self.lock = contextlib.ExitStack()
         self.lock.enter_context(alone_in(sweep_dir))
-        self.record = Record.read(sweep_dir)
-        self.record.arguments = arguments
         self.planner = Planner()
         self.jobs: list[Job] = []
         self.outcomes: dict[int, Outcome] = {}
@@ -54,7 +53,7 @@ class Session:
         self.show(batch)
         if self.sweep.dry_run:
             raise SystemExit(0)
-        self.record.write(self.dir)
+        write_command(self.dir, self.arguments)
         self.settle(batch)
         self.waiting = [job for job in batch if job.num not in self.outcomes and not self.left_out(job)]
         if not (self.sweep.stop_on_failure and self.failures()):
@@ -69,7 +68,7 @@ class Session:
 
     def show(self, batch: Sequence[Job]) -> None:
         """Prints the table of a batch; that of all jobs so far goes to the directory."""
-        rows = table.rows_of(self.jobs, self.seconds(), skip_duplicates=self.sweep.skip_duplicates)
+        rows = table.rows_of(self.jobs, skip_duplicates=self.sweep.skip_duplicates)
         print(f"\n{table.as_text(rows[-len(batch) :])}\n", flush=True)
         for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
             replace_text(self.dir / name, text)
@@ -107,9 +106,6 @@ class Session:
         """Reports a job. Returns whether the sweep goes on."""
         self.outcomes[job.num] = outcome
         self.waiting.remove(job)
-        if outcome.code == 0 and job.state.kind == "new":
-            self.record.seconds[str(job.num)] = round(outcome.seconds, 1)
-            self.record.write(self.dir)
         took = table.duration(outcome.seconds)
         assert job.plan is not None
         value = "" if outcome.objective is None else f", {job.plan.select} {outcome.objective:.4f}"
@@ -119,7 +115,7 @@ class Session:
     def to_go(self) -> str:
         if not self.waiting:
             return ""
-        time = table.remaining(self.waiting, self.jobs, self.seconds(), self.at_a_time)
+        time = table.remaining(self.waiting, self.at_a_time)
         return f"; {len(self.waiting)} to go" + (f", about {time}" if time else "")
 
     def failures(self) -> list[Job]:
@@ -128,9 +124,6 @@ class Session:
             for job in self.jobs
             if job.num in self.outcomes and self.outcomes[job.num].code and not self.left_out(job)
         ]
-
-    def seconds(self) -> dict[int, float]:
-        return {int(num): seconds for num, seconds in self.record.seconds.items()}
 
     def close(self) -> int:
         """The exit code of the sweep, whose end it prints: the ranked table, the page that compares the runs, and each failed job with its

@@ -6,15 +6,15 @@ import contextlib
 import fcntl
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.errors import UserError
-from facenet.failure import cause, noted_failures
+from facenet.failure import cause, noted_failures, one_line
 from facenet.tasks.resume import differences, without
 
 RECORD = "sweep.json"
@@ -51,30 +51,16 @@ def finite(objective: float | None) -> float | None:
     return objective if objective is not None and math.isfinite(objective) else None
 
 
-def one_line(text: str) -> str:
-    """A user's mistake in one line; of a traceback the last, which says what happened."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("log of rank ")]
-    return lines[-1] if any(line.startswith("Traceback ") for line in lines) else " ".join(lines)
+def write_command(sweep_dir: Path, arguments: Sequence[str]) -> None:
+    """Notes the command that started the sweep, for `sweep.resume`."""
+    replace_text(sweep_dir / RECORD, json.dumps({"arguments": list(arguments)}, indent=1) + "\n")
 
 
-@dataclass
-class Record:
-    """A sweep's own notes: the command that started it, and how long each job took that ran from its start to its end."""
-
-    arguments: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, sweep_dir: Path) -> Record:
-        """Empty where there is none."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads((sweep_dir / RECORD).read_text(encoding="utf-8")))
-        return cls()
-
-    def write(self, sweep_dir: Path) -> None:
-        replace_text(
-            sweep_dir / RECORD, json.dumps({"arguments": self.arguments, "seconds": self.seconds}, indent=1) + "\n"
-        )
+def read_command(sweep_dir: Path) -> list[str]:
+    """The arguments that `write_command` noted; empty where there are none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return list(map(str, json.loads((sweep_dir / RECORD).read_text(encoding="utf-8"))["arguments"]))
+    return []
 
 
 @contextlib.contextmanager

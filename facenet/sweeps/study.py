@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from facenet.errors import UserError
 from facenet.evaluation.report import lower_is_better
+from facenet.failure import one_line
 from facenet.tracking import reading
 from facenet.tracking.reading import RunRecord
 from facenet.tracking.store import masked
@@ -46,12 +47,11 @@ class Job:
 
     @property
     def why_unranked(self) -> str:
-        """`failed: <last line of the error>`, `pruned: <reason>`, `stopped`, ..."""
+        """`failed: <the error in one line>`, `pruned: <reason>`, `stopped`, ..."""
         if self.pruned:
             return f"pruned: {self.pruned}"
-        lines = self.error.strip().splitlines()
         state = UNRANKED.get(self.status, "without a finite value")
-        return f"{state}: {lines[-1].strip()}" if lines else state
+        return f"{state}: {one_line(self.error)}" if self.error.strip() else state
 
 
 @dataclass(frozen=True, kw_only=True)

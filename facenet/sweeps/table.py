@@ -1,13 +1,13 @@
-"""The table of a sweep's jobs: what each will really do, in text and CSV; and how long it takes, from those that are done."""
+"""The table of a sweep's jobs: what each will really do, in text and CSV; and how long it takes."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 
 from facenet.sweeps.plans import Job
+from facenet.tasks import pace
 
 STATES = {
     "new": "new",
@@ -18,10 +18,10 @@ STATES = {
 }
 
 
-def rows_of(jobs: Sequence[Job], seconds: dict[int, float], *, skip_duplicates: bool) -> list[dict[str, str]]:
+def rows_of(jobs: Sequence[Job], *, skip_duplicates: bool) -> list[dict[str, str]]:
     """One per job, all with the same keys: number, state, swept keys, and what the plan makes of them."""
     axes = list(dict.fromkeys(key for job in jobs for key in job.changed))
-    return [{**row(job, axes, skip_duplicates), "time": time_of(job, jobs, seconds), "note": note(job)} for job in jobs]
+    return [{**row(job, axes, skip_duplicates), "time": time_of(job), "note": note(job)} for job in jobs]
 
 
 def row(job: Job, axes: list[str], skip_duplicates: bool) -> dict[str, str]:
@@ -87,40 +87,18 @@ def as_csv(rows: Sequence[dict[str, str]]) -> str:
     return out.getvalue()
 
 
-def time_of(job: Job, jobs: Sequence[Job], seconds: dict[int, float]) -> str:
+def time_of(job: Job) -> str:
     if job.plan is None or job.state.kind == "finished":
         return ""
-    estimate = estimated(job, jobs, seconds)
+    estimate = pace.estimated(job.config, job.plan)
     return "?" if estimate is None else duration(estimate)
 
 
-def estimated(job: Job, jobs: Sequence[Job], seconds: dict[int, float]) -> float | None:
-    """Seconds from start to end, by the jobs that ran whole, whose `seconds` are known by number: those of the same network, image
-    size, devices and precision, per image trained. None where there is none."""
-    known = [each for each in jobs if each.num in seconds and pace_key(each) == pace_key(job)]
-    images = sum(num_images(each) for each in known)
-    return sum(seconds[each.num] for each in known) * num_images(job) / images if images else None
-
-
-def pace_key(job: Job) -> str | None:
-    if job.plan is None:
-        return None
-    plan = job.plan
-    return json.dumps(
-        [job.config["backbone"], job.config["data"]["image_size"], plan.device, plan.num_processes, plan.precision]
-    )
-
-
-def num_images(job: Job) -> int:
-    return 0 if job.plan is None else job.plan.total_steps * job.plan.images_per_step
-
-
-def remaining(left: Sequence[Job], jobs: Sequence[Job], seconds: dict[int, float], at_a_time: int) -> str:
+def remaining(left: Sequence[Job], at_a_time: int) -> str:
     """How long the jobs that are left will take together, in words; empty where that cannot be told."""
-    estimates = [estimated(job, jobs, seconds) for job in left]
-    if not estimates or None in estimates:
-        return ""
-    return duration(sum(each or 0.0 for each in estimates) / min(at_a_time, len(left)))
+    estimates = [pace.estimated(job.config, job.plan) if job.plan else None for job in left]
+    known = [estimate for estimate in estimates if estimate is not None]
+    return duration(sum(known) / min(at_a_time, len(left))) if left and len(known) == len(left) else ""
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,10 @@ class Epochs:
         log.info("goes on at step %d, in epoch %d", self.progress.step, self.progress.epoch + 1)
 
     def fit(self) -> dict[str, Any]:
-        """Trains to the end, and leaves nothing unwritten."""
+        """Trains to the end, and leaves nothing unwritten. What the run returns to its launcher, `seconds` of it spent here."""
+        begun = time.monotonic()
         with self.writer:
-            return self.all_epochs()
+            return {**self.all_epochs(), "seconds": time.monotonic() - begun}
 
     def all_epochs(self) -> dict[str, Any]:
         if self.first:
@@ -115,8 +117,9 @@ class Epochs:
             if self.hopeless():
                 break
         self.writer.finish()
+        unreadable = self.unreadable()
         if self.first:
-            self.report_unreadable()
+            self.report(unreadable)
             self.publish()
         return {
             "objective": self.best_row.get(self.plan.select),
@@ -234,8 +237,13 @@ class Epochs:
         for path in sorted(self.written | {self.run.directory / "split.json"}):
             self.tracker.artifact(path, "curves" if path.suffix == ".png" else "records")
 
-    def report_unreadable(self) -> None:
-        unreadable = {**self.feed.loader.unreadable, **self.feed.val_loader.unreadable}
+    def unreadable(self) -> dict[str, str]:
+        """Name and reason of each image that some process met and could not read."""
+        own = json.dumps({**self.feed.loader.unreadable, **self.feed.val_loader.unreadable})
+        met = collectives.gather_texts(own, self.engine.accelerator.device)
+        return {name: reason for text in met for name, reason in json.loads(text).items()}
+
+    def report(self, unreadable: dict[str, str]) -> None:
         if not self.engine.stopped:  # a run that goes on counts at its end
             self.tracker.metrics({"unreadable_images": len(unreadable)}, step=self.progress.step)
         if unreadable:

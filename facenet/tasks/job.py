@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from facenet import config as configs
 from facenet.distributed import Distributed
 from facenet.launch import launch
+from facenet.tasks import pace
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.registration import network_of
@@ -39,6 +41,7 @@ def run_job(
 
     Raises UserError for a mistake in config or data, RankFailed when a process fails, and the signal's exception when one stops it.
     """
+    begun = time.monotonic()
     configs.check(config, train)
     earlier = resuming.find(config["resume"], run_dir)
     if earlier is not None:
@@ -70,6 +73,8 @@ def run_job(
             resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
             result = start(run_dir, distributed, rank_environment(run_id))
             tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
+        if earlier is None and result["pruned"] is None:
+            pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
         print(summary(result, run_dir, tracking.view(run_id)), flush=True)
     objective = result["objective"]
     return None if objective is None else float(objective)

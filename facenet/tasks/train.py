@@ -69,8 +69,8 @@ def train(
     run: Run,
 ) -> dict[str, Any]:
     """Trains to the plan's end or a stop signal. Returns {"objective": the selected metric, "checkpoint": path of the best, "metrics":
-    of its epoch, "pruned": why the sweep's rule ended it, or None}. The parameters are the keys of `conf/train.yaml`; `resume` is a
-    checkpoint here, and `resume_changed` the launcher's."""
+    of its epoch, "pruned": why the sweep's rule ended it, or None, "seconds": how long the epochs took}. The parameters are the keys of
+    `conf/train.yaml`; `resume` is a checkpoint here, and `resume_changed` the launcher's."""
     with Accelerator.start(accelerator, precision, timeout_s=distributed.timeout_s) as device:
         material = divide(data, benchmark)
         plan = make_plan(

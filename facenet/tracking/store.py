@@ -28,6 +28,7 @@ def open_client(uri: str) -> MlflowClient:
     # Seven retries with growing pauses would hide a server that is not there for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at the end of a run, passwords and all
     quiet_mlflow()
     from mlflow import MlflowClient
 

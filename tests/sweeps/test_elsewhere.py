@@ -77,7 +77,7 @@ def test_two_jobs_are_planned_run_and_tracked(launcher, tmp_path):
     assert table[0][:3] == ["job", "state", "seed"]
     assert [row[:3] for row in table[1:]] == [["0", "new", "1"], ["1", "new", "2"]]
     assert runs(tmp_path) == {"0": "FINISHED", "1": "FINISHED"}
-    assert "sweep sweep: 2 settings of 2 jobs" in out and "compare the runs: mlflow server" in out
+    assert "sweep sweep: 1 setting of 2 jobs" in out and "(2 seeds)" in out and "compare the runs: mlflow server" in out
     results = [json.loads((tmp_path / "sweep" / num / "result.json").read_text()) for num in "01"]
     assert all(result["objective"] == result["metrics"]["heldout/accuracy"] for result in results)
     code, out, err = sweep(tmp_path, *launcher, "seed=1,2", "sweep.dry_run=true")

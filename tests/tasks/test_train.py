@@ -336,3 +336,16 @@ def test_unreadable_images_are_replaced_named_and_recorded(people, trained, tmp_
     (name,) = read(tmp_path / "run" / "unreadable.json")
     assert name == str(people / "id 0" / "0.jpg") and name in caplog.text
     assert "1 images could not be read and were replaced" in caplog.text
+
+
+@pytest.mark.slow
+def test_unreadable_images_of_all_processes_are_named(people, facenet_train, tmp_path):
+    damaged = [next(folder.iterdir()) for folder in people.iterdir()]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:200])
+    job = ["data=folder", f"data.root={people}", "benchmark=none", "sampler=shuffle", "data.val_identities=0.0"]
+    job += ["data.val_images=0.0", "trainer.epochs=1", "data.max_unreadable=0.5"]
+    done = facenet_train(*job, "distributed=ddp", "distributed.num_processes=2")
+    assert done.code == 0, done.err
+    named = read(tmp_path / "run" / "unreadable.json")
+    assert {str(path) for path in damaged} <= set(named) and len(named) <= len(damaged) + 1  # one more in id 0

@@ -131,6 +131,27 @@ def test_a_server_that_is_killed_in_mid_run_loses_nothing(server, facts, tmp_pat
     assert "hunter2" not in mlflow.view(run_id)
 
 
+def test_a_password_on_the_command_line_is_shown_and_kept_nowhere(server, tmp_path):
+    job = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
+    job += ["trainer.max_steps=2", "benchmark=none", "accelerator=cpu", "data.num_workers=1"]
+    store = f"tracking.uri=http://me:hunter2@127.0.0.1:{server.port}"
+    command = [
+        str(Path(sys.executable).parent / "facenet-train"),
+        "-m",
+        *job,
+        store,
+        "seed=1,2",
+        "hydra.sweep.dir=sweep",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert f"http://me:***@127.0.0.1:{server.port}/#/compare-runs" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+    told = [file for folder in (tmp_path, server.folder) for file in folder.rglob("*") if file.is_file()]
+    assert tmp_path / "sweep" / "multirun.yaml" in told and tmp_path / "sweep" / "sweep.json" in told
+    assert not [file for file in told if b"hunter2" in file.read_bytes()]
+
+
 def points(client, run_id):
     names = client.get_run(run_id).data.metrics
     return {name: [(p.step, p.value, p.timestamp) for p in client.get_metric_history(run_id, name)] for name in names}
