@@ -46,6 +46,12 @@ def draw(parameter: nn.Parameter, places: Tensor) -> Tensor:
     return rows
 
 
+def gradient_of(parameter: nn.Parameter) -> Tensor | None:
+    """Of the rows drawn where some were."""
+    drawn: Drawn | None = getattr(parameter, "drawn", None)
+    return parameter.grad if drawn is None else drawn.rows.grad
+
+
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
