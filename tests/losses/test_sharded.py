@@ -213,8 +213,8 @@ def test_options_that_make_no_sense() -> None:
         ShardedSoftmaxHead(label_smoothing=0.1, sample=0.5)
 
 
-# In every process: what one process with the whole head computes on the whole batch. `options` are of both heads.
-EQUAL = """
+SETUP = """
+import contextlib
 import torch
 from torch import nn
 from torch.nn import functional
@@ -223,6 +223,8 @@ from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.distributed import Distributed
 from facenet.engine import whole
 from facenet.engine.muon import Muon
+from facenet.errors import UserError
+from facenet.losses import sharded
 from facenet.losses.heads import MarginHead, SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.sharded import ShardedMarginHead, ShardedSoftmaxHead
@@ -270,10 +272,14 @@ OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
 }
-for kind, (options, dense, sharded) in KINDS.items():
+"""
+
+# In every process: what one process with the whole head computes on the whole batch. `options` are of both heads.
+EQUAL = """
+for kind, (options, whole_head, spread_head) in KINDS.items():
     for optimizer_name, clip, parts, static in (("adamw", None, 1, False), ("sgd", 0.05, 1, True), ("sgd", 0.05, 2, False)):
         case = (kind, optimizer_name, clip, parts)
-        reference, bare = Step(dense(**options)), Step(sharded(**options))
+        reference, bare = Step(whole_head(**options)), Step(spread_head(**options))
         ours = device.prepare(bare, Distributed(static_graph=static and world > 1))
         theirs_optimizer, optimizer = (OPTIMIZERS[optimizer_name](list(module.parameters())) for module in (reference, bare))
         for number in range(0, len(steps), parts):
@@ -296,9 +302,9 @@ for kind, (options, dense, sharded) in KINDS.items():
                 assert number or norm > clip  # else it shows nothing
             theirs_optimizer.step()
             theirs_optimizer.zero_grad()
-        whole_head = whole.module_state(bare.loss, everywhere=True)
+        together = whole.module_state(bare.loss, everywhere=True)
         for name, value in reference.loss.state_dict().items():
-            near(whole_head[name], value, (case, name))
+            near(together[name], value, (case, name))
         near(bare.network.weight, reference.network.weight, (case, "network"))
         ours.eval(), reference.eval()
         with torch.no_grad():
@@ -310,8 +316,8 @@ for kind, (options, dense, sharded) in KINDS.items():
             for index, entry in expected_state["state"].items():
                 for name, value in entry.items():
                     near(state["state"][index][name], value, (case, index, name))
-        again = Step(sharded(**options))
-        whole.load_module_state(again.loss, whole_head)
+        again = Step(spread_head(**options))
+        whole.load_module_state(again.loss, together)
         assert all(torch.equal(a, b) for a, b in zip(again.loss.state_dict().values(), bare.loss.state_dict().values(), strict=True))
         fresh = OPTIMIZERS[optimizer_name](list(again.parameters()))
         whole.load_optimizer_state(fresh, expected_state)
@@ -341,10 +347,23 @@ started.__exit__(None, None, None)
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_with_nothing_sampled_it_is_the_whole_head(together: Any, num_processes: int) -> None:
-    together("import contextlib\n" + EQUAL + END, num_processes)
+    together(SETUP + EQUAL + END, num_processes)
 
 
 SAMPLED = """
+# The same first weights everywhere, and together again what they were, chunk by chunk.
+sharded.CHUNK, collectives.CHUNK = 4, 2
+torch.manual_seed(2)
+head = ShardedMarginHead(kind="arcface")
+head.start(embedding_size=16, num_identities=NUM_IDENTITIES)
+torch.manual_seed(2)
+first = torch.randn(NUM_IDENTITIES, 16) / 4
+assert torch.equal(head.weight, first[collectives.share(NUM_IDENTITIES)])
+for everywhere in (True, False):
+    found = collectives.whole(head.weight.detach(), NUM_IDENTITIES, everywhere=everywhere)
+    assert torch.equal(found, first if everywhere or rank == 0 else torch.empty(0))
+sharded.CHUNK = 65536
+
 # Sampled over processes: the loss of the whole batch over the rows that the processes drew, and its gradients.
 head = ShardedMarginHead(kind="arcface", scale=8.0, sample=0.5)
 torch.manual_seed(2)
@@ -397,10 +416,8 @@ if world > 1:
     else:
         raise AssertionError("one process would have no identity")
 """
-HEAD, _ = EQUAL.split("for kind, (options")
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_processes_draw_and_step_as_one(together: Any, num_processes: int) -> None:
-    imports = "import contextlib\nfrom facenet.errors import UserError\n"
-    together(imports + HEAD + SAMPLED + END, num_processes)
+    together(SETUP + SAMPLED + END, num_processes)
