@@ -20,9 +20,8 @@ class Drawn(NamedTuple):
     rows: Tensor
 
 
-def spread(rows: Tensor, num_rows: int) -> nn.Parameter:
-    """A parameter that is this process's share of `num_rows`: its gradient is exact as it is, neither averaged over processes nor sent."""
-    parameter = nn.Parameter(rows)
+def mark(parameter: nn.Parameter, num_rows: int) -> nn.Parameter:
+    """The same, as this process's share of `num_rows`: its gradient is exact as it is, neither averaged over processes nor sent."""
     parameter.num_rows = num_rows  # type: ignore[attr-defined]
     return parameter
 

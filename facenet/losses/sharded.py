@@ -20,7 +20,8 @@ from torch.nn import functional
 from facenet import collectives
 from facenet.errors import UserError
 from facenet.losses.heads import MarginHead, SoftmaxHead
-from facenet.spread_rows import draw, spread
+from facenet.losses.term import Term
+from facenet.spread_rows import draw, mark
 
 CHUNK = 65536  # rows at once of a draw of first weights: 32 MiB at D = 128
 WORD = 0xFFFFFFFF
@@ -76,7 +77,7 @@ class Rows(nn.Module):
             fill(chunk)
             start, stop = (min(max(end - first, 0), len(chunk)) for end in (self.own.start, self.own.stop))
             rows[first + start - self.own.start :][: stop - start] = chunk[start:stop]
-        return spread(rows, self.num_identities)
+        return mark(nn.Parameter(rows), self.num_identities)
 
     def of_step(self, labels: torch.Tensor) -> tuple[torch.Tensor | None, Places]:
         """Which rows of this process to compute for the labels (N,), ascending, None for all; and where among them the labels are."""
@@ -101,11 +102,23 @@ class Rows(nn.Module):
         return chances[:num_rows].topk(count, sorted=False).indices.sort().values
 
 
-class ShardedSoftmaxHead(SoftmaxHead):
-    """`SoftmaxHead` with its rows over the processes; `sample` as in `Rows`. `weight` (R, D), `bias` (R,). Label smoothing spreads over all
-    identities, so it wants all of them."""
+class Spread(Term):
+    """What the heads below share."""
 
     sharded = True
+    rows: Rows
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Spread:
+        """A move to some devices makes new parameters: what is known of the old ones goes with them."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for parameter in self.parameters(recurse=False):
+            mark(parameter, self.rows.num_identities)
+        return self
+
+
+class ShardedSoftmaxHead(Spread, SoftmaxHead):
+    """`SoftmaxHead` with its rows over the processes; `sample` as in `Rows`. `weight` (R, D), `bias` (R,). Label smoothing spreads over all
+    identities, so it wants all of them."""
 
     def __init__(self, *, label_smoothing: float = 0.0, sample: float = 1.0) -> None:
         super().__init__(label_smoothing=label_smoothing)
@@ -133,10 +146,8 @@ class ShardedSoftmaxHead(SoftmaxHead):
         return cross_entropy(logits, own, torch.ones_like(own), places, smoothing=self.label_smoothing)
 
 
-class ShardedMarginHead(MarginHead):
+class ShardedMarginHead(Spread, MarginHead):
     """`MarginHead` with its rows over the processes; `sample` as in `Rows`. `weight` (R, D)."""
-
-    sharded = True
 
     def __init__(
         self,

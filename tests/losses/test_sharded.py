@@ -14,7 +14,7 @@ from facenet.engine.muon import Muon
 from facenet.errors import UserError
 from facenet.losses.heads import MarginHead, SoftmaxHead
 from facenet.losses.sharded import CHUNK, ShardedMarginHead, ShardedSoftmaxHead
-from facenet.spread_rows import share
+from facenet.spread_rows import rows_of_whole, share
 
 NUM_IDENTITIES = 11
 
@@ -203,6 +203,18 @@ def test_the_margin_rises_here_too() -> None:
         )
     ]
     assert seen[1] == pytest.approx(seen[0]) and len(set(seen[0])) == 4
+
+
+def test_rows_stay_marked_where_a_move_makes_new_parameters() -> None:
+    head = sampled_softmax()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        before = head.weight
+        head.double()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    assert head.weight is not before
+    assert [rows_of_whole(parameter) for parameter in head.parameters()] == [NUM_IDENTITIES] * 2
 
 
 def test_options_that_make_no_sense() -> None:
