@@ -1,8 +1,9 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Files that are whole or absent, whatever happens while they are written, and directories for one command at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,22 @@ def tidy(directory: Path) -> None:
     """Removes what a killed process was writing, here and in folders below. Only while no other process writes there."""
     for leftover in directory.rglob(".*.partial"):
         leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path, key: str, does: str) -> Iterator[None]:
+    """Raises UserError while another command has the directory, which `key` names in the config. The lock ends with the process that holds it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{key}={directory}: cannot be written ({error.strerror}); choose another") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{key}={directory}: another command {does} there; wait for it or choose another") from None
+        yield
 
 
 @contextlib.contextmanager

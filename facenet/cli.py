@@ -77,11 +77,15 @@ def resumed(arguments: list[str]) -> list[str]:
 
 def without_password(arguments: list[str]) -> list[str]:
     """The arguments; a store's address with a password goes into the environment instead, since Hydra, the notes of a sweep and the tags
-    of runs keep what was on the command line."""
+    of runs keep what was on the command line. Raises UserError where the jobs would not have the environment of this command."""
     kept = []
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key.lstrip("+") == "tracking.uri" and masked(value) != value:
+            if "hydra/launcher=ray_cluster" in arguments:
+                raise UserError(
+                    "tracking.uri: an address with a password is not sent to Ray's workers; set MLFLOW_TRACKING_URI for them"
+                )
             os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
             argument = f"{key}=null"
         kept.append(argument)
@@ -120,7 +124,8 @@ def train_job(composed: DictConfig) -> float | None:
 
 def evaluate() -> None:
     """facenet-evaluate"""
-    sys.argv[1:] = without_password(sys.argv[1:])
+    with told():
+        sys.argv[1:] = without_password(sys.argv[1:])
     hydra_command(evaluate_job, "evaluate")
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.cli import resumed
+from facenet.cli import resumed, without_password
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.sweeps.state import write_command
@@ -340,3 +340,15 @@ def test_a_resumed_sweep_is_its_command_with_what_is_said_anew(tmp_path, monkeyp
     assert resumed(["-m", "seed=1"]) == ["-m", "seed=1"]
     with pytest.raises(UserError, match="sweep.resume=new: no sweep began there; name the directory of one"):
         resumed(["sweep.resume=new"])
+
+
+def test_an_address_with_a_password_goes_into_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "before")
+    plain = ["seed=1", "tracking.uri=http://host:5000", "optimizer.lr=1e-3"]
+    assert without_password(plain) == plain and os.environ["MLFLOW_TRACKING_URI"] == "before"
+    secret = "postgresql://me:hunter2@host/db"
+    for given in (f"tracking.uri={secret}", f"++tracking.uri='{secret}'"):
+        kept = without_password(["seed=1", given])
+        assert kept == ["seed=1", f"{given.partition('=')[0]}=null"] and os.environ["MLFLOW_TRACKING_URI"] == secret
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI for them"):
+        without_password(["hydra/launcher=ray_cluster", f"tracking.uri={secret}"])

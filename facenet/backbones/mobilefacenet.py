@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from facenet.backbones.embedder import Embedder
 from facenet.backbones.initialization import Init, initialize
@@ -92,11 +92,7 @@ class MobileFaceNet(Embedder):
         initialize(self, init)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        if (size := (images.shape[-2], images.shape[-1])) != self.input_size:
-            raise UserError(
-                f"backbone.input_size: images are {size} pixels but this network takes {self.input_size}; "
-                "give backbone.input_size the value of preprocess.size"
-            )
+        check_size(images, self.input_size)
         maps = self.widen(self.blocks(self.stem_depthwise(self.stem(images))))
         projected: torch.Tensor = self.project(self.gather(maps)).flatten(1)
         return projected
@@ -105,6 +101,15 @@ class MobileFaceNet(Embedder):
         """Also for the two naming schemes under which this architecture's weights are published."""
         blocks: dict[str, int] = {}  # how a published file calls a block -> its place, counted in file order
         return {name: own_name(name, blocks) for name in names}
+
+
+@fx.wrap  # a trace of the network holds this call instead of asking it for a shape that no trace knows
+def check_size(images: torch.Tensor, input_size: tuple[int, int]) -> None:
+    if (size := (images.shape[-2], images.shape[-1])) != input_size:
+        raise UserError(
+            f"backbone.input_size: images are {size} pixels but this network takes {input_size}; "
+            "give backbone.input_size the value of preprocess.size"
+        )
 
 
 PARTS = {"conv": "up", "conv_dw": "depthwise", "project": "down"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
+from facenet.atomic import alone_in
 from facenet.data.split import replace_text
 from facenet.errors import UserError
 from facenet.failure import one_line
@@ -18,7 +19,7 @@ from facenet.sweeps.job import TABLES
 from facenet.sweeps.plans import Job, Planner
 from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
-from facenet.sweeps.state import alone_in, write_command
+from facenet.sweeps.state import write_command
 from facenet.tracking.choice import NoTracking
 from facenet.tracking.store import masked
 
@@ -30,7 +31,7 @@ class Session:
         """`arguments`: the command, for sweep.resume. Raises UserError while another command sweeps in the directory."""
         self.sweep, self.dir, self.arguments = sweep, sweep_dir, arguments
         self.lock = contextlib.ExitStack()
-        self.lock.enter_context(alone_in(sweep_dir))
+        self.lock.enter_context(alone_in(sweep_dir, "hydra.sweep.dir", "sweeps"))
         self.planner = Planner()
         self.jobs: list[Job] = []
         self.outcomes: dict[int, Outcome] = {}

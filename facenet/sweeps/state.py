@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from facenet import config as configs
 from facenet.data.split import replace_text
-from facenet.errors import UserError
 from facenet.failure import cause, noted_failures, one_line
 from facenet.tasks.resume import differences, without
 
@@ -61,16 +59,3 @@ def read_command(sweep_dir: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         return list(map(str, json.loads((sweep_dir / RECORD).read_text(encoding="utf-8"))["arguments"]))
     return []
-
-
-@contextlib.contextmanager
-def alone_in(sweep_dir: Path) -> Iterator[None]:
-    """Raises UserError while another command sweeps in this directory. The lock ends with the process that holds it."""
-    with (sweep_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"hydra.sweep.dir={sweep_dir}: another command sweeps there; wait for it or choose another"
-            ) from None
-        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import functools
 import json
 import logging
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facenet import atomic
 from facenet import config as configs
-from facenet.atomic import tidy
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
@@ -173,18 +172,7 @@ def with_store(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def alone_in(run_dir: Path) -> Iterator[None]:
-    """Raises UserError while another command trains in this directory. The lock ends with the process that holds it."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); choose another") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"hydra.run.dir={run_dir}: another command trains there; wait for it or choose another"
-            ) from None
-        tidy(run_dir)
+    """Raises UserError while another command trains in this directory."""
+    with atomic.alone_in(run_dir, "hydra.run.dir", "trains"):
+        atomic.tidy(run_dir)
         yield
