@@ -28,6 +28,9 @@ from facenet.data.pack import pack_folder
 from facenet.data.raw_cache import RawCache, open_cache
 from facenet.data.record_faces import RecordFaces
 from facenet.data.sampler import TripletSampler
+from facenet.data.shards.faces import ShardFaces
+from facenet.data.shards.loader import ShardLoader
+from facenet.data.shards.writing import write_shards
 from facenet.data.transforms import Augment, Preprocess
 
 BATCH = 96
@@ -83,7 +86,7 @@ def candidates(context: Context, faces: FolderFaces, batches: int, floor: float)
 def other_ways(
     context: Context, faces: FolderFaces, packed: RecordFaces, cache: RawCache, batches: int, floor: float
 ) -> list[Candidate]:
-    """A pack, a raw cache, and the making of one. Batches from a cache are so cheap that 50 times as many are timed."""
+    """Tar shards, a pack, a raw cache, and the making of one. Batches from a cache are so cheap that 50 times as many are timed."""
     copy = PIXELS / context.limits["copy_bytes_per_s"]
 
     def build() -> None:
@@ -91,7 +94,16 @@ def other_ways(
         shutil.rmtree(place, ignore_errors=True)
         raw_cache(faces, place)
 
+    shards: list[Candidate] = []
+    if context.peers.library("webdataset") is not None:
+        written = ShardFaces(str(tar_shards(faces, context.scratch / "shards")))
+        shards = [
+            Candidate(
+                "facenet, tar shards", lambda: take(shard_batches(written, batches), batches), batches * BATCH, floor
+            )
+        ]
     return [
+        *shards,
         Candidate("facenet, pack", lambda: take(our_batches(packed, 0, batches), batches), batches * BATCH, floor),
         Candidate(
             "facenet, raw cache",
@@ -108,6 +120,11 @@ def packed_faces(context: Context, faces: FolderFaces) -> RecordFaces:
     if not place.exists():
         pack_folder(faces, place)
     return RecordFaces(place)
+
+
+def tar_shards(faces: FolderFaces, place: Path) -> Path:
+    write_shards(faces, place, images_per_shard=1000)
+    return place
 
 
 def raw_cache(faces: FolderFaces, place: Path) -> RawCache:
@@ -143,6 +160,11 @@ def take(batches: Iterator[Any], count: int) -> None:
 
 def our_batches(faces: Faces, num_workers: int, batches: int) -> Iterator[Any]:
     return Loader(faces, PREPROCESS, FLIP, num_workers=num_workers).epoch(triplets_of(faces, batches))
+
+
+def shard_batches(faces: ShardFaces, batches: int) -> Iterator[Any]:
+    loader = ShardLoader(faces, PREPROCESS, FLIP, source=faces, window=10_000, num_workers=0)
+    return loader.passage(batch_size=BATCH, num_batches=batches, epoch=0, rank=0, world_size=1)
 
 
 def reference_batches(context: Context, faces: ImageList, num_workers: int) -> Iterator[Any]:

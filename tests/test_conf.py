@@ -34,6 +34,7 @@ NEEDED = {
     "data=folder": "data.root=PEOPLE",
     "data=annotation": "data.list=LIST",
     "data=record": "data.path=PACK",
+    "data=shards": "data.shards=SHARDS",
     "benchmark=bin": "benchmark.path=lfw.bin",
     "benchmark=lfw": "benchmark.root=LFW",
 }

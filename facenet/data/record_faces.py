@@ -53,11 +53,14 @@ class RecordFaces:
         return f"{self.path}@{self.positions[index]}"
 
     def load(self, index: int) -> Pixels:
+        return decode_image(self.body(index), self.name(index))
+
+    def body(self, index: int) -> bytes:
+        """The image's file. Raises UnreadableImage."""
         try:
-            _, body = unpack(self.file.read(int(self.positions[index])))
+            return unpack(self.file.read(int(self.positions[index])))[1]
         except DamagedRecord as error:
             raise UnreadableImage(self.name(index), str(error)) from error
-        return decode_image(body, self.name(index))
 
     def stamp(self) -> str:
         """16 hex digits that change with the file."""

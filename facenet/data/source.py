@@ -11,6 +11,7 @@ from facenet.data.decode import Decode
 from facenet.data.feed_choice import KINDS, FeedKind
 from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.record_faces import RecordFaces
+from facenet.data.shards.faces import ShardFaces
 from facenet.data.synthetic import SyntheticFaces
 from facenet.errors import UserError
 
@@ -111,6 +112,27 @@ class RecordData(Data):
         except UserError as error:
             raise UserError(f"data.path: {error}") from error
         return with_min_images(faces, self.min_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardData(FileData):
+    """Tar shards, read from front to back: a folder or http(s) address that `facenet-data shard` filled, or a pattern of .tar files.
+    shuffle_buffer: images that a process holds to mix them, as files; 1 mixes only the order of shards."""
+
+    shards: str
+    shuffle_buffer: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shuffle_buffer < 1:
+            raise UserError(f"data.shuffle_buffer: expected 1 or more, got {self.shuffle_buffer}")
+        if self.feed not in ("auto", "files"):
+            raise UserError(
+                f"data.feed={self.feed}: shards are read in order and not cached; leave it at auto, or use data=record"
+            )
+
+    def open(self) -> Faces:
+        return with_min_images(ShardFaces(self.shards, self.decode()), self.min_images)
 
 
 @dataclass(frozen=True, kw_only=True)

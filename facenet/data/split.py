@@ -17,8 +17,8 @@ from facenet.errors import UserError
 Indices = NDArray[np.int64]
 
 
-def split_images(faces: Faces, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """(train, validation) image indices, each sorted: the last int(fraction * N) images after a shuffle validate.
+def split_images(faces: Faces, fraction: float, seed: int | None) -> tuple[Indices, Indices]:
+    """(train, validation) image indices, each sorted: the last int(fraction * N) images after a shuffle validate; seed None: as they are, unshuffled.
 
     With seed 10101 and fraction 0.01 this is the reference's rule on the same list. An image goes back to training when
     its identity would have none left there, since a classifier needs every identity.
@@ -26,7 +26,7 @@ def split_images(faces: Faces, fraction: float, seed: int) -> tuple[Indices, Ind
     _check_share("data.val_images", fraction)
     if not int(fraction * len(faces)):  # nothing to draw: a hundred million images need no order
         return np.arange(len(faces)), np.empty(0, np.int64)
-    shuffled = np.random.RandomState(seed).permutation(len(faces))
+    shuffled = np.arange(len(faces)) if seed is None else np.random.RandomState(seed).permutation(len(faces))
     num_val = int(fraction * len(faces))
     cut = len(faces) - num_val
     in_training = np.zeros(len(faces), bool)

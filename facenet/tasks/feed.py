@@ -16,11 +16,13 @@ from facenet.data.buffers import Buffers
 from facenet.data.cache_dir import cache_dir
 from facenet.data.cached_loader import CachedLoader, Images, MappedImages, ResidentImages
 from facenet.data.feed_choice import Need, Room, choose, free_disk, free_memory
-from facenet.data.identities import Faces
+from facenet.data.identities import Faces, Subset
 from facenet.data.loader import Batch, Loader, NewImages
 from facenet.data.raw_cache import RawCache, Stopped, cache_bytes, cache_place, exists_or_comes, open_cache
 from facenet.data.sampler import Sampler
-from facenet.data.source import Data
+from facenet.data.shards.faces import ShardFaces
+from facenet.data.shards.loader import ShardLoader
+from facenet.data.source import Data, ShardData
 from facenet.data.transforms import Augment, Preprocess
 from facenet.errors import UserError
 from facenet.tasks.plan import Material, Plan
@@ -57,8 +59,14 @@ class Feed:
         )
         self.new: NewImages = (accelerator and accelerator.pinned_memory()) or Buffers()
         self.kind, cached = self.chosen()
+        self.loader: Loader
+        self.val_loader: Loader
         options: dict[str, Any] = {"num_workers": data.num_workers, "seed": seed, "max_unreadable": data.max_unreadable}
-        if cached is None:
+        if isinstance(data, ShardData):
+            options |= {"source": shards_of(material.source), "new": self.new}
+            self.loader = ShardLoader(material.train, preprocess, augment, **options, window=data.shuffle_buffer)
+            self.val_loader = ShardLoader(material.val, preprocess, **options, window=0)
+        elif cached is None:
             self.loader = Loader(material.train, preprocess, augment, **options, new=self.new)
             self.val_loader = Loader(material.val, preprocess, **options, new=self.new)
         else:
@@ -68,7 +76,10 @@ class Feed:
             self.val_loader = CachedLoader(material.val, preprocess, **options)
 
     def chosen(self) -> tuple[str, tuple[RawCache, Images] | None]:
-        """files, disk, ram or device, and for the last three the cache and its images. What was not asked for by name ends no run."""
+        """files, shards, disk, ram or device, and for the last three the cache and its images. What was not asked for by name ends no run."""
+        if isinstance(self.data, ShardData):
+            log.info("feed shards (read in order, %d images held to mix them)", self.data.shuffle_buffer)
+            return "shards", None
         if self.data.feed == "files":
             return "files", None
         try:
@@ -112,14 +123,31 @@ class Feed:
     def train(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """From batch number `first` of the epoch on."""
         count = self.plan.steps_per_epoch * self.plan.accumulate
-        indices = self.indices(self.material.train, self.plan.images_per_step // self.plan.accumulate, count, epoch)
+        size = self.plan.images_per_step // self.plan.accumulate
+        if isinstance(self.loader, ShardLoader):
+            return self.passage(self.loader, size, count, epoch, first=first)
+        indices = self.indices(self.material.train, size, count, epoch)
         rest = islice(indices, first, None)
         return self.loader.epoch(rest, epoch=epoch, rank=self.rank, first=first, origin=self.sampler.origin)
 
     def val(self) -> Iterator[Batch]:
         """The same batches after every epoch."""
+        if isinstance(self.val_loader, ShardLoader):
+            return self.passage(self.val_loader, self.plan.val_batch_size, self.plan.num_val_batches, 0)
         return self.val_loader.epoch(
             self.indices(self.material.val, self.plan.val_batch_size, self.plan.num_val_batches, 0), rank=self.rank
+        )
+
+    def passage(
+        self, loader: ShardLoader, batch_size: int, num_batches: int, epoch: int, *, first: int = 0
+    ) -> Iterator[Batch]:
+        return loader.passage(
+            batch_size=batch_size,
+            num_batches=num_batches,
+            epoch=epoch,
+            rank=self.rank,
+            world_size=self.plan.num_processes,
+            first=first,
         )
 
     def indices(self, faces: Faces, batch_size: int, num_batches: int, epoch: int) -> Iterator[Any]:
@@ -132,3 +160,11 @@ class Feed:
             rank=self.rank,
             world_size=self.plan.num_processes,
         )
+
+
+def shards_of(faces: Faces) -> ShardFaces:
+    """What a source of shards opened, of which `data.min_images` may leave a part."""
+    while isinstance(faces, Subset):
+        faces = faces.parent
+    assert isinstance(faces, ShardFaces)
+    return faces

@@ -102,7 +102,7 @@ def rank_environment(run_id: str | None) -> dict[str, str]:
 def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:
     """For MLflow: context -> (name, source, fingerprint)."""
     data = config["data"]
-    source = str(data.get("root") or data.get("list") or data["_target_"])
+    source = str(next((data[key] for key in ("root", "list", "path", "shards") if data.get(key)), data["_target_"]))
     found = {"train": (Path(source).name or source, source, plan.data_fingerprint)}
     if material.pair_set is not None:
         pairs = material.pair_set

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from facenet.data.identities import FolderFaces
+from facenet.data.identities import Faces, FolderFaces
 from facenet.data.pack import pack_folder
 from facenet.errors import UserError
 from facenet.tasks.progress import image_bar
@@ -23,7 +23,7 @@ def run_pack(root: str, out: str, *, size: int | None = None) -> str:
     return f"{out}: {counts}{skipped}; train on it with data=record data.path={out}"
 
 
-def check_room(faces: FolderFaces, out: Path, sample: int = 200) -> None:
+def check_room(faces: Faces, out: Path, sample: int = 200) -> None:
     """UserError where the disk has clearly too little room, by the mean size of some images."""
     place = next(folder for folder in out.expanduser().absolute().parents if folder.is_dir())
     sizes = [Path(faces.name(index)).stat().st_size for index in range(0, len(faces), max(1, len(faces) // sample))]

@@ -12,7 +12,7 @@ import torch
 from facenet.accelerator import DeviceChoice, Precision, check_exchange, check_precision
 from facenet.data.identities import Faces, Subset
 from facenet.data.sampler import Sampler
-from facenet.data.source import Data
+from facenet.data.source import Data, ShardData
 from facenet.data.split import Indices, split_identities, split_images
 from facenet.distributed import Distributed
 from facenet.engine.muon import Muon
@@ -105,7 +105,8 @@ def divide(data: Data, benchmark: Benchmark) -> Material:
         share = DEFAULT_HELDOUT if benchmark.needs_heldout else 0.0
     rest, heldout = split_identities(source, share, SPLIT_SEED)
     training = Subset(source, rest)
-    train, val = split_images(training, data.val_images, SPLIT_SEED)
+    in_order = isinstance(data, ShardData)  # whole shards validate: scattered images would take a pass over all of them
+    train, val = split_images(training, data.val_images, None if in_order else SPLIT_SEED)
     held = Subset(source, heldout) if len(heldout) else None
     return Material(
         source=source,
@@ -134,6 +135,8 @@ def make_plan(
 ) -> Plan:
     """Raises UserError for a batch size that does not divide, data too small for one step, an absent device or one that
     lacks what is asked of it."""
+    if isinstance(data, ShardData):
+        check_in_order(sampler, loss)
     device, reason = accelerator.resolve()
     check_precision(device, precision)
     if num_processes > 1:
@@ -209,6 +212,20 @@ def check_heads(
         raise UserError(
             f"loss.terms.{names[0]}: a step has one draw of identities, and trainer.accumulate={accumulate} asks for as many; "
             f"set trainer.accumulate=1 or loss.terms.{names[0]}.loss.sample=1.0"
+        )
+
+
+def check_in_order(sampler: Sampler, loss: LossMix) -> None:
+    """Raises UserError for what needs images from anywhere."""
+    if sampler.layout != "shuffle":
+        raise UserError(
+            f"data=shards: {sampler.layout} batches take images from anywhere, and shards are read in order; set sampler=shuffle with a loss over "
+            "identities such as loss=arcface, or use data=record"
+        )
+    if names := [*loss.needing_triplets(), *loss.needing_groups()]:
+        raise UserError(
+            f"loss.terms.{names[0]}: needs several images of each identity in a batch, which shards, read in order, do not give; set a loss over "
+            "identities such as loss=arcface, or use data=record"
         )
 
 

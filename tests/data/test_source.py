@@ -63,7 +63,7 @@ def test_yaml_spells_every_parameter_and_builds(path: Path) -> None:
     config = OmegaConf.load(path)
     if path.parent.name == "augment":
         pytest.importorskip("albumentations")
-    for key in ("root", "list", "path"):
+    for key in ("root", "list", "path", "shards"):
         if OmegaConf.is_missing(config, key):
             config[key] = "somewhere"
     assert set(config) - {"_target_"} == set(inspect.signature(get_class(config._target_)).parameters)

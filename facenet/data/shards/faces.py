@@ -1,0 +1,184 @@
+"""The images of shards as faces: what is where comes from the index, one image alone from its place in the shard."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import time
+import urllib.error
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from facenet.atomic import replacing
+from facenet.data.cache_dir import cache_dir
+from facenet.data.decode import DEFAULT, Decode
+from facenet.data.identities import PART, Indices, Pixels, UnreadableImage, decode_image, hex_digest
+from facenet.data.shards.index import FILE_NAME, ShardIndex, counted, load_index
+from facenet.data.shards.places import Shard, beside, existing, expanded, is_remote, tars_in
+from facenet.errors import UserError, shown
+
+log = logging.getLogger(__name__)
+TOLD_EVERY_S = 10.0
+
+
+class ShardFaces:
+    """`shards`: a folder or http(s) address with index.npz in it, or patterns of .tar files. Shards without an index are counted once and remembered.
+    Image n is the n-th in the order of the shards; first (S + 1,): the first image of each shard, and N.
+
+    UserError for a missing shard or index, a damaged one, and a single identity.
+    """
+
+    def __init__(self, shards: str, decode: Decode = DEFAULT) -> None:
+        self.decode = decode
+        self.addresses, self.index = opened(shards)
+        self.labels: Indices = self.index.labels
+        self.identities, self.fingerprint = self.index.identities, self.index.fingerprint
+        self.first: Indices = np.concatenate([[0], np.cumsum(self.index.counts)])
+        if len(self.identities) < 2:
+            raise UserError(f"{shown(shards)}: {len(self.identities)} identities, at least two are needed")
+        if side_by_side(self.labels[:PART]):
+            log.warning(
+                "%s: images of one identity lie side by side, so that batches hold few identities and the last ones alone validate; "
+                "write them in random order with: facenet-data shard",
+                shards,
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self.first, index, side="right")) - 1
+
+    def name(self, index: int) -> str:
+        shard = self.shard_of(index)
+        return f"{self.addresses[shard]}@{self.index.offsets[index]}"
+
+    def open(self, shard: int) -> Shard:
+        return Shard(self.addresses[shard], int(self.index.lengths[shard]))
+
+    def load(self, index: int) -> Pixels:
+        with self.open(self.shard_of(index)) as shard:
+            return self.pixels(self.read(shard, index), index)
+
+    def read(self, shard: Shard, index: int) -> bytes:
+        """The bytes of the image's file."""
+        size = int(self.index.sizes[index])
+        data = shard.read(int(self.index.offsets[index]), size)
+        if len(data) < size:
+            raise UserError(f"{shown(self.name(index))}: the shard ends in this image; it is cut, copy it again")
+        return data
+
+    def pixels(self, data: bytes, index: int) -> Pixels:
+        """Raises UnreadableImage, also for bytes that the index was not made of, whose label nobody knows."""
+        if zlib.crc32(data) != self.index.checksums[index]:
+            raise UnreadableImage(
+                self.name(index), "not the bytes that the index says; copy the shard and its index again"
+            )
+        return decode_image(data, self.name(index), self.decode)
+
+    def stamp(self) -> str:
+        """16 hex digits that change with the files; those of a server are known by their names and sizes."""
+        local = [address for address in self.addresses if not is_remote(address)]
+        return hex_digest([self.fingerprint.encode(), repr(self.decode).encode(), repr(existing(local)).encode()])
+
+
+def side_by_side(labels: Indices) -> bool:
+    """Whether neighbours are of one identity far more often than in a random order."""
+    by_chance = float(np.square(np.bincount(labels) / len(labels)).sum())
+    return bool(np.mean(labels[1:] == labels[:-1]) > (1 + by_chance) / 2)
+
+
+def opened(shards: str) -> tuple[list[str], ShardIndex]:
+    """(addresses, index)."""
+    addresses = expanded(shards)
+    if not all(address.endswith(".tar") for address in addresses):
+        if len(addresses) > 1:
+            raise UserError(f"data.shards={shown(shards)}: expected .tar files, or one folder with {FILE_NAME}")
+        return in_folder(addresses[0].rstrip("/") + "/")
+    folders = {beside(address, "") for address in addresses}
+    stored = stored_index(beside(addresses[0], FILE_NAME)) if len(folders) == 1 else None
+    part = stored.part([address.rpartition("/")[2] for address in addresses]) if stored else None
+    return whole(addresses, part or remembered(addresses))
+
+
+def in_folder(folder: str) -> tuple[list[str], ShardIndex]:
+    stored = stored_index(folder + FILE_NAME)
+    if stored is not None:
+        return whole([folder + name for name in stored.names], stored)
+    addresses = [] if is_remote(folder) else tars_in(folder)
+    if not addresses:
+        raise UserError(
+            f"data.shards={shown(folder)}: no {FILE_NAME} there; name shards like {shown(folder)}casia-{{000000..000099}}.tar, "
+            "or write some with: facenet-data shard ROOT OUT"
+        )
+    return addresses, remembered(addresses)
+
+
+def whole(addresses: list[str], index: ShardIndex) -> tuple[list[str], ShardIndex]:
+    """Files that are missing or of another size are told before anything trains; those of a server when they are opened."""
+    files = [
+        (address, int(length))
+        for address, length in zip(addresses, index.lengths, strict=True)
+        if not is_remote(address)
+    ]
+    for (address, length), (size, _) in zip(files, existing([address for address, _ in files]), strict=True):
+        if size != length:
+            raise UserError(
+                f"{shown(address)}: has {size} bytes, the index says {length}; it is cut or another file, copy it again"
+            )
+    return addresses, index
+
+
+def stored_index(address: str) -> ShardIndex | None:
+    """None where there is no such file."""
+    if not is_remote(address) and not os.path.isfile(address):
+        return None
+    try:
+        with Shard(address) as shard:
+            data = io.BytesIO()
+            while block := shard.read(data.tell(), 1 << 24):
+                data.write(block)
+    except UserError as error:
+        if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code in (403, 404):
+            return None
+        raise
+    return load_index(data.getvalue(), address)
+
+
+def remembered(addresses: Sequence[str]) -> ShardIndex:
+    """Counted now, or when these shards were first seen: files of the same sizes and times, addresses of the same names."""
+    states = existing([address for address in addresses if not is_remote(address)])
+    key = hashlib.sha256(
+        repr([*map(os.path.abspath, addresses), states]).encode("utf-8", "surrogateescape")
+    ).hexdigest()
+    place = cache_dir() / "shards" / f"{key[:24]}.npz"
+    if place.is_file():
+        try:
+            return load_index(place.read_bytes(), str(place))
+        except UserError as error:
+            log.warning("%s", error)
+    log.info("%d shards without %s are counted, once", len(addresses), FILE_NAME)
+    index = counted(addresses, progress=Told())
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as partial:
+            index.save(partial)
+    except OSError as error:
+        log.warning("%s: the count is not remembered (%s)", place, error.strerror)
+    return index
+
+
+class Told:
+    """Progress as lines of the log."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self.last > TOLD_EVERY_S:
+            self.last = time.monotonic()
+            log.info("%d of %d shards counted", done, total)

@@ -1,0 +1,152 @@
+"""Batches out of shards that are read from front to back.
+
+Where an image is in the order of an epoch follows from the index alone. In each epoch the shards are put in a new order and laid end to end; each
+process reads its own stretch of that line, equal to one image, and at most two of its shards are also another's. An image then moves back by a random
+distance below `window`, so that only as many are held while later ones are read.
+
+B is the number of images of a batch of this process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facenet.data.cached_loader import rows_in
+from facenet.data.identities import Faces, Indices, UnreadableImage
+from facenet.data.loader import Batch, Loader
+from facenet.data.sampler import OWN, SHARED
+from facenet.data.shards.faces import ShardFaces
+from facenet.data.transforms import Augment, Preprocess
+
+
+def stretch(bounds: Indices, order: Indices, rank: int, world_size: int) -> Indices:
+    """The images that a process reads, in that order: its part of the shards laid end to end. bounds (S + 1,): first image of each shard, and N."""
+    counts = np.diff(bounds)[order]
+    ends = np.cumsum(counts)
+    low, high = (int(ends[-1]) * part // world_size for part in (rank, rank + 1))
+    parts = [np.empty(0, np.int64)]
+    for shard, end, count in zip(order.tolist(), ends.tolist(), counts.tolist(), strict=True):
+        start = end - count
+        parts.append(bounds[shard] + np.arange(max(low, start), min(high, end), dtype=np.int64) - start)
+    return np.concatenate(parts)
+
+
+def moved(num_images: int, window: int, rng: np.random.Generator) -> Indices:
+    """A random order of 0 to num_images - 1 in which place p holds none beyond p + window, as a shuffle buffer of that size gives it; but the first
+    places need no full buffer."""
+    return np.argsort(np.arange(num_images) + window * rng.random(num_images), kind="stable")
+
+
+class Stream:
+    """The bytes of images, read by a thread in the order of `rows`, of which `limit` are held at a time; `take` waits for one."""
+
+    def __init__(self, faces: ShardFaces, rows: Indices, limit: int) -> None:
+        self.faces, self.rows, self.limit = faces, rows, limit
+        self.held: dict[int, bytes] = {}
+        self.error: Exception | None = None
+        self.closed = False
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._run, name="facenet-shards", daemon=True)
+
+    def take(self, row: int) -> bytes:
+        """Of an image that nobody took before. Raises what ended the reading."""
+        with self.changed:
+            self.changed.wait_for(lambda: row in self.held or self.error is not None)
+            if row not in self.held and self.error is not None:
+                raise self.error
+            self.changed.notify_all()
+            return self.held.pop(row)
+
+    def __enter__(self) -> Stream:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        self.thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:
+            with self.changed:
+                self.error = error
+                self.changed.notify_all()
+
+    def _read(self) -> None:
+        shards = np.searchsorted(self.faces.first, self.rows, side="right") - 1
+        starts = np.flatnonzero(np.diff(shards, prepend=-1))
+        for rows in np.split(self.rows, starts[1:]):
+            if not len(rows):
+                return
+            with self.faces.open(self.faces.shard_of(int(rows[0]))) as shard:
+                for row in rows.tolist():
+                    data = self.faces.read(shard, row)
+                    with self.changed:
+                        self.changed.wait_for(lambda: len(self.held) < self.limit or self.closed)
+                        if self.closed:
+                            return
+                        self.held[row] = data
+                        self.changed.notify_all()
+
+
+class ShardLoader(Loader):
+    """The batches of a Loader in the order of `source`'s shards. faces: a part of `source`, in its order. window: images that are held to mix them;
+    0 leaves images and shards in their order.
+
+    An unreadable image's stand-in is read from its place, like any image alone.
+    """
+
+    stream: Stream
+
+    def __init__(
+        self,
+        faces: Faces,
+        preprocess: Preprocess,
+        augment: Augment | None = None,
+        *,
+        source: ShardFaces,
+        window: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(faces, preprocess, augment, **options)
+        self.source, self.window = source, window
+        self.rows = rows_in(faces, source)
+        self.bounds: Indices = np.searchsorted(self.rows, source.first).astype(np.int64)
+
+    def passage(
+        self, *, batch_size: int, num_batches: int, epoch: int, rank: int, world_size: int, first: int = 0
+    ) -> Iterator[Batch]:
+        """The batches of this process from number `first` on; batch_size counts images over all processes. No image comes twice while num_batches x
+        batch_size are at most all images. What was in earlier batches is not read."""
+        order = np.arange(len(self.bounds) - 1)
+        if self.window:
+            order = np.random.default_rng([SHARED, self.seed, epoch]).permutation(len(order))
+        reading = stretch(self.bounds, order, rank, world_size)
+        places = moved(len(reading), self.window, np.random.default_rng([OWN, self.seed, epoch, rank]))
+        local = batch_size // world_size
+        wanted = places[first * local : num_batches * local]
+        read = np.zeros(len(reading), bool)
+        read[wanted] = True
+        batches = reading[wanted].reshape(-1, local)
+        # Each batch that may be in the making can lack all its images; with less the reader would wait for them, and they for it.
+        limit = self.window + (self.num_workers + self.prefetch + 2) * local
+        with Stream(self.source, self.rows[reading[read]], limit) as self.stream:
+            yield from self.epoch(batches, epoch=epoch, rank=rank, first=first)
+
+    def _load(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        row = int(self.rows[index])
+        data = self.stream.take(row)
+        if index not in self._bad_indices:
+            try:
+                return self.source.pixels(data, row), index
+            except UnreadableImage as error:
+                self._record(index, error)
+        return super()._load(index)

@@ -1,0 +1,216 @@
+"""Where shards are, and how their bytes come: files, and http(s) read by urllib.
+
+Nothing here starts a program. The webdataset library opens `pipe:` in a shell, and http, gs, hf, sftp and others by running curl or gsutil; only its
+expansion of patterns is used, and every other kind of address is refused.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+from facenet.errors import UserError, shown
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+REMOTE = ("http://", "https://")
+TIMEOUT_S = 60.0
+WAITS_S = (1.0, 4.0)  # before the second and the third try
+NEAR = 1 << 20  # bytes that are read and dropped rather than asked for anew
+PASSING = (408, 429)  # what a server says that may answer later, besides 5xx
+
+
+def webdataset() -> ModuleType:
+    """The library, or a UserError that names the extra."""
+    try:
+        import webdataset
+    except ImportError as error:
+        raise UserError(f"data=shards: {error}; it comes with an extra: pip install 'facenet[shards]'") from error
+    module: ModuleType = webdataset
+    return module
+
+
+def is_remote(address: str) -> bool:
+    return address.startswith(REMOTE)
+
+
+def checked(address: str) -> str:
+    """The address, its ~ replaced by the home. UserError for one that is neither a path nor http(s)."""
+    scheme = SCHEME.match(address)
+    if scheme is None:
+        return os.path.expanduser(address)
+    if not is_remote(address):
+        danger = (
+            " runs a shell command, which a config may not" if scheme[0].lower() == "pipe:" else " is not read here"
+        )
+        raise UserError(
+            f"data.shards: {shown(scheme[0])}{danger}; use paths or http(s) addresses: object stores serve them, and mount as folders"
+        )
+    if "@" in address.split("/")[2]:
+        raise UserError("data.shards: an address with a password would be recorded with the run; use one without")
+    return address
+
+
+def expanded(pattern: str) -> list[str]:
+    """The addresses of `casia-{000000..000099}.tar`; several patterns are joined by `::`. UserError where there is nothing to expand."""
+    for part in pattern.split("::"):
+        checked(part)
+    if not set("{}$") & set(pattern):
+        return [checked(part) for part in pattern.split("::")]
+    try:
+        return [checked(address) for address in webdataset().shardlists.expand_urls(pattern)]
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"data.shards={shown(pattern)}: {error}; write it like casia-{{000000..000099}}.tar") from error
+
+
+def beside(address: str, name: str) -> str:
+    """The address of `name` in the folder of `address`."""
+    return address[: address.rfind("/") + 1] + name
+
+
+class LocalShard:
+    """A file. `size`: its bytes."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        try:
+            self.file = os.open(address, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self.size: int | None = os.fstat(self.file).st_size
+        except OSError as error:
+            raise unread(address, error.strerror or str(error)) from error
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Fewer bytes only where the file ends."""
+        try:
+            return os.pread(self.file, size, offset)
+        except OSError as error:
+            raise unread(self.address, error.strerror or str(error)) from error
+
+    def close(self) -> None:
+        os.close(self.file)
+
+
+class RemoteShard:
+    """One connection, read forwards; other places are asked for by `Range`, and read up to where a server does not know that. `size`: the bytes of
+    the whole, known after the first read where the server tells it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.at = 0
+        self.size: int | None = None
+        self.response: http.client.HTTPResponse | None = None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Fewer bytes only where the file ends; a broken connection is opened again."""
+        for wait in (*WAITS_S, None):
+            try:
+                return self._read(offset, size)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.close()
+                final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in PASSING
+                if wait is None or final or isinstance(error, ValueError):
+                    raise unread(self.address, str(error) or type(error).__name__) from error
+            time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if self.response is None or not 0 <= offset - self.at <= NEAR:
+            self._open(offset)
+        while self.at < offset:
+            if not self._next(min(NEAR, offset - self.at)):
+                return b""
+        return self._next(size)
+
+    def _next(self, size: int) -> bytes:
+        assert self.response is not None
+        data = self.response.read(size)
+        self.at += len(data)
+        if len(data) < size and self.size is not None and self.at < self.size:
+            raise ConnectionError(f"the connection ended after {self.at} of {self.size} bytes")
+        return data
+
+    def _open(self, offset: int) -> None:
+        self.close()
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        response = opener().open(urllib.request.Request(self.address, headers=headers), timeout=TIMEOUT_S)
+        self.response, self.at = response, offset if response.status == 206 else 0
+        whole = response.headers.get("Content-Range", "").rpartition("/")[2] if self.at else ""
+        whole = whole or ("" if self.at else response.headers.get("Content-Length", ""))
+        self.size = int(whole) if whole.isdecimal() else self.size
+
+    def close(self) -> None:
+        if self.response is not None:
+            self.response.close()
+        self.response = None
+
+
+class Shard:
+    """A shard that is open. `size`: bytes that it must have, where they are known."""
+
+    def __init__(self, address: str, size: int | None = None) -> None:
+        self.address, self.expected = address, size
+        self.source: LocalShard | RemoteShard = RemoteShard(address) if is_remote(address) else LocalShard(address)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Fewer bytes only at the end. UserError where it cannot be read, or is another file than was expected."""
+        data = self.source.read(offset, size)
+        if None not in (self.expected, self.source.size) and self.source.size != self.expected:
+            raise UserError(
+                f"{shown(self.address)}: has {self.source.size} bytes, the index says {self.expected}; it is cut or another file, copy it again"
+            )
+        return data
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.source.close()
+
+
+def opener() -> urllib.request.OpenerDirector:
+    """http and https, through the environment's proxies; a redirect to anything else is an error, where urllib's own would follow ftp."""
+    made = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        made.add_handler(handler)
+    return made
+
+
+def unread(address: str, reason: str) -> UserError:
+    return UserError(f"{shown(address)}: cannot be read ({shown(reason)}); put it there, or correct data.shards")
+
+
+def existing(addresses: Sequence[str]) -> list[tuple[int, int]]:
+    """(bytes, modification time in ns) of each file; UserError that counts and names those that are missing."""
+    states, missing = [], []
+    for address in addresses:
+        try:
+            state = os.stat(address)
+            states.append((state.st_size, state.st_mtime_ns))
+        except OSError:
+            missing.append(address)
+    if missing:
+        raise UserError(
+            f"data.shards: {len(missing)} of {len(addresses)} shards are missing, first {shown(missing[0])}; copy them there, or correct the pattern"
+        )
+    return states
+
+
+def tars_in(folder: str) -> list[str]:
+    """The .tar files of a folder, by name."""
+    return [str(path) for path in sorted(Path(folder).glob("*.tar"))]

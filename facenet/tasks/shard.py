@@ -1,0 +1,32 @@
+"""Faces as tar shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from facenet.data.annotation import read_annotation
+from facenet.data.identities import Faces, FolderFaces
+from facenet.data.record_faces import RecordFaces
+from facenet.data.shards.writing import write_shards
+from facenet.tasks.pack import check_room
+from facenet.tasks.progress import image_bar
+
+
+def run_shard(root: str, out: str, *, images_per_shard: int) -> str:
+    """Writes the shards and says what is in them and how to train on them."""
+    faces = opened(root)
+    if not isinstance(faces, RecordFaces):
+        check_room(faces, Path(out))
+    with image_bar(len(faces)) as progress:
+        index = write_shards(faces, out, images_per_shard=images_per_shard, progress=progress)
+    counts = f"{len(faces):,} images of {len(faces.identities):,} identities in {len(index.names):,} shards"
+    size = f"{int(index.lengths.sum()) / 1e6:,.1f} MB"
+    return f"{out}: {counts}, {size}; train on them with data=shards data.shards={out} sampler=shuffle loss=arcface"
+
+
+def opened(root: str) -> Faces:
+    """A folder of identities, an annotation file, or a pack."""
+    place = Path(root).expanduser()
+    if place.suffix == ".rec" or any(place.glob("*.rec")):
+        return RecordFaces(place)
+    return read_annotation(place) if place.is_file() else FolderFaces(place)
