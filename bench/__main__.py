@@ -14,7 +14,7 @@ from bench import report
 from bench.context import Context, Mismatch
 from bench.peers import Peers
 
-SUBJECTS = ("data", "step", "eval", "mining", "startup", "logging", "index", "watch")
+SUBJECTS = ("data", "step", "eval", "mining", "startup", "logging", "index", "head", "watch")
 RESULTS = Path(__file__).parent / "results" / "performance.jsonl"
 README = Path(__file__).parent.parent / "README.md"
 

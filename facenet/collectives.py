@@ -16,20 +16,32 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from facenet import spread_rows
 from facenet.distributed import Distributed
+
+CHUNK = 65536  # rows at once on the device where whole tensors go to the host: 32 MiB of 128 numbers each
 
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def mean(values: Tensor) -> Tensor:
-    """Averaged over processes, the same shape."""
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def total(values: Tensor) -> Tensor:
+    """Summed over processes, the same shape."""
     if world_size() == 1:
         return values
-    total = values.detach().clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    summed = values.detach().clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def mean(values: Tensor) -> Tensor:
+    """Averaged over processes, the same shape."""
+    return values if world_size() == 1 else total(values) / world_size()
 
 
 def gather(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
@@ -50,26 +62,48 @@ def gather_texts(text: str, device: torch.device) -> list[str]:
     return [bytes(part.tolist()).decode() for part in gather(code, [int(count) for count in counts])]
 
 
-def gather_batch(rows: Tensor) -> Tensor:
+def share(num_rows: int) -> slice:
+    """This process's of rows that are spread over all."""
+    return spread_rows.share(num_rows, rank(), world_size())
+
+
+def whole(rows: Tensor, num_rows: int, *, everywhere: bool = False) -> Tensor:
+    """Fresh host memory with all `num_rows` of rows that are spread, in rank 0 alone unless `everywhere`, (0,) in the others. A device
+    never holds more than a chunk of each process's. All processes call it together."""
+    shares = [spread_rows.share(num_rows, other, world_size()) for other in range(world_size())]
+    counts = [each.stop - each.start for each in shares]
+    wanted = everywhere or rank() == 0
+    result = torch.empty((num_rows, *rows.shape[1:]) if wanted else (0,), dtype=rows.dtype)
+    for first in range(0, max(counts), CHUNK):
+        sizes = [min(max(count - first, 0), CHUNK) for count in counts]
+        for each, part in zip(shares, gather(rows[first : first + CHUNK], sizes), strict=True):
+            if wanted:
+                result[each.start + first :][: len(part)] = part
+    return result
+
+
+def gather_batch(rows: Tensor, *, in_parts: bool = False) -> Tensor:
     """The rows (n, ...) of all processes as (W n, ...) by rank, with gradient to this one's; n is the same in all.
 
     For a loss that every process computes alike on the whole: the gradient of its own rows is then known here, and is multiplied by W
-    because the processes' gradients are averaged afterwards. Nothing is sent on the way back.
+    because the processes' gradients are averaged afterwards. Nothing is sent on the way back, unless the loss is computed `in_parts`: each
+    process then knows a part of every row's gradient, and the parts are added up.
     """
-    gathered: Tensor = GatherBatch.apply(rows)  # type: ignore[no-untyped-call]
+    gathered: Tensor = GatherBatch.apply(rows, in_parts)  # type: ignore[no-untyped-call]
     return gathered
 
 
 class GatherBatch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.num_rows = len(rows)
+    def forward(ctx: Any, rows: Tensor, in_parts: bool) -> Tensor:
+        ctx.num_rows, ctx.in_parts = len(rows), in_parts
         return torch.cat(gather(rows.contiguous(), [len(rows)] * world_size()))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        rank = dist.get_rank() if world_size() > 1 else 0
-        return gradient[rank * ctx.num_rows : (rank + 1) * ctx.num_rows] * world_size()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if ctx.in_parts:
+            gradient = total(gradient.contiguous())
+        return gradient[rank() * ctx.num_rows :][: ctx.num_rows] * world_size(), None
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
@@ -80,7 +114,9 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 
 
 def averaging(module: nn.Module, distributed: Distributed) -> DistributedDataParallel:
-    """The module, whose backward pass leaves in every process the mean of the gradients of all."""
+    """The module, whose backward pass leaves in every process the mean of the gradients of all; not of rows that are spread."""
+    apart = [name for name, parameter in module.named_parameters() if spread_rows.rows_of_whole(parameter) is not None]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, apart)  # type: ignore[no-untyped-call]
     # No device_ids: the module is where it belongs, and not every plugin takes them.
     wrapped = DistributedDataParallel(
         module,

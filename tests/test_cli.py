@@ -70,9 +70,9 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
         "config: 5 problems\n"
         "  benchmark: no choice 'null' among bin, heldout, lfw, none\n"
         "  benchmark/protocol: no choice 'x' among flip, flip_mean, plain, reference\n"
-        "  data: no choice 'foldr' among annotation, folder, record, synthetic; did you mean 'folder'?\n"
-        "  loss: no choice '' among arcface, ce, cosface, cosface_triplet, triplet, triplet_all, triplet_ce, "
-        "triplet_distance_weighted, triplet_hard, triplet_semi_hard\n"
+        "  data: no choice 'foldr' among annotation, folder, record, shards, synthetic; did you mean 'folder'?\n"
+        "  loss: no choice '' among arcface, arcface_sharded, ce, ce_sharded, cosface, cosface_sharded, cosface_triplet, "
+        "triplet, triplet_all, triplet_ce, triplet_distance_weighted, triplet_hard, triplet_semi_hard\n"
         "  seed: expected int, got 'x'\n",
         set(),
     ),

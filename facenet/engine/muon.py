@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from facenet.errors import UserError
+from facenet.spread_rows import rows_of_whole
 
 # Quintic iteration of the reference implementation: steep at 0, so that five rounds bring singular values from 1e-3 into 0.7..1.2.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -98,7 +99,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
-    """Linear layers, and convolutions with more than the three channels of an image on their input side."""
+    """Linear layers, and convolutions with more than the three channels of an image on their input side; not a part of one, which is all that
+    a process has of rows that are spread."""
+    if rows_of_whole(parameter) is not None:
+        return False
     return parameter.ndim == 2 or (parameter.ndim == 4 and parameter.shape[1] > 3)
 
 

@@ -17,6 +17,7 @@ from facenet.accelerator import Accelerator, host_copy, out_of_memory
 from facenet.backbones.embedder import Embedder
 from facenet.data.loader import Batch
 from facenet.distributed import Distributed
+from facenet.engine import whole
 from facenet.engine.dllogger import VendorLog
 from facenet.engine.ema import Ema
 from facenet.engine.memory import advice, largest_fitting
@@ -220,7 +221,8 @@ class Trainer:
         """Whether the module without its wrapper waits for no other process, which may have found its memory."""
         parts = self.bare_module.modules()
         return self.accelerator.world_size == 1 or not any(
-            isinstance(part, nn.SyncBatchNorm) or getattr(part, "gather", False) for part in parts
+            isinstance(part, nn.SyncBatchNorm) or getattr(part, "gather", False) or getattr(part, "sharded", False)
+            for part in parts
         )
 
     def fits(self, batch: Batch, size: int) -> bool:
@@ -315,10 +317,11 @@ class Trainer:
         return {f"val/{name}": value for name, value in figures.items()}
 
     def state(self, progress: Progress) -> dict[str, Any]:
-        """What training goes on from, beside the heads of the loss, in host memory. All processes call it together."""
+        """What training goes on from, beside the heads of the loss, in host memory; of heads that are spread over processes, what the optimizer
+        knows of them in rank 0 alone. All processes call it together."""
         return {
             "embedder": host_copy(self.embedder.state_dict()),
-            "optimizer": host_copy(self.optimizer.state_dict()),
+            "optimizer": whole.optimizer_state(self.optimizer),
             "schedule": self.schedule.state_dict(),
             "scaler": {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "ema": {} if self.ema is None else host_copy(self.ema.state_dict()),
@@ -333,8 +336,8 @@ class Trainer:
         """Takes up a run where `state` was taken; heads: the state of its loss. A process that was not there then has its own random
         stream and an average of nothing."""
         self.embedder.load_state_dict(state["embedder"])
-        self.loss.load_state_dict(heads)
-        self.optimizer.load_state_dict(state["optimizer"])
+        whole.load_module_state(self.loss, heads)
+        whole.load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])

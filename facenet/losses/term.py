@@ -20,6 +20,11 @@ class Term(nn.Module):
     """True where the rows of all processes are wanted instead of this one's, which makes the loss that of one process on the whole
     batch. Each process computes it alike."""
 
+    sharded = False
+    """True where each process holds the rows of its share of the identities. The loss is then that of the batch of all processes."""
+    sampled = False
+    """True where a training step computes some identities only, drawn anew for each batch."""
+
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         """Creates the parameters, before the model moves to its device; most terms have none."""
 

@@ -19,6 +19,7 @@ from facenet.data.transforms import Preprocess
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
 from facenet.engine.trainer import Progress, Trainer
+from facenet.engine.whole import module_state
 from facenet.engine.writer import Writer
 from facenet.errors import UserError
 from facenet.evaluation import report
@@ -183,13 +184,14 @@ class Epochs:
     def save(self, *, score: float | None, verification: Verification | None, finished_epoch: bool = True) -> Path:
         """Path of `last.pt`, which the first process writes in the background. The threshold is stored with the weights it was chosen for."""
         training = self.engine.state(self.progress)
+        heads = module_state(self.engine.loss)
         if not self.first:
             return self.keeper.last
         content = {
             "config": self.run.config,
             "identities": list(self.material.train.identities),
             "embedder": host_copy(self.engine.tested().state_dict()),
-            "loss": host_copy(self.engine.loss.state_dict()),
+            "loss": heads,
             "training": training,
             "best": {"score": self.best_score, "row": self.best_row},
             "steps": [self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate],

@@ -15,6 +15,7 @@ from facenet.data.sampler import Sampler
 from facenet.data.source import Data, ShardData
 from facenet.data.split import Indices, split_identities, split_images
 from facenet.distributed import Distributed
+from facenet.engine.muon import Muon
 from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings
 from facenet.errors import UserError
@@ -24,6 +25,7 @@ from facenet.losses.mix import LossMix
 Benchmark = Lfw | Bin | HeldOut | NoBenchmark
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
 DEFAULT_HELDOUT = 0.1
+BY_NUMBER = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon)  # Muon gives such heads to its AdamW
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def make_plan(
             f"loss.terms.{names[0]}: this mining needs several images of each identity in a batch, which {sampler.layout} batches do "
             f"not have; set sampler=identity, or loss.terms.{names[0]}.loss.mining=auto"
         )
+    check_heads(loss, optimizer, len(material.train.identities), num_processes, trainer.accumulate)
     check_schedule(schedule, optimizer, data.batch_size, steps_per_epoch, trainer.epochs)
     total = steps_per_epoch * trainer.epochs
     val_batch_size, num_val_batches = validation_batches(material.val, sampler, images_per_step, num_processes)
@@ -188,6 +191,28 @@ def make_plan(
         lr_note=lr.note,
         select=selected(trainer.select, material.pair_set, num_val_batches),
     )
+
+
+def check_heads(
+    loss: LossMix, optimizer: functools.partial[Any], num_identities: int, num_processes: int, accumulate: int
+) -> None:
+    """Raises UserError where heads over processes would train to something else than one that is whole, or sampled identities to nothing."""
+    for name in loss.sharded():
+        if num_identities < num_processes:
+            raise UserError(
+                f"loss.terms.{name}: {num_identities} identities are fewer than {num_processes} processes; lower distributed.num_processes"
+            )
+        if optimizer.func not in BY_NUMBER:
+            known = ", ".join(each.__name__ for each in BY_NUMBER)
+            raise UserError(
+                f"loss.terms.{name}: a sharded head wants an optimizer that moves each number by its own gradients ({known}); "
+                f"optimizer={optimizer.func.__name__} is not known to; set optimizer=adamw"
+            )
+    if accumulate > 1 and (names := loss.sampled()):
+        raise UserError(
+            f"loss.terms.{names[0]}: a step has one draw of identities, and trainer.accumulate={accumulate} asks for as many; "
+            f"set trainer.accumulate=1 or loss.terms.{names[0]}.loss.sample=1.0"
+        )
 
 
 def check_in_order(sampler: Sampler, loss: LossMix) -> None:

@@ -13,11 +13,13 @@ from facenet import config as configs
 from facenet.accelerator import Accelerator, DeviceChoice
 from facenet.engine.step import TrainStep
 from facenet.errors import UserError, fail, told
+from facenet.spread_rows import gradient_of
 
 
 def replay(path: Path, device: str = "auto") -> list[str]:
-    """What is not finite in the step: the first module by name whose output it is, the losses, the parameters with such a gradient. Dropout is
-    drawn anew; the rest is what the run computed. `device`: a choice of accelerator=. Raises UserError for a file that is no such dump."""
+    """What is not finite in the step: the first module by name whose output it is, the losses, the parameters with such a gradient. Dropout and
+    the identities of a sampled head are drawn anew; the rest is what the run computed. `device`: a choice of accelerator=. Raises UserError for a
+    file that is no such dump."""
     content = read(path)
     parts = {name: configs.build(content["config"][name]) for name in ("backbone", "loss", "preprocess", "precision")}
     backbone, loss = parts["backbone"], parts["loss"]
@@ -36,7 +38,8 @@ def replay(path: Path, device: str = "auto") -> list[str]:
             figures = {"loss": total.detach(), **scalars}
             lines.append(", ".join(f"{name} {float(value):.6g}" for name, value in figures.items()))
         lines.append(f"first output that is not finite: {first[0] if first else 'none'}")
-        bad = [name for name, p in step.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+        gradients = {name: gradient_of(parameter) for name, parameter in step.named_parameters()}
+        bad = [name for name, found in gradients.items() if found is not None and not bool(found.isfinite().all())]
         lines.append(f"gradients that are not finite: {', '.join(bad) or 'none'}")
     return lines
 

@@ -25,6 +25,7 @@ from facenet.engine.step import TrainStep
 from facenet.engine.trainer import Settings, Trainer
 from facenet.engine.watch.choice import Watch
 from facenet.engine.watch.watcher import Watcher
+from facenet.engine.whole import module_state
 from facenet.launch import StopFlag
 from facenet.losses.mix import LossMix
 from facenet.tasks.epochs import Epochs, Run
@@ -110,7 +111,7 @@ def train(
                     "triplets": sampler.layout == "triplet",
                     "identities": plan.num_identities,
                     "embedder": backbone.state_dict(),
-                    "loss": loss.state_dict(),
+                    "loss": module_state(loss, everywhere=True),
                 },
             )
             engine = Trainer(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from facenet import collectives
 from facenet.accelerator import Accelerator, DeviceChoice, Precision, host_copy
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1, convolution, separable
@@ -24,13 +25,22 @@ from facenet.engine.muon import Muon
 from facenet.engine.schedule import Constant
 from facenet.engine.step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer
+from facenet.engine.whole import module_state
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
+from facenet.losses.sharded import ShardedSoftmaxHead
 from facenet.losses.triplet import TripletLoss
+from facenet.spread_rows import rows_of_whole
 from facenet.tracking.tracker import NullTracker
 
 SIZE, NUM_IDENTITIES, BATCH = 32, 4, 12
 PREPROCESS = Preprocess(size=[SIZE, SIZE], fit="resize", mean=[0.5] * 3, std=[0.5] * 3)
+NUM_COMPUTED = 40  # identities that a sampled head has, so that it has some to leave out
+HEADS = {
+    "whole": SoftmaxHead,
+    "sharded": ShardedSoftmaxHead,
+    "sampled": functools.partial(ShardedSoftmaxHead, sample=0.5),
+}
 OPTIMIZERS = {
     "sgd": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True),
     "adam": functools.partial(torch.optim.Adam, lr=1e-3),
@@ -95,17 +105,18 @@ def make_trainer(
     log_every: int = 1,
     whole: bool = False,
     dropout: float = 0.0,
+    head: str = "whole",
     distributed: Distributed | None = None,
     clip_grad_norm: float | None = None,
 ) -> Trainer:
     embedder = network(whole=whole, dropout=dropout)
     loss = LossMix(
         terms={
-            "ce": {"weight": 1.0, "loss": SoftmaxHead()},
+            "ce": {"weight": 1.0, "loss": HEADS[head]()},
             "triplet": {"weight": 0.5, "loss": TripletLoss(mining="batch_hard", gather=True)},
         }
     )
-    loss.start(embedding_size=32, num_identities=NUM_IDENTITIES)
+    loss.start(embedding_size=32, num_identities=NUM_COMPUTED if head == "sampled" else NUM_IDENTITIES)
     module = TrainStep(embedder, loss, PREPROCESS, device).to(device.device)
     schedule = Constant()
     trainer = Trainer(
@@ -130,11 +141,18 @@ def train(device: Accelerator, *, steps: int = 4, **options: Any) -> Trained:
 
     def keep(*_: Any) -> None:
         if not gradients:
-            gradients.extend(host_copy([parameter.grad for parameter in trainer.bare_module.parameters()]))
+            gradients.extend(map(whole_gradient, trainer.bare_module.parameters()))
 
     trainer.optimizer.register_step_pre_hook(keep)
     trainer.train_epoch(batches(steps, rank=device.rank, world_size=device.world_size), Progress())
-    return Trained(trainer.tracker.seen, gradients, host_copy(trainer.bare_module.state_dict()))
+    return Trained(trainer.tracker.seen, gradients, module_state(trainer.bare_module, everywhere=True))
+
+
+def whole_gradient(parameter: nn.Parameter) -> Tensor:
+    num_rows = rows_of_whole(parameter)
+    if num_rows is None or len(parameter) > NUM_IDENTITIES:  # drawn rows, of one process
+        return host_copy(parameter.grad)
+    return collectives.whole(parameter.grad, num_rows, everywhere=True)
 
 
 def train_as_rank(name: str, scenarios: list[dict[str, Any]], out: Path) -> None:

@@ -30,6 +30,7 @@ SCENARIOS = {
     "sent as fp16": {"distributed": {**SYNC, "compression": "fp16"}},
     "sent as rank 1": {"distributed": {**SYNC, "compression": "powersgd"}, "steps": 14},  # from the tenth step on
     "own statistics": {},
+    "sharded": {"distributed": SYNC, "head": "sharded"},
     "fp16": {"distributed": SYNC, "dtype": "fp16"},
 }
 # Largest difference of a gradient of the first step (they reach 1.7), and of a parameter and a loss after four steps. Measured: 5e-6 and
@@ -100,6 +101,7 @@ def gap(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
         *((2, name, EXACT) for name in STATIC),
         (2, "sent as fp16", ROUNDED),
         (2, "fp16", ROUNDED),
+        (2, "sharded", EXACT),
     ],
 )
 def test_processes_train_as_one_process_does_on_the_whole_batch(trained, alone, num_processes, name, tolerance):

@@ -28,19 +28,21 @@ def fp16_everywhere(monkeypatch):
 
 @pytest.mark.usefixtures("fp16_everywhere", "exact_products")
 @pytest.mark.parametrize(
-    ("dtype", "optimizer", "whole"),
+    ("dtype", "optimizer", "options"),
     [
-        ("fp32", "sgd", True),
-        ("fp32", "adam", False),
-        ("fp32", "muon", False),
-        ("bf16", "sgd", True),
-        ("bf16", "muon", False),
-        ("fp16", "sgd", False),
-        ("fp16", "adam", False),
+        ("fp32", "sgd", {"whole": True}),
+        ("fp32", "adam", {}),
+        ("fp32", "adam", {"head": "sampled"}),
+        ("fp32", "muon", {}),
+        ("bf16", "sgd", {"whole": True}),
+        ("bf16", "muon", {}),
+        ("fp16", "sgd", {}),
+        ("fp16", "adam", {}),
+        ("fp16", "sgd", {"head": "sampled"}),
     ],
 )
-def test_training_equals_the_cpu(device_name, dtype, optimizer, whole):
-    options = {"optimizer": optimizer, "whole": whole, "clip_grad_norm": 5.0}
+def test_training_equals_the_cpu(device_name, dtype, optimizer, options):
+    options = {"optimizer": optimizer, "clip_grad_norm": 5.0, **options}
     with start("cpu", dtype) as cpu:
         expected = train(cpu, **options)
     with start(device_name, dtype) as device:
@@ -83,13 +85,15 @@ def test_the_work_is_done_on_the_device(simulated):
     assert ran["aten::addcdiv.out"] == 2 * parameters  # Adam
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_nothing_waits_for_the_device_between_log_points(device_name, dtype, request):
+@pytest.mark.parametrize(
+    ("dtype", "head"), [("fp32", "whole"), ("bf16", "whole"), ("fp16", "whole"), ("fp32", "sampled")]
+)
+def test_nothing_waits_for_the_device_between_log_points(device_name, dtype, head, request):
     """fp16: torch's scaler asks once a step whether a gradient overflowed."""
     if device_name == "cpu":
         pytest.skip("nothing waits for a cpu")
     with start(device_name, dtype) as device:
-        trainer = make_trainer(device, optimizer="adam", log_every=100, clip_grad_norm=1.0)
+        trainer = make_trainer(device, optimizer="adam", log_every=100, clip_grad_norm=1.0, head=head)
         trainer.train_epoch(batches(1), Progress())  # what is made once
         ready, steps = list(batches(3)), 3
         if device_name == "cuda":

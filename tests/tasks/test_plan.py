@@ -224,6 +224,24 @@ def test_what_the_device_lacks_is_refused_in_the_plan(planned):
             ([f"loss=triplet_{mining}", "sampler=shuffle"], "several images of each identity .*set sampler=identity")
             for mining in ("semi_hard", "all", "distance_weighted")
         ),
+        (
+            ["loss=arcface_sharded", "loss.terms.arcface.loss.sample=0.5", "trainer.accumulate=2"],
+            "set trainer.accumulate=1 or loss.terms.arcface.loss.sample=1.0",
+        ),
+        (
+            ["loss=ce_sharded", "optimizer._target_=torch.optim.Adamax"],
+            "optimizer=Adamax is not known to; set optimizer=adamw",
+        ),
+        (
+            [
+                "loss=ce_sharded",
+                "sampler=shuffle",
+                "distributed=ddp",
+                "distributed.num_processes=9",
+                "data.batch_size=27",
+            ],
+            "8 identities are fewer than 9 processes; lower distributed.num_processes",
+        ),
     ],
 )
 def test_parts_that_do_not_go_together(planned, overrides, said):

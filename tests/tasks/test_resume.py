@@ -13,6 +13,11 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks import resume
 
+SAMPLED = (
+    *("trainer.epochs=6", "trainer.log_every=1", "trainer.clip_grad_norm=5.0"),
+    *("data.num_identities=48", "data.images_per_identity=2", "sampler=shuffle"),
+    *("loss=arcface_sharded", "loss.terms.arcface.loss.sample=0.5", "loss.terms.arcface.loss.warmup_steps=9"),
+)
 LONG = ("trainer.epochs=6", "trainer.ema_decay=0.5", "trainer.log_every=1", "trainer.accumulate=2")
 
 
@@ -44,9 +49,16 @@ def points(database, run_id):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(2), ids=["once", "and again"])
-@pytest.mark.parametrize(("processes", "precision"), [(1, "fp32"), (2, "fp32"), (1, "fp16"), (2, "fp16")])
+@pytest.mark.parametrize(
+    ("processes", "precision", "parts"),
+    [
+        *((processes, precision, LONG) for processes in (1, 2) for precision in ("fp32", "fp16")),
+        *((processes, precision, SAMPLED) for processes, precision in ((1, "fp32"), (2, "fp32"), (2, "fp16"))),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, tuple) else "sampled" if value == SAMPLED else "whole",
+)
 def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
-    started, finished, tiny, tmp_path, request, monkeypatch, processes, precision, number
+    started, finished, tiny, tmp_path, request, monkeypatch, processes, precision, parts, number
 ):
     """At a step that is drawn; fp16 with its scaler on the SDAA stand-in."""
     step = random.Random(f"{processes} {precision} {number}").randrange(1, 10)
@@ -56,7 +68,7 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
         for name, value in request.getfixturevalue("standin").items():
             monkeypatch.setenv(name, value)
     store = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    job = [*tiny, *LONG, *many, store]
+    job = [*tiny, *parts, *many, store]
     straight = finished(started("facenet-train", tmp_path / "straight", *job), tmp_path / "straight")
     assert straight.code == 0, straight.err
 

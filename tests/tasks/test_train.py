@@ -18,7 +18,8 @@ from facenet.tasks.job import git_state, origin, prepare, run_job
 from facenet.tasks.train import run
 
 IN_GROUPS = ["triplet_semi_hard", "triplet_all", "triplet_distance_weighted"]  # which only P x K batches have
-LOSSES = ["triplet_ce", "ce", "triplet", "cosface", "arcface", "cosface_triplet", "triplet_hard", *IN_GROUPS]
+SHARDED = ["ce_sharded", "arcface_sharded", "cosface_sharded"]
+LOSSES = ["triplet_ce", "ce", "triplet", "cosface", "arcface", "cosface_triplet", "triplet_hard", *SHARDED, *IN_GROUPS]
 
 
 class NeverStop:
