@@ -13,7 +13,7 @@ from bench.calibrate import best_s
 from bench.context import Context, Outcome
 from bench.goals import Goal
 from bench.rounds import Candidate, measure
-from facenet.accelerator import Accelerator, DeviceChoice, Precision, gradient_norm
+from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.loader import Batch
@@ -27,6 +27,7 @@ from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
 from facenet.tracking.tracker import NullTracker
+from facenet.updates import gradient_norm
 
 IMAGES, IDENTITIES, LOG_EVERY = 30, 100, 20
 JOBS = {"the built-in job, 48 px": 48, "one SPA of the reference, 160 px": 160}

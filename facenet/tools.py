@@ -5,94 +5,134 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.resources import files
+from typing import Any
 
 from facenet.errors import FAILURE, told
+
+Commands = Any  # what argparse's add_subparsers gives, whose class is private
 
 
 def data() -> None:
     """facenet-data"""
     parser = argparse.ArgumentParser(prog="facenet-data", description="Prepare and inspect folders of faces.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    annotate = commands.add_parser(
+    commands = parser.add_subparsers(required=True)
+    for add in (add_annotate, add_pack, add_shard, add_audit):
+        add(commands)
+    arguments = vars(parser.parse_args())
+    run = arguments.pop("run")
+    with told():
+        clean = run(**arguments)
+    sys.exit(0 if clean else FAILURE)
+
+
+def add_annotate(commands: Commands) -> None:
+    parser = commands.add_parser(
         "annotate",
         help="write the annotation file of a folder of faces",
         description="Writes one line <label>;<absolute path> per image of ROOT/<identity>/<image>, sorted, labels without gaps.",
     )
-    annotate.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
-    annotate.add_argument("--out", default="cls_train.txt", metavar="FILE", help="file to write (default: %(default)s)")
-    pack = commands.add_parser(
+    parser.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
+    parser.add_argument("--out", default="cls_train.txt", metavar="FILE", help="file to write (default: %(default)s)")
+
+    def run(**arguments: Any) -> bool:
+        from facenet.tasks.annotate import run_annotate
+
+        print(run_annotate(**arguments))
+        return True
+
+    parser.set_defaults(run=run)
+
+
+def add_pack(commands: Commands) -> None:
+    parser = commands.add_parser(
         "pack",
         help="write a folder of faces as one file",
         description="Writes ROOT/<identity>/<image> as OUT/train.rec, train.idx and property, the RecordIO files of insightface, and the names of "
         "the identities. JPEG and PNG files are copied byte by byte. What is interrupted leaves nothing.",
         epilog="Train on it with data=record data.path=OUT.",
     )
-    pack.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
-    pack.add_argument("out", metavar="OUT", help="folder to make; it must not exist")
-    pack.add_argument(
-        "--size", type=int, metavar="PIXELS", help="store JPEG of quality 95 whose longer side is at most this"
+    parser.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
+    parser.add_argument("out", metavar="OUT", help="folder to make; it must not exist")
+    parser.add_argument(
+        "--size", type=positive, metavar="PIXELS", help="store JPEG of quality 95 whose longer side is at most this"
     )
-    shard = commands.add_parser(
+
+    def run(**arguments: Any) -> bool:
+        from facenet.tasks.pack import run_pack
+
+        print(run_pack(**arguments))
+        return True
+
+    parser.set_defaults(run=run)
+
+
+def add_shard(commands: Commands) -> None:
+    parser = commands.add_parser(
         "shard",
         help="write faces as tar shards that are read from front to back",
         description="Writes the images of ROOT as OUT/shard-000000.tar, ... in the convention of WebDataset (<key>.jpg, <key>.cls) and "
         "OUT/index.npz: files byte by byte, in one random order. What is interrupted leaves nothing. Needs facenet[shards].",
         epilog="Train on them with data=shards data.shards=OUT sampler=shuffle loss=arcface.",
     )
-    shard.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>, an annotation file, or a pack")
-    shard.add_argument("out", metavar="OUT", help="folder to make; it must not exist")
-    shard.add_argument(
-        "--images-per-shard", type=int, default=10_000, metavar="N", help="of all but the last (default: %(default)s)"
+    parser.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>, an annotation file, or a pack")
+    parser.add_argument("out", metavar="OUT", help="folder to make; it must not exist")
+    parser.add_argument(
+        "--images-per-shard",
+        type=positive,
+        default=10_000,
+        metavar="N",
+        help="of all but the last (default: %(default)s)",
     )
-    audit = commands.add_parser(
+
+    def run(**arguments: Any) -> bool:
+        from facenet.tasks.shard import run_shard
+
+        print(run_shard(**arguments))
+        return True
+
+    parser.set_defaults(run=run)
+
+
+def add_audit(commands: Commands) -> None:
+    parser = commands.add_parser(
         "audit",
         help="report what training on a folder of faces would meet",
         description="Reads every image of ROOT once and reports formats and sizes, files that cannot be read, suspicious ones, copies, one image "
         "under two labels, identities with one image, and with --against the images and people that are also in the test set.",
         epilog="Exit codes: 0 nothing that matters, 1 something marked ! was found, 2 something to correct.",
     )
-    audit.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>, or an annotation file")
-    audit.add_argument("--against", metavar="TEST", help="test set that shares nothing with ROOT, such as LFW")
-    audit.add_argument("--checkpoint", metavar="FILE", help="also compare people by its network's embeddings")
-    audit.add_argument("--weights", metavar="FILE", help="the same, with weights made elsewhere for --backbone")
-    audit.add_argument("--backbone", default="mobilenet_v1", metavar="NAME", help="(default: %(default)s)")
-    audit.add_argument("--preprocess", default="letterbox", metavar="NAME", help="(default: %(default)s)")
-    audit.add_argument("--image-size", type=int, default=160, metavar="PIXELS", help="(default: %(default)s)")
-    audit.add_argument(
+    parser.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>, or an annotation file")
+    parser.add_argument("--against", metavar="TEST", help="test set that shares nothing with ROOT, such as LFW")
+    parser.add_argument("--checkpoint", metavar="FILE", help="also compare people by its network's embeddings")
+    parser.add_argument("--weights", metavar="FILE", help="the same, with weights made elsewhere for --backbone")
+    parser.add_argument("--backbone", default="mobilenet_v1", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument("--preprocess", default="letterbox", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument("--image-size", type=int, default=160, metavar="PIXELS", help="(default: %(default)s)")
+    parser.add_argument(
         "--threshold", type=float, default=0.6, metavar="C", help="cosine of one person's means (default: %(default)s)"
     )
-    audit.add_argument("--accelerator", default="auto", metavar="NAME", help="(default: %(default)s)")
-    audit.add_argument(
+    parser.add_argument("--accelerator", default="auto", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument(
         "--max-pixels", type=int, default=50_000_000, metavar="N", help="larger are unreadable (default: %(default)s)"
     )
-    audit.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads (default: %(default)s)")
-    audit.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object with all names")
-    arguments = vars(parser.parse_args())
-    command = arguments.pop("command")
-    if command == "pack" and arguments["size"] is not None and arguments["size"] < 1:
-        parser.error(f"argument --size: expected 1 or more, got {arguments['size']}")
-    if command == "shard" and arguments["images_per_shard"] < 1:
-        parser.error(f"argument --images-per-shard: expected 1 or more, got {arguments['images_per_shard']}")
-    clean = True
-    with told():
-        if command == "annotate":
-            from facenet.tasks.annotate import run_annotate
+    parser.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object with all names")
 
-            print(run_annotate(**arguments))
-        elif command == "pack":
-            from facenet.tasks.pack import run_pack
+    def run(**arguments: Any) -> bool:
+        from facenet.tasks.audit import run_audit
 
-            print(run_pack(**arguments))
-        elif command == "shard":
-            from facenet.tasks.shard import run_shard
+        report, clean = run_audit(**arguments)
+        print(report)
+        return clean
 
-            print(run_shard(**arguments))
-        else:
-            from facenet.tasks.audit import run_audit
+    parser.set_defaults(run=run)
 
-            report, clean = run_audit(**arguments)
-            print(report)
-    sys.exit(0 if clean else FAILURE)
+
+def positive(text: str) -> int:
+    """For `type=` of a flag."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(text)
 
 
 def doctor() -> None:
@@ -107,14 +147,12 @@ def doctor() -> None:
     parser.add_argument("--accelerator", choices=choices, default="auto", help="device to check (default: %(default)s)")
     parser.add_argument(
         "--processes",
-        type=int,
+        type=positive,
         metavar="N",
         help="processes that exchange numbers (default: one per device of that kind, two on a host without)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     arguments = parser.parse_args()
-    if arguments.processes is not None and arguments.processes < 1:
-        parser.error(f"argument --processes: expected 1 or more, got {arguments.processes}")
     with told():
         from facenet.tasks.doctor import run_doctor
 

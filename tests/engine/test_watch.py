@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from facenet.accelerator import Accelerator, DeviceChoice, Precision, step_where
+from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.data.loader import Batch
 from facenet.engine.watch import signs
 from facenet.engine.watch.alarm import TRY, Alarm
@@ -26,6 +26,7 @@ from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
 from facenet.tracking.tracker import NullTracker
+from facenet.updates import step_where
 
 
 class Tags(NullTracker):
