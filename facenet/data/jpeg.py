@@ -65,10 +65,11 @@ def _decoder() -> Callable[[bytes], Pixels | None] | None:
         import cv2
     except ImportError:
         return None
-    reading = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    rgb = hasattr(cv2, "IMREAD_COLOR_RGB")  # since 4.10
+    reading = (cv2.IMREAD_COLOR_RGB if rgb else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
 
     def decode(data: bytes) -> Pixels | None:
         image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), reading)
-        return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        return image if rgb or image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
     return decode
