@@ -70,6 +70,7 @@ def _decoder() -> Callable[[bytes], Pixels | None] | None:
 
     def decode(data: bytes) -> Pixels | None:
         image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), reading)
-        return image if rgb or image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        found: Pixels | None = image if rgb or image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        return found
 
     return decode
