@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from bench.context import Context, Outcome, require
+from bench.data_subject import BATCH, our_batches, reference_batches
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
 from facenet.accelerator import Accelerator, Precision
@@ -44,6 +45,7 @@ def run(context: Context) -> Outcome:
         table = compared(context, name, size)
         tables.append(table)
         goals += step_goals(name, table)
+    whole = None if context.quick else end_to_end(context)
     fed = feeding(context, size)
     goals.append(
         Goal(
@@ -54,6 +56,13 @@ def run(context: Context) -> Outcome:
             limit="decoding shares the cores with the convolutions",
         )
     )
+    if whole is not None:
+        tables.append(whole)
+        names = {row.name for row in whole.rows}
+        for number, dtype in (("1.2", "fp32"), ("1.3", "bf16")):
+            ratio = whole.row(f"facenet, {dtype}").wall_ratio if "reference, 2 workers" in names else None
+            text = f"from files to updated weights against the reference, mobilenet {dtype}, wall"
+            goals.append(Goal(number, text, 2.5, ratio, limit="the step"))
     bare = overhead(context, size)
     goals.append(
         Goal(
@@ -162,13 +171,19 @@ def reference_loss(context: Context, network: Any, images: torch.Tensor, labels:
 
 
 def reference_step(context: Context, name: str, batch: Batch) -> Callable[[], Any] | None:
+    trained = reference_training(context, name)
+    images, labels = as_float(batch), batch.labels
+    return None if trained is None else lambda: trained(images, labels)
+
+
+def reference_training(context: Context, name: str) -> Callable[[torch.Tensor, torch.Tensor], None] | None:
+    """One step of its `fit_one_epoch` on images (N, 3, H, W) and labels (N,)."""
     network = reference_network(context, name)
     if network is None:
         return None
-    images, labels = as_float(batch), batch.labels
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
 
-    def work() -> None:
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         optimizer.zero_grad()
         triplet, entropy, logits = reference_loss(context, network, images, labels)
         (triplet + entropy).backward()
@@ -177,7 +192,7 @@ def reference_step(context: Context, name: str, batch: Batch) -> Callable[[], An
             right = (functional.softmax(logits, dim=-1).argmax(dim=-1) == labels).type(torch.FloatTensor).mean()
         triplet.item(), entropy.item(), right.item()
 
-    return work
+    return step
 
 
 def as_float(batch: Batch) -> torch.Tensor:
@@ -226,6 +241,29 @@ def feeding(context: Context, size: int) -> Table:
         [ready, Candidate("from files, 2 threads", fed, size * steps)],
         rounds=context.rounds,
     )
+
+
+def end_to_end(context: Context) -> Table:
+    """mobilenet, batch 96: files to updated weights on all cores, each project's loader with 2 workers. Each round starts its loader anew."""
+    steps, faces = 4, FolderFaces(context.faces)
+    candidates = []
+    trained = reference_training(context, "mobilenet")
+    if trained is not None and context.peers.reference("utils.dataloader") is not None:
+
+        def theirs() -> None:
+            for images, labels in itertools.islice(reference_batches(context, faces, 2), steps):
+                trained(images, labels)
+
+        candidates.append(Candidate("reference, 2 workers", theirs, BATCH * steps))
+    for dtype in ("fp32", "bf16"):
+        trainer = our_trainer("mobilenet", dtype, BATCH)
+
+        def ours(trainer: Trainer = trainer) -> None:
+            trainer.train_epoch(our_batches(faces, 2, steps), Progress())
+
+        candidates.append(Candidate(f"facenet, {dtype}", ours, BATCH * steps))
+    title = f"From files to updated weights, mobilenet, batch {BATCH}, {torch.get_num_threads()} threads"
+    return measure("step", title, "image", candidates, rounds=context.rounds)
 
 
 def overhead(context: Context, size: int) -> Table:
