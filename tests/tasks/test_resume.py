@@ -48,12 +48,11 @@ def points(database, run_id):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(2), ids=["once", "and again"])
 @pytest.mark.parametrize(
-    ("processes", "precision", "parts"),
+    ("processes", "precision", "parts", "number"),
     [
-        *((processes, precision, LONG) for processes in (1, 2) for precision in ("fp32", "fp16")),
-        *((processes, precision, SAMPLED) for processes, precision in ((1, "fp32"), (2, "fp32"), (2, "fp16"))),
+        *((processes, precision, LONG, n) for processes in (1, 2) for precision in ("fp32", "fp16") for n in range(2)),
+        *((2, precision, SAMPLED, 0) for precision in ("fp32", "fp16")),
     ],
     ids=lambda value: str(value) if not isinstance(value, tuple) else "sampled" if value == SAMPLED else "whole",
 )
