@@ -48,11 +48,11 @@ class LossMix(nn.Module):
         """Names of the terms that want several images of each identity in a batch."""
         return [name for name, term in self.terms.items() if getattr(term, "needs_groups", False)]
 
-    def sharded(self) -> list[str]:
+    def sharded_terms(self) -> list[str]:
         """Names of the terms whose identities are spread over the processes."""
         return [name for name, term in self.terms.items() if getattr(term, "sharded", False)]
 
-    def sampled(self) -> list[str]:
+    def sampled_terms(self) -> list[str]:
         """Names of the terms that draw identities for each batch."""
         return [name for name, term in self.terms.items() if getattr(term, "sampled", False)]
 

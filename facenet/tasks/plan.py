@@ -197,7 +197,7 @@ def check_heads(
     loss: LossMix, optimizer: functools.partial[Any], num_identities: int, num_processes: int, accumulate: int
 ) -> None:
     """Raises UserError where heads over processes would train to something else than one that is whole, or sampled identities to nothing."""
-    for name in loss.sharded():
+    for name in loss.sharded_terms():
         if num_identities < num_processes:
             raise UserError(
                 f"loss.terms.{name}: {num_identities} identities are fewer than {num_processes} processes; lower distributed.num_processes"
@@ -208,7 +208,7 @@ def check_heads(
                 f"loss.terms.{name}: a sharded head wants an optimizer that moves each number by its own gradients ({known}); "
                 f"optimizer={optimizer.func.__name__} is not known to; set optimizer=adamw"
             )
-    if accumulate > 1 and (names := loss.sampled()):
+    if accumulate > 1 and (names := loss.sampled_terms()):
         raise UserError(
             f"loss.terms.{names[0]}: a step has one draw of identities, and trainer.accumulate={accumulate} asks for as many; "
             f"set trainer.accumulate=1 or loss.terms.{names[0]}.loss.sample=1.0"
