@@ -16,7 +16,7 @@ from bench.peers import Peers
 
 SUBJECTS = ("data", "step", "eval", "mining", "startup", "logging", "index", "head", "watch")
 RESULTS = Path(__file__).parent / "results" / "performance.jsonl"
-README = Path(__file__).parent.parent / "README.md"
+HERE = Path(__file__).parent.parent
 
 
 def main() -> int:
@@ -31,15 +31,15 @@ def main() -> int:
     run.add_argument("--rounds", type=int, help="default 7, of steps 5")
     run.add_argument("--quick", action="store_true", help="small sizes and 3 rounds: a try, not a result")
     run.add_argument("--data", type=Path, help="a folder <identity>/<image>.jpg in place of the drawn faces")
-    drawn = commands.add_parser("render", help="write the newest results into the README")
+    drawn = commands.add_parser(
+        "render", help="write the newest results into README.md (goals) and docs/performance.md (tables)"
+    )
     drawn.add_argument("--json", type=Path, default=RESULTS)
-    drawn.add_argument("--into", type=Path, default=README)
-    drawn.add_argument("--goals", action="store_true", help="print one row per goal instead")
     gate = commands.add_parser("gate", help="fail where about 75 %% of a goal is not met")
     gate.add_argument("--against", nargs="*", default=[], metavar="NAME=PATH")
     given = parser.parse_args()
     if given.command == "render":
-        return rendered(given.json, given.into, goals=given.goals)
+        return rendered(given.json)
     if given.command == "gate":
         from bench.gate import gate as passed
 
@@ -78,12 +78,11 @@ def every_subject() -> int:
     return 1 if failed else 0
 
 
-def rendered(path: Path, into: Path, *, goals: bool) -> int:
+def rendered(path: Path) -> int:
     lines = report.newest(path)
-    if goals:
-        print(report.goals_table(lines))
-    else:
-        into.write_text(report.render(into.read_text(encoding="utf-8"), report.markdown(lines)), encoding="utf-8")
+    for name, block in (("README.md", report.goals_table(lines)), ("docs/performance.md", report.markdown(lines))):
+        place = HERE / name
+        place.write_text(report.render(place.read_text(encoding="utf-8"), block), encoding="utf-8")
     return 0
 
 
