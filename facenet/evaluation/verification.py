@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
+Gains = NDArray[np.int8]
 Distance = Literal["l2", "squared_l2", "cosine"]
 Flip = Literal["none", "concat", "sum"]
 Thresholds = Literal["exact", "reference"]
@@ -79,64 +80,60 @@ class Ranked(NamedTuple):
     same: Bools
     folds: Integers
 
-    def others(self, fold: int) -> Ranked:
-        keep = np.flatnonzero(self.folds != fold)  # half the time of a mask
-        return Ranked(self.distances[keep], self.same[keep], self.folds[keep])
-
 
 class Rule(NamedTuple):
-    best: Callable[[Ranked], float]
-    at_far: Callable[[Ranked, tuple[float, ...]], list[float]]
+    """How thresholds follow from distances in order. `best(distances, gains)`: a gain is 1 where accepting a pair is right, -1 where it is
+    wrong, 0 where the pair does not count. `at_far(different, targets)`: one for each false-accept rate."""
+
+    best: Callable[[Floats, Gains], float]
+    at_far: Callable[[Floats, tuple[float, ...]], list[float]]
 
 
-def exact_best(pairs: Ranked) -> float:
+def exact_best(distances: Floats, gains: Gains) -> float:
     """The lowest threshold of greatest accuracy, half-way between the distances it parts."""
-    distances = pairs.distances
-    surplus = np.cumsum(np.where(pairs.same, 1, -1))  # (P,) correct decisions gained by accepting up to here
+    surplus = gains.cumsum()  # correct decisions gained by accepting up to here
     surplus[:-1][distances[1:] == distances[:-1]] = -len(distances)  # no threshold parts equal distances
     at = int(surplus.argmax())
     if surplus[at] <= 0:
-        return float(distances[0])
-    if at == len(distances) - 1:
+        return float(distances[gains.nonzero()[0][0]])
+    after = distances[at + 1 :][gains[at + 1 :].nonzero()[0][:1]]
+    if not len(after):
         return float(np.nextafter(distances[at], np.inf))
-    middle = float((distances[at] + distances[at + 1]) / 2)
-    return middle if middle > distances[at] else float(distances[at + 1])  # neighbours in float64 have no middle
+    middle = float((distances[at] + after[0]) / 2)
+    return middle if middle > distances[at] else float(after[0])  # neighbours in float64 have no middle
 
 
-def exact_at_far(pairs: Ranked, targets: tuple[float, ...]) -> list[float]:
+def exact_at_far(different: Floats, targets: tuple[float, ...]) -> list[float]:
     """The highest thresholds whose false-accept rates do not pass the targets."""
-    different = pairs.distances[~pairs.same]
     allowed = [int(target * len(different) + 1e-9) for target in targets]
     return [float(different[count]) if count < len(different) else np.inf for count in allowed]
 
 
-def reference_best(pairs: Ranked) -> float:
+def reference_best(distances: Floats, gains: Gains) -> float:
     """The first grid point of greatest accuracy."""
-    accepted = np.searchsorted(pairs.distances[pairs.same], ACCURACY_GRID)  # (T,) strictly below each threshold
-    mistaken = np.searchsorted(pairs.distances[~pairs.same], ACCURACY_GRID)
-    return float(ACCURACY_GRID[(accepted - mistaken).argmax()])
+    below = distances.searchsorted(ACCURACY_GRID)  # (T,) distances strictly below each
+    surplus = np.append(0, gains.cumsum())[below]
+    return float(ACCURACY_GRID[surplus.argmax()])
 
 
-def reference_at_far(pairs: Ranked, targets: tuple[float, ...]) -> list[float]:
+def reference_at_far(different: Floats, targets: tuple[float, ...]) -> list[float]:
     """Linear in FAR between the last grid point not above the target and the next; 0 where none reaches the target."""
-    different = pairs.distances[~pairs.same]
-    return [_interpolated(different, target) for target in targets]
+    most = different.searchsorted(FAR_GRID[-1]) / len(different)
+    return [_interpolated(different, target) if target <= most else 0.0 for target in targets]
 
 
 def _interpolated(different: Floats, target: float) -> float:
     """The rate is looked up beside the target alone: the whole grid would be 4,000 searches per fold."""
     count = len(different)
-    if np.searchsorted(different, FAR_GRID[-1]) / count < target:
-        return 0.0
     allowed = int(target * count)  # false accepts; the division rounds
     while allowed < count and (allowed + 1) / count <= target:
         allowed += 1
     while allowed / count > target:
         allowed -= 1
-    above = len(FAR_GRID) if allowed == count else int(np.searchsorted(FAR_GRID, different[allowed], side="right"))
+    above = len(FAR_GRID) if allowed == count else int(FAR_GRID.searchsorted(different[allowed], side="right"))
     if above == len(FAR_GRID):
         return float(FAR_GRID[-1])
-    low, high = np.searchsorted(different, FAR_GRID[above - 1 : above + 1]) / count
+    low, high = (different.searchsorted(FAR_GRID[above - 1 : above + 1]) / count).tolist()
     share = (target - low) / (high - low)
     return float(FAR_GRID[above - 1] + share * (FAR_GRID[above] - FAR_GRID[above - 1]))
 
@@ -162,17 +159,18 @@ def evaluate_pairs(
     pooled = distances if distances.ndim == 1 else distances[folds, np.arange(len(same))]
     ranked = _rank(pooled, same, folds)
     chosen, accuracies, tars, fars = [], [], [], []
-    members = np.split(np.argsort(folds, kind="stable"), np.cumsum(np.bincount(folds))[:-1])
     for fold in range(num_folds):
-        training = (ranked if distances.ndim == 1 else _rank(distances[fold], same, folds)).others(fold)
-        own, own_same = pooled[members[fold]], same[members[fold]]
-        ours, theirs = own[own_same], own[~own_same]  # distances of same and of different pairs
-        chosen.append(rule.best(training))
-        correct = np.count_nonzero(ours < chosen[-1]) + np.count_nonzero(theirs >= chosen[-1])
-        accuracies.append(float(correct / (len(ours) + len(theirs))))
-        limits = np.array(rule.at_far(training, FAR_TARGETS))[:, None]  # (targets, 1)
-        tars.append((ours < limits).mean(axis=1))
-        fars.append((theirs < limits).mean(axis=1))
+        view = ranked if distances.ndim == 1 else _rank(distances[fold], same, folds)
+        tested = view.folds == fold
+        chosen.append(rule.best(view.distances, _gains(view.same) * ~tested))
+        # Distances of the fold's own pairs of either kind, and of the others' different ones; numbers take half the time of masks.
+        kinds = (tested & view.same, tested & ~view.same, ~(tested | view.same))
+        ours, theirs, others = (view.distances[np.flatnonzero(kept)] for kept in kinds)
+        limits = [chosen[-1], *rule.at_far(others, FAR_TARGETS)]
+        accepted, mistaken = ours.searchsorted(limits), theirs.searchsorted(limits)
+        accuracies.append(float((accepted[0] + len(theirs) - mistaken[0]) / (len(ours) + len(theirs))))
+        tars.append(accepted[1:] / len(ours))
+        fars.append(mistaken[1:] / len(theirs))
     roc = roc_curve(ranked)
     return Verification(
         num_pairs=len(same),
@@ -180,7 +178,7 @@ def evaluate_pairs(
         accuracy_std=float(np.std(accuracies)),
         fold_accuracies=tuple(accuracies),
         fold_thresholds=tuple(chosen),
-        threshold=Threshold(rule.best(ranked), distance),
+        threshold=Threshold(rule.best(ranked.distances, _gains(ranked.same)), distance),
         auc=area(roc),
         eer=equal_error_rate(roc),
         tar_at_far=_by_target(np.array(tars), np.array(fars)),
@@ -206,6 +204,10 @@ def _numbered(distances: Floats, same: Bools, folds: Integers) -> tuple[int, Int
 def _rank(distances: Floats, same: Bools, folds: Integers) -> Ranked:
     order = np.argsort(distances)  # no result depends on the order of equal distances
     return Ranked(distances[order], same[order], folds[order])
+
+
+def _gains(same: Bools) -> Gains:
+    return same.view(np.int8) * np.int8(2) - np.int8(1)
 
 
 def _by_target(tars: Floats, fars: Floats) -> dict[float, TarAtFar]:
