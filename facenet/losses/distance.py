@@ -14,12 +14,12 @@ def sqrt_finite(squared: torch.Tensor) -> torch.Tensor:
 
 
 def squared_l2(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Row by row (T, D), (T, D) -> (T,); in [0, 4] between unit rows (Schroff et al. 2015, eq. 1)."""
-    return (left - right).square().sum(dim=1)
+    """Row by row (..., D), (..., D) -> (...), axes of 1 stretched; in [0, 4] between unit rows (Schroff et al. 2015, eq. 1)."""
+    return (left - right).square().sum(dim=-1)
 
 
 def l2(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Row by row (T, D), (T, D) -> (T,); in [0, 2] between unit rows."""
+    """The root of `squared_l2`; in [0, 2] between unit rows."""
     return sqrt_finite(squared_l2(left, right))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -60,8 +61,10 @@ class Positives(NamedTuple):
     valid: torch.Tensor  # (N, R) bool
 
 
+@functools.lru_cache(maxsize=8)
 def positives_in_groups(num_rows: int, images_per_identity: int, device: torch.device) -> Positives:
-    """Of a P x K batch, by position: rows 0..K-1 are one identity, K..2K-1 the next, and no identity comes twice. Asks no device."""
+    """Of a P x K batch, by position: rows 0..K-1 are one identity, K..2K-1 the next, and no identity comes twice. Asks no device; kept, for
+    every batch has the same."""
     if num_rows % images_per_identity:
         raise ValueError(f"a P x K batch is a multiple of {images_per_identity} images, got {num_rows}")
     row = torch.arange(num_rows, device=device)[:, None]

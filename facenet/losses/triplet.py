@@ -60,16 +60,14 @@ class TripletLoss(Term):
         if self.mining in ("all", "semi_hard"):
             return self.over_all(embedding, labels)
         anchor, positive, negative, valid = self.choose(embedding, labels, triplets)
-        pull = self.distance(embedding[anchor], embedding[positive])  # (T,)
-        push = self.distance(embedding[anchor], embedding[negative])  # (T,)
+        rows = embedding[torch.stack([anchor, positive, negative])]  # (3, T, D); one gather, so one scatter backward
+        pull, push = self.distance(rows[:1], rows[1:])  # (T,) each
         violation = pull - push + self.margin
         active = valid & ~(violation <= 0)  # not "> 0": a NaN distance must reach the loss, where the trainer sees it
         loss = violation.masked_fill(~active, 0).sum() / active.sum().clamp_min(1)
-        return loss, {
-            "active": mean_over(active.to(pull.dtype), valid),
-            "positive_distance": mean_over(pull.detach(), valid),
-            "negative_distance": mean_over(push.detach(), valid),
-        }
+        figures = torch.stack([active.to(pull.dtype), pull.detach(), push.detach()])
+        means = figures.masked_fill(~valid, 0).sum(dim=1) / valid.sum().clamp_min(1)  # (3,)
+        return loss, dict(zip(("active", "positive_distance", "negative_distance"), means, strict=True))
 
     def choose(self, embedding: torch.Tensor, labels: torch.Tensor, triplets: bool) -> Triplets:
         if self.mining == "given" and not triplets:
@@ -96,8 +94,3 @@ class TripletLoss(Term):
         if self.images_per_identity is None:
             return positives_of(labels, most=len(labels))
         return positives_in_groups(len(labels), self.images_per_identity, labels.device)
-
-
-def mean_over(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of the values (T,) where the mask is set, 0-d; 0 where it is set nowhere."""
-    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp_min(1)
