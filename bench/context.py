@@ -38,6 +38,11 @@ class Context:
     def limits(self) -> dict[str, float]:
         return calibration(self.jpegs)
 
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Precisions worth timing, the fastest last: bf16 only where the machine computes it faster than fp32."""
+        return ("fp32", "bf16") if self.limits["conv_bf16_flops"] > self.limits["conv_fp32_flops"] else ("fp32",)
+
 
 @dataclass
 class Outcome:
@@ -46,6 +51,9 @@ class Outcome:
     tables: list[Table] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     counters: dict[str, float] = field(default_factory=dict)
+
+
+NO_BF16 = "no bf16 units on this machine: slower than fp32, so left out"
 
 
 class Mismatch(Exception):

@@ -1,7 +1,8 @@
 """A classification head of I identities alone: forward, backward and optimizer step of 96 embeddings, whole in every process or spread over them.
 
-`python -m bench.head_subject KIND I STEPS` is one process of a measurement, which the subject starts: each in a fresh one, so that peaks of memory
-are its own.
+`python -m bench.head_subject KIND I STEPS PATH` is one process of a measurement, which the subject starts: each in a fresh one, so that peaks
+of memory are its own. The peer is arcface_torch's PartialFC_V2, with the weights of ours. Its gradient leaves out the slope of the margin, which
+ours has: the losses of the first step are compared, not those after it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.context import Context, Outcome, require
+from bench.peers import ARCFACE, Peers
 from bench.rounds import CONTROL, Candidate, Table, tabulate
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.losses.heads import MarginHead
@@ -31,6 +33,7 @@ HEADS: dict[str, Any] = {
     "sharded": lambda: ShardedMarginHead(kind="arcface"),
     "sharded, sample 0.1": lambda: ShardedMarginHead(kind="arcface", sample=0.1),
 }
+THEIRS = {"arcface_torch": 1.0, "arcface_torch, sample 0.1": 0.1}
 
 
 def run(context: Context) -> Outcome:
@@ -44,27 +47,32 @@ def run(context: Context) -> Outcome:
 def compared(context: Context, num_identities: int, num_processes: int, counters: dict[str, float]) -> Table:
     where = f"I = {num_identities:,}, {num_processes} process" + ("es" if num_processes > 1 else "")
     seen, losses = {}, {}
-    for name in (*HEADS, CONTROL):
+    names = [*HEADS, *(THEIRS if context.peers.arcface("partial_fc_v2") is not None else ()), CONTROL]
+    place = str(context.peers.paths.get(ARCFACE, ""))
+    for name in names:
         kind = "whole" if name == CONTROL else name
-        found = processes(kind, num_identities, context.rounds, num_processes)
+        found = processes(kind, num_identities, context.rounds, num_processes, place)
         seen[name], losses[name] = [tuple(step) for step in found["steps"]], found["loss"]
         if name != CONTROL:
             counters[f"peak MiB of a process, {name}, {where}"] = round(found["peak"] / 2**20)
-    apart = abs(losses["sharded"] - losses["whole"]) / losses["whole"]
-    require(apart < 1e-5, f"{where}: the sharded loss differs by {apart:.0e} of it")
-    runners = [Candidate(name, lambda: None, 1) for name in (*HEADS, CONTROL)]
-    notes = [f"loss within {apart:.0e} of the whole head's", "CPU time of one process of them, AdamW, one thread"]
+    notes = ["CPU time of one process of them, AdamW, one thread"]
+    for name in ("sharded", "arcface_torch"):
+        if name in losses:
+            apart = abs(losses[name] - losses["whole"]) / losses["whole"]
+            require(apart < 1e-5, f"{where}: the loss, {name}, differs by {apart:.0e} of the whole head's")
+            notes.append(f"{name}: loss within {apart:.0e} of the whole head's")
+    runners = [Candidate(name, lambda: None, 1) for name in names]
     return tabulate("head", f"Head, {where}", "step", runners, seen, notes)
 
 
-def processes(kind: str, num_identities: int, steps: int, num_processes: int) -> dict[str, Any]:
+def processes(kind: str, num_identities: int, steps: int, num_processes: int, place: str) -> dict[str, Any]:
     """What process 0 of so many says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "bench.head_subject", kind, str(num_identities), str(steps)],
+            [sys.executable, "-m", "bench.head_subject", kind, str(num_identities), str(steps), place],
             env={
                 **os.environ,
                 **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(num_processes)},
@@ -86,8 +94,7 @@ class Step(nn.Module):
 
     def __init__(self, head: Any, num_identities: int) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.network = nn.Linear(SIZE, SIZE)
+        self.network = stand_in()
         self.head = head
         head.start(embedding_size=SIZE, num_identities=num_identities)
 
@@ -97,14 +104,44 @@ class Step(nn.Module):
         return loss
 
 
-def one_process(kind: str, num_identities: int, steps: int) -> dict[str, Any]:
+class TheirStep(nn.Module):
+    """The network averaged over processes, the head not: every process has its share of the identities."""
+
+    def __init__(self, place: str, sample: float, num_identities: int, device: Accelerator) -> None:
+        super().__init__()
+        if not torch.distributed.is_initialized():  # which it insists on
+            torch.distributed.init_process_group("gloo")
+        torch.Tensor.cuda = lambda tensor: tensor  # type: ignore[method-assign, assignment]
+        peers = Peers([f"{ARCFACE}={place}"])
+        losses, partial_fc = peers.arcface("losses"), peers.arcface("partial_fc_v2")
+        require(losses is not None and partial_fc is not None, "; ".join(peers.skipped))
+        self.network = device.prepare(stand_in())
+        ours = ShardedMarginHead(kind="arcface")
+        ours.start(embedding_size=SIZE, num_identities=num_identities)
+        self.head = partial_fc.PartialFC_V2(losses.CombinedMarginLoss(64, 1, 0.5, 0), SIZE, num_identities, sample)
+        self.head.weight.data.copy_(ours.weight.detach())
+
+    def forward(self, rows: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self.head(self.network(rows), labels)
+        return loss
+
+
+def stand_in() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(SIZE, SIZE)
+
+
+def one_process(kind: str, num_identities: int, steps: int, place: str) -> dict[str, Any]:
     with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=600) as device:
         generator = torch.Generator().manual_seed(1)
         rows = torch.randn(BATCH, SIZE, generator=generator).chunk(device.world_size)[device.rank]
         labels = torch.randint(num_identities, (BATCH,), generator=generator).chunk(device.world_size)[device.rank]
         base = memory("VmRSS")
-        bare = Step(HEADS[kind](), num_identities)
-        module = device.prepare(bare)
+        if kind in THEIRS:
+            bare = module = TheirStep(place, THEIRS[kind], num_identities, device)
+        else:
+            bare = Step(HEADS[kind](), num_identities)
+            module = device.prepare(bare)
         optimizer = torch.optim.AdamW(bare.parameters())
         seen, losses = [], []
         for step in range(steps + 1):
@@ -130,5 +167,5 @@ def memory(what: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(one_process(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))), flush=True)
+    print(json.dumps(one_process(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])), flush=True)
     os._exit(0)

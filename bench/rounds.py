@@ -64,6 +64,9 @@ class Table:
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
+    def has(self, name: str) -> bool:
+        return any(row.name == name for row in self.rows)
+
 
 def children_cpu_s() -> float:
     """CPU seconds of this process's children, those that ended and those that run."""

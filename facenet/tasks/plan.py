@@ -135,8 +135,7 @@ def make_plan(
 ) -> Plan:
     """Raises UserError for a batch size that does not divide, data too small for one step, an absent device or one that
     lacks what is asked of it."""
-    if isinstance(data, ShardData):
-        check_in_order(sampler, loss)
+    check_terms(loss, sampler, in_order=isinstance(data, ShardData))
     device, reason = accelerator.resolve()
     check_precision(device, precision)
     if num_processes > 1:
@@ -149,16 +148,6 @@ def make_plan(
             f"data.batch_size={data.batch_size}: more than the {num_images} training images; lower it or add images"
         )
     try_batch(sampler, material.train, images_per_step // trainer.accumulate, num_processes)
-    if sampler.layout != "triplet" and (names := loss.needing_triplets()):
-        raise UserError(
-            f"loss.terms.{names[0]}: mining=given needs batches of triplets, and {sampler.layout} batches have none; "
-            f"set sampler=triplet, or loss.terms.{names[0]}.loss.mining=batch_hard"
-        )
-    if sampler.layout != "pk" and (names := loss.needing_groups()):
-        raise UserError(
-            f"loss.terms.{names[0]}: this mining needs several images of each identity in a batch, which {sampler.layout} batches do "
-            f"not have; set sampler=identity, or loss.terms.{names[0]}.loss.mining=auto"
-        )
     check_heads(loss, optimizer, len(material.train.identities), num_processes, trainer.accumulate)
     check_schedule(schedule, optimizer, data.batch_size, steps_per_epoch, trainer.epochs)
     total = steps_per_epoch * trainer.epochs
@@ -215,17 +204,27 @@ def check_heads(
         )
 
 
-def check_in_order(sampler: Sampler, loss: LossMix) -> None:
-    """Raises UserError for what needs images from anywhere."""
-    if sampler.layout != "shuffle":
+def check_terms(loss: LossMix, sampler: Sampler, *, in_order: bool) -> None:
+    """Raises UserError for batches that a term of the loss cannot use, or that images read `in_order`, from shards, cannot make."""
+    if in_order and sampler.layout != "shuffle":
         raise UserError(
             f"data=shards: {sampler.layout} batches take images from anywhere, and shards are read in order; set sampler=shuffle with a loss over "
             "identities such as loss=arcface, or use data=record"
         )
-    if names := [*loss.needing_triplets(), *loss.needing_groups()]:
+    if in_order and (names := [*loss.needing_triplets(), *loss.needing_groups()]):
         raise UserError(
             f"loss.terms.{names[0]}: needs several images of each identity in a batch, which shards, read in order, do not give; set a loss over "
             "identities such as loss=arcface, or use data=record"
+        )
+    if sampler.layout != "triplet" and (names := loss.needing_triplets()):
+        raise UserError(
+            f"loss.terms.{names[0]}: mining=given needs batches of triplets, and {sampler.layout} batches have none; "
+            f"set sampler=triplet, or loss.terms.{names[0]}.loss.mining=batch_hard"
+        )
+    if sampler.layout != "pk" and (names := loss.needing_groups()):
+        raise UserError(
+            f"loss.terms.{names[0]}: this mining needs several images of each identity in a batch, which {sampler.layout} batches do "
+            f"not have; set sampler=identity, or loss.terms.{names[0]}.loss.mining=auto"
         )
 
 
