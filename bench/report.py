@@ -80,14 +80,26 @@ def append(line: dict[str, Any], path: Path) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def newest(path: Path) -> dict[str, dict[str, Any]]:
-    """The last full record of each subject."""
-    found: dict[str, dict[str, Any]] = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        if not line["quick"]:
-            found[line["subject"]] = line
-    return found
+def newest(path: Path) -> list[dict[str, Any]]:
+    """The full records, each with what no later one measured anew: its tables by title, its goals by number. One machine cannot measure all."""
+    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    full = [line for line in lines if not line["quick"]]
+    measured = {goal["number"] for line in full for goal in line["goals"] if goal["measured"] is not None}
+    seen: set[str] = set()
+
+    def first(key: str) -> bool:
+        known = key in seen
+        seen.add(key)
+        return not known
+
+    for line in reversed(full):
+        line["tables"] = [table for table in line["tables"] if first(table["title"])]
+        line["goals"] = [
+            goal
+            for goal in line["goals"]
+            if (goal["measured"] is not None or goal["number"] not in measured) and first(goal["number"])
+        ]
+    return full
 
 
 def shown(line: dict[str, Any]) -> str:
@@ -118,10 +130,10 @@ def goal_line(goal: dict[str, Any]) -> str:
     )
 
 
-def markdown(lines: dict[str, dict[str, Any]]) -> str:
-    """The tables of the newest record of each subject."""
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """The tables that `newest` left, under each record's machine."""
     out = []
-    for line in lines.values():
+    for line in sorted((line for line in lines if line["tables"]), key=lambda line: str(line["subject"])):
         machine = line["machine"]
         for table in line["tables"]:
             control = (
@@ -147,11 +159,9 @@ def markdown(lines: dict[str, dict[str, Any]]) -> str:
     return "\n".join(out).rstrip()
 
 
-def goals_table(lines: dict[str, dict[str, Any]]) -> str:
+def goals_table(lines: list[dict[str, Any]]) -> str:
     rows = ["| goal | wanted | measured | verdict | what limits it |", "| --- | --- | --- | --- | --- |"]
-    for goal in sorted(
-        (goal for line in lines.values() for goal in line["goals"]), key=lambda goal: float(goal["number"])
-    ):
+    for goal in sorted((goal for line in lines for goal in line["goals"]), key=lambda goal: float(goal["number"])):
         verdict = {True: "met", False: "**missed**", None: "not measured"}[goal["met"]]
         sign = "<=" if goal["at_most"] else ">="
         rows.append(

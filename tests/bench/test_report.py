@@ -28,7 +28,7 @@ def line(**changed):
 
 
 def test_the_table_replaces_what_stands_between_the_marks():
-    block = report.markdown({"data": line()})
+    block = report.markdown([line()])
     text = report.render(f"before\n{report.START}\nold 99\n{report.END}\nafter\n", block)
     assert "old 99" not in text and text.startswith("before\n") and text.endswith("\nafter\n")
     assert (
@@ -39,16 +39,22 @@ def test_the_table_replaces_what_stands_between_the_marks():
         report.render("no marks", block)
 
 
-def test_the_newest_full_record_of_each_subject_counts(tmp_path):
+def test_a_table_and_a_goal_are_those_of_the_newest_full_record_that_measured_them(tmp_path):
     path = tmp_path / "results" / "history.jsonl"
-    for each in (line(commit="old"), line(commit="new"), line(commit="try", quick=True)):
-        report.append(each, path)
+    (table,), (goal,) = line()["tables"], line()["goals"]
+    other, unmeasured = {**table, "title": "U"}, {**goal, "measured": None, "met": None}
+    never = {**unmeasured, "number": "4.1"}
+    report.append(line(commit="old", tables=[table, other], goals=[goal, never]), path)
+    report.append(line(commit="new", goals=[unmeasured, never]), path)
+    report.append(line(commit="try", quick=True), path)
     assert len(path.read_text().splitlines()) == 3 and json.loads(path.read_text().splitlines()[0])["commit"] == "old"
-    assert report.newest(path)["data"]["commit"] == "new"
+    old, new = report.newest(path)
+    assert (old["commit"], old["tables"], old["goals"]) == ("old", [other], [goal])
+    assert (new["commit"], new["tables"], new["goals"]) == ("new", [table], [never])
 
 
 def test_a_missed_goal_reads_missed():
-    assert "| 2.1 fast | >= 4.5 | 3.14 | **missed** | disk |" in report.goals_table({"data": line()})
+    assert "| 2.1 fast | >= 4.5 | 3.14 | **missed** | disk |" in report.goals_table([line()])
 
 
 def test_an_absent_peer_is_skipped_and_named(tmp_path):
