@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from facenet import collectives, updates
 from facenet.distributed import Distributed
 from facenet.errors import UserError
+from facenet.host_memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -175,7 +176,9 @@ class Accelerator:
         world_size = int(place.get("WORLD_SIZE", 1))
         check_device_count(name, local_rank + 1)
         accelerator = cls(name, precision, rank=rank, local_rank=local_rank, world_size=world_size)
-        if name != "cpu":  # before the process group: tccl and nccl bind to the current device
+        if name == "cpu":
+            keep_freed_memory()
+        else:  # before the process group: tccl and nccl bind to the current device
             accelerator.module.set_device(accelerator.device)
         log.info(
             "device %s (%s), precision %s, process %d of %d", accelerator.device, why, precision.dtype, rank, world_size
