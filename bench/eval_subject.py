@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.allocation import as_ours, as_peers
 from bench.context import NO_BF16, Context, Outcome, require
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure
@@ -131,7 +132,7 @@ def whole_evaluation(context: Context) -> tuple[Table, float]:
     candidates, notes = [], []
     theirs = reference_evaluation(context, network, [faces.name(i) for i in left], [faces.name(i) for i in right])
     if theirs is not None:
-        candidates.append(Candidate("reference, both images of each pair", theirs, num_pairs))
+        candidates.append(Candidate("reference, both images of each pair", theirs, num_pairs, before=as_peers))
     for dtype in context.dtypes:
         device = Accelerator("cpu", Precision(dtype=dtype), rank=0, local_rank=0, world_size=1)
         device.start_precision()
@@ -150,7 +151,7 @@ def whole_evaluation(context: Context) -> tuple[Table, float]:
                 notes.append(f"distances within {apart:.0e} of the reference's")
         else:
             notes.append(f"bf16: smallest cosine to fp32 {(rows * plain).sum(axis=1).min():.5f}")
-        candidates.append(Candidate(f"facenet, {dtype}", work, num_pairs))
+        candidates.append(Candidate(f"facenet, {dtype}", work, num_pairs, before=as_ours))
     require(once == 1, f"{once} forwards per unique image")
     title = "Evaluation from files to metrics, mobilenet, one thread"
     return measure("eval", title, "pair", candidates, rounds=context.rounds, notes=notes), once

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.allocation import as_peers
 from bench.context import Context, Outcome, require
 from bench.peers import ARCFACE, Peers
 from bench.rounds import CONTROL, Candidate, Table, tabulate
@@ -109,6 +110,7 @@ class TheirStep(nn.Module):
 
     def __init__(self, place: str, sample: float, num_identities: int, device: Accelerator) -> None:
         super().__init__()
+        as_peers()
         if not torch.distributed.is_initialized():  # which it insists on
             torch.distributed.init_process_group("gloo")
         torch.Tensor.cuda = lambda tensor: tensor  # type: ignore[method-assign, assignment]

@@ -6,6 +6,7 @@ ratio is claimed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import statistics
@@ -23,12 +24,14 @@ NOISE = 0.05
 
 @dataclass(frozen=True)
 class Candidate:
-    """`work` does `units` of what the table counts. `limit_s`: CPU seconds per unit that the machine's own calibration allows at best."""
+    """`work` does `units` of what the table counts. `limit_s`: CPU seconds per unit that the machine's own calibration allows at best. `before`:
+    untimed, at each of its turns."""
 
     name: str
     work: Callable[[], Any]
     units: float
     limit_s: float | None = None
+    before: Callable[[], Any] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def children_cpu_s() -> float:
 
 def timed(candidate: Candidate) -> tuple[float, float]:
     """(wall, CPU) seconds per unit, of the whole process tree. Looking at children costs milliseconds of its own, which are left out."""
+    candidate.before()
     children = children_cpu_s()
     wall, own = time.perf_counter(), time.process_time()
     candidate.work()
@@ -97,8 +101,9 @@ def measure(
     """The first candidate is the base. One untimed call of each comes first."""
     runners = list(candidates)
     if len(runners) > 1:
-        runners.append(Candidate(CONTROL, runners[0].work, runners[0].units))
+        runners.append(dataclasses.replace(runners[0], name=CONTROL))
     for candidate in candidates:
+        candidate.before()
         candidate.work()
     seen: dict[str, list[tuple[float, float]]] = {runner.name: [] for runner in runners}
     for number in range(rounds):

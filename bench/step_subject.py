@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from bench.allocation import as_ours, as_peers
 from bench.context import NO_BF16, Context, Outcome, require
 from bench.data_subject import BATCH, our_batches, reference_batches
 from bench.goals import Goal
@@ -83,11 +85,22 @@ def compared(context: Context, name: str, size: int) -> Table:
     theirs = reference_step(context, name, batch)
     if theirs is not None:
         notes.append(check_loss(context, name, batch))
-        candidates.append(Candidate("reference, fp32", theirs, size))
+        candidates.append(Candidate("reference, fp32", theirs, size, before=ready(as_peers, theirs)))
     for dtype in context.dtypes:
-        candidates.append(Candidate(f"facenet, {dtype}", our_step(name, dtype, batch), size, peak[dtype]))
+        ours = our_step(name, dtype, batch)
+        candidates.append(Candidate(f"facenet, {dtype}", ours, size, peak[dtype], before=ready(as_ours, ours)))
     title = f"Training step, {name}, batch {size}, {torch.get_num_threads()} threads"
     return measure("step", title, "image", candidates, rounds=context.rounds, notes=notes)
+
+
+def ready(memory: Callable[[], None], step: Callable[[], Any]) -> Callable[[], None]:
+    """Memory as the project has it, and one step: the other project's turn left the heap in its own state."""
+
+    def work() -> None:
+        memory()
+        step()
+
+    return work
 
 
 def step_goals(name: str, table: Table) -> list[Goal]:
@@ -223,6 +236,7 @@ def check_loss(context: Context, name: str, batch: Batch) -> str:
 
 def feeding(context: Context, size: int) -> Table:
     """mobilenet in the fastest precision: the same trainer on a batch that lies ready and on batches from files."""
+    as_ours()
     batch, steps, dtype = ready_batch(size), 2 if context.quick else 3, context.dtypes[-1]
     trainer = our_trainer("mobilenet", dtype, size)
     faces = FolderFaces(context.faces)
@@ -253,24 +267,27 @@ def end_to_end(context: Context) -> Table:
     trained = reference_training(context, "mobilenet")
     if trained is not None and context.peers.reference("utils.dataloader") is not None:
 
-        def theirs() -> None:
+        def theirs(steps: int = steps) -> None:
             for images, labels in itertools.islice(reference_batches(context, faces, 2), steps):
                 trained(images, labels)
 
-        candidates.append(Candidate("reference, 2 workers", theirs, BATCH * steps))
+        before = ready(as_peers, functools.partial(theirs, 1))
+        candidates.append(Candidate("reference, 2 workers", theirs, BATCH * steps, before=before))
     for dtype in context.dtypes:
         trainer = our_trainer("mobilenet", dtype, BATCH)
 
-        def ours(trainer: Trainer = trainer) -> None:
+        def ours(steps: int = steps, trainer: Trainer = trainer) -> None:
             trainer.train_epoch(our_batches(faces, 2, steps), Progress())
 
-        candidates.append(Candidate(f"facenet, {dtype}", ours, BATCH * steps))
+        before = ready(as_ours, functools.partial(ours, 1))
+        candidates.append(Candidate(f"facenet, {dtype}", ours, BATCH * steps, before=before))
     title = f"From files to updated weights, mobilenet, batch {BATCH}, {torch.get_num_threads()} threads"
     return measure("step", title, "image", candidates, rounds=context.rounds)
 
 
 def overhead(context: Context, size: int) -> Table:
     """mobilenet, one batch: forward, backward and optimizer alone against the trainer's epoch with its figures, schedule and averages."""
+    as_ours()
     batch, steps, dtype = ready_batch(size), 2, context.dtypes[-1]
     bare, whole = (our_trainer("mobilenet", dtype, size) for _ in range(2))
     bare.step_module.train()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 from collections.abc import Callable
 
-# Of glibc's malloc.h.
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-LARGEST = 2**31 - 1
+# Of glibc's malloc.h: never map a block by itself, never give the end of the heap back, let it grow by 256 MiB at once.
+KEEPING = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 2**28)}
 
 
-@functools.cache
 def keep_freed_memory() -> bool:
     """Lets this process use freed blocks again however large they are. Returns whether it does: only glibc is asked, and not where the
     environment tunes it already (MALLOC_..., GLIBC_TUNABLES).
@@ -24,9 +21,7 @@ def keep_freed_memory() -> bool:
     mallopt = tuner()
     if mallopt is None or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
-    # Some versions refuse a threshold above 32 MiB; with no mappings at all blocks are kept too.
-    kept = bool(mallopt(MMAP_THRESHOLD, LARGEST) or mallopt(MMAP_MAX, 0))
-    return bool(mallopt(TRIM_THRESHOLD, -1)) and kept
+    return all(mallopt(*setting) for setting in KEEPING.values())
 
 
 def tuner() -> Callable[[int, int], int] | None:

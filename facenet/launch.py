@@ -39,16 +39,9 @@ INHERITED = (
     *("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_ERROR_FILE"),
 )
 
-# For ranks, unless the user set them. MobileNetV1 at 160 px in bf16 on two cores shared with other work, one reading each and the load
-# not the same: 5 images/s without these, 13 with the three for glibc, 64 with all. Threads that spin while they wait take the core from
-# the thread they wait for; and glibc returns every large block to the kernel, which then clears its pages anew for each activation.
-RANK_DEFAULTS = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
+# For ranks, unless the user set them: threads that spin while they wait take the core from the thread they wait for. MobileNetV1 at 160 px in
+# bf16 on two cores shared with other work, one reading each and the load not the same: 13 images/s without, 64 with.
+RANK_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 POLL_S = 0.1
 FAREWELL_S = 4.0  # after a failure: for the others to notice, flush their metrics and end by themselves
