@@ -14,7 +14,7 @@ from bench import report
 from bench.context import Context, Mismatch
 from bench.peers import Peers
 
-SUBJECTS = ("data", "step", "eval", "mining", "startup", "logging", "index", "head", "watch")
+SUBJECTS = ("data", "step", "eval", "mining", "startup", "logging", "index", "head", "watch", "checkpoint")
 RESULTS = Path(__file__).parent / "results" / "performance.jsonl"
 HERE = Path(__file__).parent.parent
 
