@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -70,6 +71,7 @@ DEVICES = {
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # those that take `fused`
 # Process groups that were left. torch 2.4's gloo waits for its peers when the last reference goes, and a peer may have ended.
 KEPT: list[Any] = []
+SLOWER = 1.5  # times float32: beyond what two readings on a shared core differ by
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -211,9 +213,33 @@ class Accelerator:
         else:
             told = f"computes in {seen[-1]}" if seen else "has no autocast"
             raise UserError(f"precision={self.precision.dtype}: {self.name} {told}; set precision=fp32")
+        if self.name == "cpu" and (times := self.times_slower()) > SLOWER:
+            log.warning(
+                "precision=%s: this CPU takes %.1f times as long for a convolution in it as in fp32; set precision=fp32",
+                *(self.precision.dtype, times),
+            )
         if self.precision.dtype == "fp16":
             options = {"init_scale": self.precision.init_scale, "growth_interval": self.precision.growth_interval}
             self.scaler = next(spellings(self.name, "GradScaler"))(**options)
+
+    def times_slower(self) -> float:
+        """How long a small convolution takes in the precision, as a multiple of float32; the best of three each, some 10 ms in all."""
+        kernel = torch.ones(64, 64, 3, 3, device=self.device)
+        maps = torch.ones(2, 64, 28, 28, device=self.device).to(memory_format=torch.channels_last)
+
+        def best_s() -> float:
+            found = []
+            for _ in range(4):  # the first picks its kernel
+                started = time.perf_counter()
+                nn.functional.conv2d(maps, kernel, padding=1)
+                self.synchronize()
+                found.append(time.perf_counter() - started)
+            return min(found[1:])
+
+        with torch.inference_mode():
+            plain = best_s()
+            with self.autocast():
+                return best_s() / plain
 
     def product_dtype(self) -> torch.dtype:
         with self.autocast():
