@@ -1,8 +1,9 @@
-"""What the C library does with freed memory, as each project has it: candidates share a process, so it is set before each one's turn."""
+"""What the C library does with freed memory in a process of a peer. Candidates share a process, so it is set before each one's turn, and ours by
+`keep_freed_memory`."""
 
 from __future__ import annotations
 
-from facenet.host_memory import keep_freed_memory, tuner
+from facenet.host_memory import tuner
 
 # What glibc's own rule comes to in a process that has freed blocks of 32 MiB: larger ones are mapped each by itself, and 64 MiB are kept.
 GLIBC = {
@@ -11,10 +12,6 @@ GLIBC = {
     "M_TRIM_THRESHOLD": (-1, 2**26),
     "M_TOP_PAD": (-2, 2**17),
 }
-
-
-def as_ours() -> None:
-    keep_freed_memory()
 
 
 def as_peers() -> None:

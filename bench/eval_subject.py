@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.allocation import as_ours, as_peers
+from bench.allocation import as_peers
 from bench.context import NO_BF16, Context, Outcome, require
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure
@@ -20,6 +20,7 @@ from facenet.data.transforms import Preprocess
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, verify
 from facenet.evaluation.verification import evaluate_pairs
+from facenet.host_memory import keep_freed_memory
 
 PAIRS, FOLDS = 6_000, 10
 LFW_IMAGES = 7_701  # unique images of the 6,000 pairs
@@ -151,7 +152,7 @@ def whole_evaluation(context: Context) -> tuple[Table, float]:
                 notes.append(f"distances within {apart:.0e} of the reference's")
         else:
             notes.append(f"bf16: smallest cosine to fp32 {(rows * plain).sum(axis=1).min():.5f}")
-        candidates.append(Candidate(f"facenet, {dtype}", work, num_pairs, before=as_ours))
+        candidates.append(Candidate(f"facenet, {dtype}", work, num_pairs, before=keep_freed_memory))
     require(once == 1, f"{once} forwards per unique image")
     title = "Evaluation from files to metrics, mobilenet, one thread"
     return measure("eval", title, "pair", candidates, rounds=context.rounds, notes=notes), once

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bench.allocation import as_ours, as_peers
+from bench.allocation import as_peers
 from bench.context import NO_BF16, Context, Outcome, require
 from bench.data_subject import BATCH, our_batches, reference_batches
 from bench.goals import Goal
@@ -27,6 +27,7 @@ from facenet.data.transforms import Augment, Preprocess
 from facenet.engine.schedule import Constant
 from facenet.engine.step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer
+from facenet.host_memory import keep_freed_memory
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
@@ -88,12 +89,14 @@ def compared(context: Context, name: str, size: int) -> Table:
         candidates.append(Candidate("reference, fp32", theirs, size, before=ready(as_peers, theirs)))
     for dtype in context.dtypes:
         ours = our_step(name, dtype, batch)
-        candidates.append(Candidate(f"facenet, {dtype}", ours, size, peak[dtype], before=ready(as_ours, ours)))
+        candidates.append(
+            Candidate(f"facenet, {dtype}", ours, size, peak[dtype], before=ready(keep_freed_memory, ours))
+        )
     title = f"Training step, {name}, batch {size}, {torch.get_num_threads()} threads"
     return measure("step", title, "image", candidates, rounds=context.rounds, notes=notes)
 
 
-def ready(memory: Callable[[], None], step: Callable[[], Any]) -> Callable[[], None]:
+def ready(memory: Callable[[], Any], step: Callable[[], Any]) -> Callable[[], None]:
     """Memory as the project has it, and one step: the other project's turn left the heap in its own state."""
 
     def work() -> None:
@@ -236,7 +239,7 @@ def check_loss(context: Context, name: str, batch: Batch) -> str:
 
 def feeding(context: Context, size: int) -> Table:
     """mobilenet in the fastest precision: the same trainer on a batch that lies ready and on batches from files."""
-    as_ours()
+    keep_freed_memory()
     batch, steps, dtype = ready_batch(size), 2 if context.quick else 3, context.dtypes[-1]
     trainer = our_trainer("mobilenet", dtype, size)
     faces = FolderFaces(context.faces)
@@ -279,7 +282,7 @@ def end_to_end(context: Context) -> Table:
         def ours(steps: int = steps, trainer: Trainer = trainer) -> None:
             trainer.train_epoch(our_batches(faces, 2, steps), Progress())
 
-        before = ready(as_ours, functools.partial(ours, 1))
+        before = ready(keep_freed_memory, functools.partial(ours, 1))
         candidates.append(Candidate(f"facenet, {dtype}", ours, BATCH * steps, before=before))
     title = f"From files to updated weights, mobilenet, batch {BATCH}, {torch.get_num_threads()} threads"
     return measure("step", title, "image", candidates, rounds=context.rounds)
@@ -287,7 +290,7 @@ def end_to_end(context: Context) -> Table:
 
 def overhead(context: Context, size: int) -> Table:
     """mobilenet, one batch: forward, backward and optimizer alone against the trainer's epoch with its figures, schedule and averages."""
-    as_ours()
+    keep_freed_memory()
     batch, steps, dtype = ready_batch(size), 2, context.dtypes[-1]
     bare, whole = (our_trainer("mobilenet", dtype, size) for _ in range(2))
     bare.step_module.train()
