@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import warm
 
 # Before torch is imported, and for the processes that tests start: threads that spin on two shared cores cost ten times what they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +24,19 @@ os.environ["FACENET_CACHE"] = CACHE.name
 
 STANDIN = Path(__file__).parent / "sdaa_standin"
 SHARED = Path(os.environ.get("FACENET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_processes() -> Iterator[None]:
+    """Python commands that tests start have their imports done already; see plugins/warm.py."""
+    with warm.use():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cold_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    with warm.cold() if request.node.get_closest_marker("cold") else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")
