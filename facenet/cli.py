@@ -50,7 +50,7 @@ def train() -> None:
 
     Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
     with told():
-        sys.argv[1:] = without_password(resumed(sys.argv[1:]))
+        sys.argv[1:] = going_on(without_password(resumed(sys.argv[1:])))
     command = functools.partial(hydra_command, train_job, "train")
     if torchrun.active():
         torchrun.command(command)
@@ -73,6 +73,17 @@ def resumed(arguments: list[str]) -> list[str]:
     added.append(f"hydra.sweep.dir={directory}")
     said_anew = {argument.partition("=")[0] for argument in added}
     return [*(argument for argument in before if argument.partition("=")[0] not in said_anew), *added]
+
+
+def going_on(arguments: list[str]) -> list[str]:
+    """The arguments; of a command that goes on with a run their keys are that run's, which the defaults, with other data or another optimizer,
+    may not have: `tasks.job` checks them."""
+    resumes = any(argument.startswith("resume=") and argument not in ("resume=auto", "resume=null") for argument in arguments)
+    return [forced(argument) if resumes and is_override(argument) else argument for argument in arguments]
+
+
+def is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
 
 
 def without_password(arguments: list[str]) -> list[str]:
@@ -203,7 +214,7 @@ def composition_problem(error: Exception, config_name: str) -> str:
         choice = str(error.missing_cfg_file).rpartition("/")[2]
         if choice in EXTRAS:
             return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
-    overrides = [forced(argument) for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    overrides = [forced(argument) for argument in sys.argv[1:] if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)
         found = problems_of(config.resolve(composed), config_name)

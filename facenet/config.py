@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib
 import inspect
 import json
+import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet.atomic import replacing
+from facenet.atomic import replacing, sync
 from facenet.errors import UserError
 
 # A config can come out of somebody else's checkpoint: it may only build classes of these packages, and models of two zoos.
@@ -33,6 +35,7 @@ ALLOWED = (
     "timm.",
 )
 ZOOS = ("torchvision.models.", "timm.create_model")
+RESOLVED, PENDING = "resolved.yaml", "resolved.pending.yaml"
 SPECIAL = {"_target_", "_partial_", "_convert_"}
 RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions that a command gives, not a config
 
@@ -44,6 +47,19 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(problem_list([f"{error.full_key}: {str(error).splitlines()[0]}"])) from None
     return typing.cast("dict[str, Any]", plain)
+
+
+def of_job(run_dir: Path) -> dict[str, Any]:
+    """The config under which a job runs there; PENDING until its first checkpoint is in place, if others are there."""
+    pending = run_dir / PENDING
+    return read(pending if pending.is_file() else run_dir / RESOLVED)
+
+
+def adopt_pending(run_dir: Path) -> None:
+    """Makes a PENDING config the directory's."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(run_dir / PENDING, run_dir / RESOLVED)
+        sync(run_dir)
 
 
 def read(path: Path) -> dict[str, Any]:

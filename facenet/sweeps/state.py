@@ -13,7 +13,8 @@ from typing import Any, Literal
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.failure import cause, noted_failures, one_line
-from facenet.tasks.resume import differences, without
+from facenet.tasks.changed import differences
+from facenet.tasks.resume import without
 
 RECORD = "sweep.json"
 UNCOUNTED = ("tracking", "resume", "resume_changed")  # by configs.fingerprint
