@@ -24,12 +24,14 @@ PLACES = (
     *("data.root", "data.list", "data.within", "data.path", "data.shards"),
     *("benchmark.root", "benchmark.path", "benchmark.pairs"),
 )
-# By whom, how fast and with which notes: nothing that is trained follows from it. weights: where it began.
+# By whom, how fast and with which notes: nothing that is trained follows from it.
 FREE = (
-    *(*OWN_KEYS, "tracking", "watch", "accelerator", "weights"),
+    *(*OWN_KEYS, "tracking", "watch", "accelerator"),
     *("data.num_workers", "data.feed", "data.cache_dir", "trainer.log_every", "trainer.keep"),
     *("distributed.grace_s", "distributed.timeout_s", *PLACES),
 )
+# What a score was taken on, and which it was: others do not compare with it.
+SCORED = ("trainer.select", "benchmark", "data.val_identities", "data.val_images", "data.min_images")
 
 
 def changes(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
@@ -38,7 +40,16 @@ def changes(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
 
 
 def is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+    return is_within(key, FREE)
+
+
+def is_within(key: str, parts: Sequence[str]) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def moved(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """Which data lie elsewhere, a line per place."""
+    return [line for key, line in differing(before, config) if key in PLACES]
 
 
 def differences(before: Any, now: Any) -> list[str]:
@@ -115,13 +126,17 @@ def empty_parts(config: dict[str, Any], num_identities: int) -> tuple[nn.Module,
 
 
 def begun_anew(before: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
-    """Parts of the state of training that do not go on under this config, and why: `optimizer`, `scale` (of the loss), `random` (streams)."""
+    """Parts of the state of training that do not go on under this config, and why: `optimizer`, `scale` (of the loss), `random` (streams) and
+    `best` (score)."""
     found = {"optimizer": without_moments(before.get("optimizer"), config["optimizer"])}
     scales = [node.get("init_scale") for node in (before.get("precision") or {}, config["precision"])]
     if scales[0] != scales[1]:
         found["scale"] = f"begins at precision.init_scale={scales[1]:g}"
     if before.get("seed") != config["seed"]:
         found["random"] = f"begin at seed={config['seed']}"
+    scored = [line for key, line in differing(before, config) if is_within(key, SCORED) and not is_free(key)]
+    if scored:
+        found["best"] = scored[0]
     return {name: reason for name, reason in found.items() if reason is not None}
 
 

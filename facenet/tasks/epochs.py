@@ -37,7 +37,7 @@ from facenet.tracking.run import CHANGED
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
-PARTS = {"optimizer": "optimizer", "scale": "scale of the loss", "random": "random streams"}
+PARTS = {"optimizer": "optimizer", "scale": "scale of the loss", "random": "random streams", "best": "best score"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Epochs:
             changed += changed_images(self.material, content.get("samples"))
         if changed:
             self.to_tell[CHANGED] = "; ".join(changed)
-        self.best_score, self.best_row = content["best"]["score"], content["best"]["row"]
+        if "best" not in anew:
+            self.best_score, self.best_row = content["best"]["score"], content["best"]["row"]
         self.keeper.restore(self.best_score)
         own = (self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate)
         if own != tuple(content["steps"]):

@@ -20,7 +20,7 @@ from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, other_pairs
-from facenet.tasks.plan import Material
+from facenet.tasks.plan import Material, divide
 from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
@@ -171,13 +171,37 @@ def written(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
     """The config where the job's processes find it. In a directory that has checkpoints it is PENDING: it becomes that of the directory with
     the first one that is written under it, and is gone if none was."""
     pending = run_dir / configs.PENDING
-    pending.unlink(missing_ok=True)
+    settle(run_dir)
     begun = any((run_dir / "checkpoints").glob("*.pt"))
     configs.write(config, pending if begun else run_dir / configs.RESOLVED)
     try:
         yield
     finally:
-        pending.unlink(missing_ok=True)
+        settle(run_dir)
+
+
+def settle(run_dir: Path) -> None:
+    """Ends what is PENDING where no job runs: a process that was killed after its first checkpoint did not come to it."""
+    pending = run_dir / configs.PENDING
+    with contextlib.suppress(FileNotFoundError):
+        since = pending.stat().st_mtime_ns
+        with contextlib.suppress(FileNotFoundError):
+            if (run_dir / "checkpoints" / "last.pt").stat().st_mtime_ns > since:
+                configs.adopt_pending(run_dir)
+        pending.unlink()
+
+
+def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
+    """Whether the run there was trained and tested on the images that this config names."""
+    earlier = earlier_in(run_dir)
+    if earlier is None:
+        return False
+    material, noted = (
+        divide(configs.build(config["data"]), configs.build(config["benchmark"])),
+        earlier.content.get("samples"),
+    )
+    same_names = earlier.content["data_fingerprint"] == material.source.fingerprint
+    return same_names and not changed_images(material, noted) and not other_pairs(material, noted)
 
 
 def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:

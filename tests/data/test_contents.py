@@ -97,7 +97,9 @@ def test_each_source_says_other_contents_under_the_same_names(make_folder, sourc
     shutil.copy(root / "Bo" / "1.png", other / "Ada" / "2.png")
     faces = source(other)
     said = contents.changed(faces, before)
-    assert said is not None and said.startswith(f"1 of {len(before['images'])} sampled images have other contents, first ")
+    assert said is not None and said.startswith(
+        f"1 of {len(before['images'])} sampled images have other contents, first "
+    )
     if source in (folder, annotated):
         (other / "Ada" / "2.png").unlink()
         gone = annotated(other) if source is annotated else faces

@@ -1,6 +1,7 @@
 """A run that goes on under another config, or whose data have moved. In this process; `test_resume` has the commands."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,13 +15,21 @@ from facenet.data.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.launch import RankFailed
-from facenet.tasks import changed, evaluate, job, train
+from facenet.sweeps.state import state_of
+from facenet.tasks import changed, evaluate, job, resume, train
 from facenet.tracking.choice import NoTracking
 from facenet.tracking.tracker import NullTracker
 
 JOB = (  # a network of 30 thousand numbers: most of a run's time is in writing it
     *("backbone=mobilefacenet", "backbone.blocks=[[2,8,1,2],[2,8,1,2]]", "backbone.embedding_size=16"),
-    *("loss=triplet_ce", "sampler=triplet", "data.image_size=32", "data.batch_size=12", "accelerator=cpu", "tracking=none"),
+    *(
+        "loss=triplet_ce",
+        "sampler=triplet",
+        "data.image_size=32",
+        "data.batch_size=12",
+        "accelerator=cpu",
+        "tracking=none",
+    ),
     *("benchmark=none", "data.val_identities=0.0", "data.val_images=0.0", "data.num_workers=0", "trainer.log_every=1"),
     *("trainer.epochs=2", "data.feed=files", "optimizer=adamw", "schedule=constant"),
 )
@@ -178,11 +187,11 @@ def test_moved_data_and_another_machine_are_free(run_of, place, stopped):
 def test_moved_data_with_other_contents_are_refused_unless_asked_for(run_of, place, stopped, caplog):
     shutil.copytree(stopped / "people", place / "moved")
     shutil.copy(place / "moved" / "Person_0" / "0.png", place / "moved" / "Person_3" / "5.png")
-    resume = (f"resume={place}/run", f"data.root={place}/moved")
+    resuming = (f"resume={place}/run", f"data.root={place}/moved")
     said = f"data: 1 of 24 sampled images have other contents, first {place}/moved/Person_3/5.png"
     with pytest.raises(UserError, match=f"{said}; restore them, or set resume_changed=true"):
-        run_of(place / "none", *resume)
-    run_of(place / "none", *resume, "resume_changed=true", steps=1)
+        run_of(place / "none", *resuming)
+    run_of(place / "none", *resuming, "resume_changed=true", steps=1)
     assert said in caplog.text and last(place / "run")["step"] == 2
     run_of(place / "none", f"resume={place}/run", steps=1)  # they are the run's now
 
@@ -225,7 +234,10 @@ def test_an_option_that_needs_a_state_the_run_has_not(run_of, place, caplog):
     ("overrides", "said"),
     [
         (["backbone=mobilenet_v1"], "backbone: another network than the run's .*; leave it as it was"),
-        (["backbone.embedding_size=64"], r"backbone: another network than the run's \(\w.* is \[64, 512, 1, 1\], was \[16, 512, 1, 1\]\)"),
+        (
+            ["backbone.embedding_size=64"],
+            r"backbone: another network than the run's \(\w.* is \[64, 512, 1, 1\], was \[16, 512, 1, 1\]\)",
+        ),
         (["loss=arcface"], r"loss: other parameters than the run's \(terms.arcface.weight is new\)"),
         (["data.min_images=6"], "the loss has learned 4 identities, which are not the 3 of these data"),
     ],
@@ -269,6 +281,66 @@ def test_an_average_that_begins_later_begins_at_the_weights_of_the_run(run_of, p
     before = checkpoint.load(place / "run" / "checkpoints" / "last.pt")["training"]["embedder"]
     name = max(now, key=lambda name: now[name].numel())
     assert (average[name] - now[name]).abs().max() < 0.01 and torch.equal(before[name], now[name])
+
+
+def test_a_score_of_another_kind_is_no_best_to_beat(run_of, place, caplog):
+    content = last(place / "run")
+    content["best"] = {"score": 100.0, "row": {"train/loss": -100.0, "epoch": 1.0}}
+    checkpoint.save(content, place / "run" / "checkpoints" / "last.pt")
+    other = shutil.copytree(place / "run", place / "other")
+    run_of(place / "none", f"resume={place}/run")
+    assert last(place / "run")["best"]["score"] == 100.0 and not (place / "run" / "checkpoints" / "best.pt").exists()
+    run_of(place / "none", f"resume={other}", "trainer.select=train/ce", "resume_changed=true")
+    assert "best score: starts anew" in caplog.text and "trainer.select: was None, is train/ce" in caplog.text
+    assert last(other)["best"]["score"] < 10 and (other / "checkpoints" / "best.pt").is_file()
+
+
+def test_a_size_that_follows_another_follows_it(compose_train):
+    stored = compose_train("backbone=mobilefacenet", "data.image_size=32", "seed=3")
+    composed = compose_train("data.image_size=48")
+    found = resume.overlaid(stored, composed, ["data.image_size=48"])
+    assert found["data"]["image_size"] == 48 and found["seed"] == 3
+    assert found["preprocess"]["size"] == [48, 48] == found["backbone"]["input_size"]
+    said = resume.overlaid({**stored, "preprocess": {"size": [40, 32]}}, composed, ["data.image_size=48"])
+    assert said["preprocess"]["size"] == [40, 32] and said["backbone"]["input_size"] == [32, 32]
+    assert resume.overlaid(stored, composed, ["optimizer.lr=0.1"])["preprocess"]["size"] == [32, 32]
+
+
+def test_what_is_pending_is_adopted_where_a_checkpoint_was_written_after_it(place):
+    run = place / "run"
+    for later, expected in ((False, "old"), (True, "new")):
+        configs.write({"is": "old"}, run / configs.RESOLVED)
+        configs.write({"is": "new"}, run / configs.PENDING)
+        written_at = (run / configs.PENDING).stat().st_mtime_ns + (10**9 if later else -(10**9))
+        os.utime(run / "checkpoints" / "last.pt", ns=(written_at, written_at))
+        resume.settle(run)
+        assert written(run) == {"is": expected} and not (run / configs.PENDING).exists()
+    resume.settle(place)  # nothing there
+
+
+def test_a_job_of_a_sweep_is_known_where_its_data_have_moved(run_of, place, stopped):
+    run_of(place / "none", f"resume={place}/run")
+    shutil.copytree(stopped / "people", place / "moved")
+    config = last(place / "run")["config"]
+
+    def kind(**data):
+        return state_of(place / "run", {**config, "data": {**config["data"], **data}, "resume": None}).kind
+
+    assert kind() == kind(num_workers=3) == kind(root=f"{place}/moved") == "finished"
+    assert kind(batch_size=24) == "changed"
+    shutil.copy(place / "moved" / "Person_0" / "0.png", place / "moved" / "Person_3" / "5.png")
+    assert kind(root=f"{place}/moved") == "changed"
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_project_that_has_moved(stopped, place, started, finished):
+    """As a user types them: the defaults of a command have drawn faces, and no data.root."""
+    shutil.copytree(stopped / "people", place / "moved")
+    command = (f"resume={place}/run", f"data.root={place}/moved", "data.num_workers=1", "accelerator=cpu")
+    done = finished(started("facenet-train", place / "none", *command), place / "none")
+    assert done.code == 0 and last(place / "run")["step"] == 4, done.err
+    wrong = finished(started("facenet-train", place / "none", f"resume={place}/run", "data.rot=x"), place / "none")
+    assert wrong.code == 2 and "data.rot: was absent, is x" in wrong.err, wrong.err
 
 
 def test_a_held_out_evaluation_of_moved_data(run_of, compose_evaluate, stopped, tmp_path, caplog):
