@@ -1,7 +1,8 @@
 """Where the time of the tests goes: a pytest plugin that notes it test by test, and the tables made of its notes.
 
     PYTHONPATH=.ci pytest -p spent --spent notes.jsonl ...      may be given to several runs, also under xdist
-    python .ci/spent.py notes.jsonl                             tables in Markdown
+    python .ci/spent.py notes.jsonl...                          tables in Markdown
+    python .ci/spent.py --slowest 20 notes.jsonl                the tests that took longest
 
 A test's notes: seconds of setup, call and teardown; processor seconds of its own process and of the children that ended; seconds slept; and for
 each process that it started itself, what kind it was and how long it lived.
@@ -9,6 +10,7 @@ each process that it started itself, what kind it was and how long it lived.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -176,6 +178,18 @@ def import_seconds(name: str) -> float:
     return time.monotonic() - begun
 
 
+def slowest(notes: list[dict[str, Any]], count: int) -> Iterator[str]:
+    def took(note: dict[str, Any]) -> float:
+        return float(sum(note.get(phase, 0.0) for phase in ("setup", "call", "teardown")))
+
+    for note in sorted(notes, key=took, reverse=True)[:count]:
+        yield f"{took(note):7.1f} s  {note['test']}"
+
+
 if __name__ == "__main__":
-    lines = [json.loads(line) for path in sys.argv[1:] for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    print("\n".join(tables(lines)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slowest", type=int, metavar="N")
+    parser.add_argument("notes", type=Path, nargs="+")
+    given = parser.parse_args()
+    lines = [json.loads(line) for path in given.notes for line in path.read_text(encoding="utf-8").splitlines()]
+    print("\n".join(tables(lines) if given.slowest is None else slowest(lines, given.slowest)))

@@ -222,6 +222,12 @@ class Accelerator:
             options = {"init_scale": self.precision.init_scale, "growth_interval": self.precision.growth_interval}
             self.scaler = next(spellings(self.name, "GradScaler"))(**options)
 
+    def load_scale(self, state: dict[str, Any]) -> None:
+        """Takes up a loss scale where the `state` of another left it; how it grows stays as it was asked for here."""
+        if self.scaler is not None:
+            now = {name: state[name] for name in ("scale", "_growth_tracker")}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **now})
+
     def times_slower(self) -> float:
         """How long a small convolution takes in the precision, as a multiple of float32; the best of three each, some 10 ms in all."""
         kernel = torch.ones(64, 64, 3, 3, device=self.device)

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet import overlays, torchrun
-from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
+from facenet import torchrun
+from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, told
 from facenet.launch import RankFailed, stop_signals_raise
 from facenet.tracking.store import masked
 
@@ -40,7 +40,6 @@ def own_experiments() -> str:
 
 
 OmegaConf.register_new_resolver("facenet_own_experiments", own_experiments, replace=True)
-overlays.install()
 
 
 def train() -> None:
@@ -51,7 +50,7 @@ def train() -> None:
 
     Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
     with told():
-        sys.argv[1:] = without_password(resumed(sys.argv[1:]))
+        sys.argv[1:] = going_on(without_password(resumed(sys.argv[1:])))
     command = functools.partial(hydra_command, train_job, "train")
     if torchrun.active():
         torchrun.command(command)
@@ -73,13 +72,20 @@ def resumed(arguments: list[str]) -> list[str]:
     added = [argument for argument in arguments if not argument.startswith(key)]
     added.append(f"hydra.sweep.dir={directory}")
     said_anew = {argument.partition("=")[0] for argument in added}
-    left = [argument for argument in before if argument.partition("=")[0] not in said_anew]
-    for argument, problem in overlays.strange_arguments(left):
-        raise UserError(
-            f"sweep.resume={given[-1]}: its command on record has {shown(argument)!r}, and a directory's word is not enough for that ({problem}); "
-            "say it again beside sweep.resume, or leave the sweep"
-        )
-    return [*left, *added]
+    return [*(argument for argument in before if argument.partition("=")[0] not in said_anew), *added]
+
+
+def going_on(arguments: list[str]) -> list[str]:
+    """The arguments; of a command that goes on with a run their keys are that run's, which the defaults, with other data or another optimizer,
+    may not have: `tasks.job` checks them."""
+    resumes = any(
+        argument.startswith("resume=") and argument not in ("resume=auto", "resume=null") for argument in arguments
+    )
+    return [forced(argument) if resumes and is_override(argument) else argument for argument in arguments]
+
+
+def is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
 
 
 def without_password(arguments: list[str]) -> list[str]:
@@ -151,12 +157,6 @@ def output_dir() -> Path:
 def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
-    for argument in sys.argv[1:]:
-        if argument.startswith("--e"):  # --experimental-rerun, also shortened
-            fail(
-                f"{shown(argument)}: reads a pickled config, which runs what its writer put into it; repeat the command instead",
-                USER,
-            )
     defects: list[Exception] = []  # raised inside a job: nothing that another command line mends
 
     @functools.wraps(job)
@@ -216,7 +216,7 @@ def composition_problem(error: Exception, config_name: str) -> str:
         choice = str(error.missing_cfg_file).rpartition("/")[2]
         if choice in EXTRAS:
             return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
-    overrides = [forced(argument) for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    overrides = [forced(argument) for argument in sys.argv[1:] if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)
         found = problems_of(config.resolve(composed), config_name)
@@ -247,7 +247,7 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    from facenet.slots import closest
+    from facenet import config
 
     absent: dict[str, str] = {}
     GlobalHydra.instance().clear()
@@ -260,7 +260,7 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
                 if not group or group in absent:
                     raise
                 known = list(missing.options or [])
-                near = closest(choice, known)
+                near = config.closest(choice, known)
                 absent[group] = f"{group}: no choice {choice!r} among {', '.join(known) or 'none'}{near}"
                 overrides = [item for item in overrides if item.lstrip("+").split("=")[0] != group]
 

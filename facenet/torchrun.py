@@ -96,7 +96,7 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str])
             f"torchrun: {size} processes, but the run has distributed.num_processes={distributed.num_processes}; start as many"
         )
     group = store()
-    settings = config.read(run_dir / "resolved.yaml")
+    settings = config.of_job(run_dir)
     publish({"config": settings, "run_dir": str(run_dir), "run_id": environment.get("FACENET_RUN_ID")})
     place = {name: os.environ[name] for name in INHERITED if name in os.environ}
     with changed_environment(environment):

@@ -31,7 +31,7 @@ def main(run_dir: Path, task: str) -> int:
 
         module, function = TASKS[task].split(":")
         run = getattr(importlib.import_module(module), function)
-        settings = config.read(run_dir / "resolved.yaml")
+        settings = config.of_job(run_dir)
         value = run(settings, run_dir=run_dir, run_id=os.environ.get("FACENET_RUN_ID"), stop=stop)
     except BaseException as error:
         try:

@@ -22,8 +22,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = tempfile.TemporaryDirectory(prefix="facenet-test-cache-")
 os.environ["FACENET_CACHE"] = CACHE.name
 
+# Files that take longest, which must not come last where two processes share the files out.
+LONGEST = (
+    *(
+        "test_standin.py",
+        "test_elsewhere.py",
+        "test_distribution.py",
+        "test_resume.py",
+        "test_train.py",
+        "test_mlflow.py",
+    ),
+    *("test_torchrun.py", "test_launch.py", "test_sweep.py", "test_cli.py", "test_evaluate.py", "test_conf.py"),
+)
 STANDIN = Path(__file__).parent / "sdaa_standin"
 SHARED = Path(os.environ.get("FACENET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """None for a test or a file or two: each more process imports torch anew, which is longer than most files take."""
+    few = len(config.args) <= 2 and all(Path(name.partition("::")[0]).is_file() for name in config.args)
+    return 0 if few else len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,22 +16,12 @@ HERE = Path(__file__).parent
 
 def device_suite(environment: dict[str, str], marked: str) -> dict[str, int]:
     """Runs tests/device and gives its counts: {"passed": 42, ...}."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    flags = ("-n0", "-q", "-rs", "--color=no", "-p", "no:cacheprovider")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            str(HERE / "device"),
-            "-m",
-            marked,
-            "-q",
-            "-rs",
-            "--color=no",
-            "-p",
-            "no:cacheprovider",
-        ],
+        [sys.executable, "-m", "pytest", str(HERE / "device"), "-m", marked, *flags],
         cwd=HERE.parent,
-        env={**os.environ, **environment, "FACENET_TEST_DEVICE": "sdaa"},
+        env={**ours, **environment, "FACENET_TEST_DEVICE": "sdaa"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

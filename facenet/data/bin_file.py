@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facenet.data import contents
+from facenet.data.contents import Contents
 from facenet.data.identities import Indices, Pixels, decode_image, hex_digest
 from facenet.errors import UserError
 
@@ -43,6 +45,9 @@ class BinFaces:
 
     def load(self, index: int) -> Pixels:
         return decode_image(self.images[index], self.name(index))
+
+    def contents(self, index: int) -> Contents:
+        return contents.of_bytes(self.images[index])
 
     def stamp(self) -> str:
         return self.fingerprint

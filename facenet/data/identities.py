@@ -17,6 +17,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from facenet.data import contents
+from facenet.data.contents import Contents
 from facenet.data.decode import DEFAULT, Decode
 from facenet.data.folder_index import folder_index
 from facenet.data.jpeg import decode_plain
@@ -63,6 +65,10 @@ class Faces(Protocol):
 
     def load(self, index: int) -> Pixels:
         """The pixels (H, W, 3), uint8 RGB. Raises UnreadableImage."""
+        ...
+
+    def contents(self, index: int) -> Contents | None:
+        """By which a stored image is known again; None for one that is drawn."""
         ...
 
 
@@ -146,6 +152,9 @@ class ImageList:
     def load(self, index: int) -> Pixels:
         return read_image(self.paths[index], self.decode)
 
+    def contents(self, index: int) -> Contents:
+        return contents.of_file(self.paths[index])
+
     def stamp(self) -> str:
         return files_stamp(self.paths, self.decode)
 
@@ -172,6 +181,9 @@ class FolderFaces:
 
     def load(self, index: int) -> Pixels:
         return read_image(self.name(index), self.decode)
+
+    def contents(self, index: int) -> Contents:
+        return contents.of_file(self.name(index))
 
     def stamp(self) -> str:
         return files_stamp(map(self.name, range(len(self))), self.decode)
@@ -205,6 +217,9 @@ class Subset:
 
     def load(self, index: int) -> Pixels:
         return self.parent.load(int(self.indices[index]))
+
+    def contents(self, index: int) -> Contents | None:
+        return self.parent.contents(int(self.indices[index]))
 
     def stamp(self) -> str:
         return self.parent.stamp()

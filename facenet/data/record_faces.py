@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facenet.data import contents
+from facenet.data.contents import Contents
 from facenet.data.identities import Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.data.records import DamagedRecord, Head, Indices, RecordFile, read_index, unpack
 from facenet.errors import UserError
@@ -61,6 +63,12 @@ class RecordFaces:
             return unpack(self.file.read(int(self.positions[index])))[1]
         except DamagedRecord as error:
             raise UnreadableImage(self.name(index), str(error)) from error
+
+    def contents(self, index: int) -> Contents:
+        try:
+            return contents.of_bytes(self.body(index))
+        except UnreadableImage:
+            return contents.ABSENT
 
     def stamp(self) -> str:
         """16 hex digits that change with the file."""

@@ -55,6 +55,9 @@ class SyntheticFaces:
     def stamp(self) -> str:
         return self.fingerprint
 
+    def contents(self, index: int) -> None:
+        return None
+
     def load(self, index: int) -> NDArray[np.uint8]:
         identity = int(self.labels[index])
         mask = self._masks.get(identity)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -332,17 +332,20 @@ class Trainer:
             "watch": None if self.watcher is None else self.watcher.state(),
         }
 
-    def load_state(self, state: dict[str, Any], heads: dict[str, Any]) -> Progress:
-        """Takes up a run where `state` was taken; heads: the state of its loss. A process that was not there then has its own random
-        stream and an average of nothing."""
+    def load_state(self, state: dict[str, Any], heads: dict[str, Any], *, anew: Collection[str] = ()) -> Progress:
+        """Takes up a run where `state` was taken; heads: the state of its loss. `anew`: which of optimizer, scale (of the loss) and random
+        (streams) stay as they are. A process that was not there then has its own random stream and an average of nothing."""
         self.embedder.load_state_dict(state["embedder"])
         whole.load_module_state(self.loss, heads)
-        whole.load_optimizer_state(self.optimizer, state["optimizer"])
+        if "optimizer" not in anew:
+            whole.load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and "scale" not in anew:
+            self.accelerator.load_scale(state["scaler"])
         if self.ema is not None and state["ema"]:
             self.ema.load_state_dict(state["ema"])
+        elif self.ema is not None:  # made of first weights
+            self.ema = Ema(self.embedder, decay=self.settings.ema_decay)
         if self.watcher is not None and state.get("watch"):
             self.watcher.load_state(state["watch"])
         rank = self.accelerator.rank
@@ -351,5 +354,6 @@ class Trainer:
             progress.whole, progress.recent = (
                 Average.of(states[rank], self.accelerator.device) for states in state["averages"]
             )
-            self.accelerator.set_rng_state(state["rng"][rank])
+            if "random" not in anew:
+                self.accelerator.set_rng_state(state["rng"][rank])
         return progress

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +51,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes up what `optimizer_state` gave to rank 0."""
+    """Takes up what `optimizer_state` gave to rank 0, with the options that this optimizer was made with: torch would put back those of the
+    saved one, its kernels (`fused`) too, which another device may lack."""
+    groups = [
+        {**saved, **options(optimizer, own)}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
     entries = dict(state["state"])
     for index, parameter in enumerate(parameters_of(optimizer)):
         num_rows = rows_of_whole(parameter)
@@ -57,7 +64,28 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
             tables = tables_of(entries[index], torch.Size([num_rows, *parameter.shape[1:]]))
             own = {name: table[collectives.share(num_rows)].clone() for name, table in tables.items()}
             entries[index] = {**entries[index], **own}
-    optimizer.load_state_dict({**state, "state": entries})
+    optimizer.load_state_dict({**state, "param_groups": groups, "state": entries})
+
+
+def options(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> dict[str, Any]:
+    """Of a group that has made no step: what was chosen, not what an optimizer counts in it. The lr is the schedule's."""
+    named = {*inspect.signature(type(optimizer)).parameters, *optimizer.defaults, "initial_lr"} - {"params", "lr"}
+    return {name: value for name, value in group.items() if name in named}
+
+
+def misfit(module: nn.Module, state: Mapping[str, Any]) -> str | None:
+    """The first tensor that either lacks, or that has another shape in the other; None where all of the state is this module's."""
+    own, spread = module.state_dict(), spread_in(module)
+    for name in dict.fromkeys([*own, *state]):
+        if name not in state:
+            return f"{name} is new"
+        if name not in own:
+            return f"{name} is not in it"
+        shape = [spread.get(name, len(own[name])), *own[name].shape[1:]] if own[name].ndim else []
+        found = list(getattr(state[name], "shape", [None]))
+        if found != shape:
+            return f"{name} is {shape}, was {found}"
+    return None
 
 
 def spread_in(module: nn.Module) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.bin_file import BinFaces
-from facenet.data.identities import Faces, ImageList, Subset
+from facenet.data.identities import Faces, ImageList, Subset, hex_digest
 from facenet.errors import UserError
 from facenet.evaluation.drawn_pairs import draw_different, draw_same
 from facenet.evaluation.pairs_file import read_pairs
@@ -38,6 +38,17 @@ class PairSet:
     protocol: Protocol
     batch_size: int
     num_asked: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over name, images and pairs."""
+        arrays = (self.left, self.right, self.same, self.folds)
+        parts = [
+            self.name.encode(),
+            self.faces.fingerprint.encode(),
+            *(array.astype("<i8").tobytes() for array in arrays),
+        ]
+        return hex_digest(parts)
 
     def __str__(self) -> str:
         asked = f" of {self.num_asked:,} asked for" if self.num_asked else ""

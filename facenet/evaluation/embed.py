@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from facenet import collectives
 from facenet.accelerator import Accelerator
 from facenet.backbones.embedder import Embedder
+from facenet.data.contents import Contents
 from facenet.data.identities import Faces, UnreadableImage
 from facenet.data.loader import Loader
 from facenet.data.transforms import Preprocess
@@ -94,6 +95,9 @@ class Readable:
 
     def stamp(self) -> str:
         return self.faces.stamp()
+
+    def contents(self, index: int) -> Contents | None:
+        return self.faces.contents(index)
 
     def load(self, index: int) -> NDArray[np.uint8]:
         try:

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.failure import cause, noted_failures, one_line
-from facenet.tasks.resume import differences, without
+from facenet.tasks.changed import changes, moved
+from facenet.tasks.resume import same_images
 
 RECORD = "sweep.json"
-UNCOUNTED = ("tracking", "resume", "resume_changed")  # by configs.fingerprint
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,14 @@ def state_of(job_dir: Path, config: dict[str, Any]) -> State:
         before = configs.read(job_dir / "resolved.yaml")
     except OSError:
         return State("new")
-    if configs.fingerprint(before) != configs.fingerprint(config):
-        return State("changed", note="; ".join(differences(without(before, UNCOUNTED), without(config, UNCOUNTED))))
+    if different := changes(before, config):
+        return State("changed", note="; ".join(different))
     with contextlib.suppress(OSError, ValueError):
-        return State("finished", finite(json.loads((job_dir / "result.json").read_text(encoding="utf-8"))["objective"]))
+        objective = finite(json.loads((job_dir / "result.json").read_text(encoding="utf-8"))["objective"])
+        elsewhere = moved(before, config)  # of a job that goes on its own command looks at the images
+        if elsewhere and not same_images(job_dir, config):
+            return State("changed", note="; ".join(elsewhere))
+        return State("finished", objective)
     if failures := noted_failures(job_dir):
         return State("failed", note=one_line(cause(failures).text))
     begun = (job_dir / "checkpoints" / "last.pt").is_file()

@@ -14,6 +14,7 @@ from typing import Any
 from facenet import collectives
 from facenet.accelerator import host_copy
 from facenet.atomic import replacing, writable
+from facenet.config import adopt_pending
 from facenet.data.split import save_split
 from facenet.data.transforms import Preprocess
 from facenet.engine.checkpoint import Keeper
@@ -27,13 +28,16 @@ from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
 from facenet.evaluation.verification import Verification
 from facenet.launch import StopFlag
+from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
 from facenet.tasks.plan import SPLIT_SEED, Material, Plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.pruning import Pruner
+from facenet.tracking.run import CHANGED
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
+PARTS = {"optimizer": "optimizer", "scale": "scale of the loss", "random": "random streams", "best": "best score"}
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,25 @@ class Epochs:
         self.best_row: dict[str, float] = {}
         self.written: set[Path] = set()
         self.pruned: str | None = None
+        self.samples: dict[str, Any] = {}
+        self.to_tell: dict[str, str] = {}  # tags of what is not as it was, for when a checkpoint has been written so
+        self.resumed = self.settled = False
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Goes on from a checkpoint of this run. With another number of steps per epoch or of processes, the epoch under way starts again
-        from its first batch, at the step number that this has in the new plan."""
-        self.progress = self.engine.load_state(content["training"], content["loss"])
-        self.best_score, self.best_row = content["best"]["score"], content["best"]["row"]
+        """Goes on from a checkpoint of this run, possibly under another config. With another number of steps per epoch or of processes, the epoch
+        under way starts again from its first batch, at the step number that this has in the new plan."""
+        self.resumed, before = True, content["config"]
+        anew = begun_anew(before, self.run.config)
+        for part, reason in anew.items():
+            log.warning("%s: starts anew, the rest goes on (%s)", PARTS[part], reason)
+        self.progress = self.engine.load_state(content["training"], content["loss"], anew=anew)
+        changed = changes(before, self.run.config)
+        if self.first:
+            changed += changed_images(self.material, content.get("samples"))
+        if changed:
+            self.to_tell[CHANGED] = "; ".join(changed)
+        if "best" not in anew:
+            self.best_score, self.best_row = content["best"]["score"], content["best"]["row"]
         self.keeper.restore(self.best_score)
         own = (self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate)
         if own != tuple(content["steps"]):
@@ -85,7 +102,7 @@ class Epochs:
             pairs = zip(names, content["steps"], own, strict=True)
             told = ", ".join(f"{name} {before} -> {now}" for name, before, now in pairs if before != now)
             log.warning("the plan is another one (%s): goes on at the start of epoch %d", told, epoch + 1)
-            self.tracker.tag("resumed_plan", f"{told}; from the start of epoch {epoch + 1}, step {self.progress.step}")
+            self.to_tell["resumed_plan"] = f"{told}; from the start of epoch {epoch + 1}, step {self.progress.step}"
         log.info("goes on at step %d, in epoch %d", self.progress.step, self.progress.epoch + 1)
 
     def fit(self) -> dict[str, Any]:
@@ -97,13 +114,9 @@ class Epochs:
     def all_epochs(self) -> dict[str, Any]:
         if self.first:
             self.keeper.open()
-            save_split(
-                self.run.directory / "split.json",
-                self.material.source,
-                seed=SPLIT_SEED,
-                val=self.material.val_indices,
-                heldout=self.material.heldout_indices,
-            )
+            self.samples = samples(self.material, self.run.config["seed"])
+            if not self.resumed:
+                self.record_split()
         while self.progress.step < self.plan.total_steps or self.progress.batches:
             rest = self.feed.train(self.progress.epoch, first=self.progress.batches)
             row = self.engine.train_epoch(rest, self.progress)
@@ -127,6 +140,15 @@ class Epochs:
             "metrics": self.best_row,
             "pruned": self.pruned,
         }
+
+    def record_split(self) -> None:
+        save_split(
+            self.run.directory / "split.json",
+            self.material.source,
+            seed=SPLIT_SEED,
+            val=self.material.val_indices,
+            heldout=self.material.heldout_indices,
+        )
 
     def hopeless(self) -> bool:
         """Whether the rule of the sweep ends the run here, in all processes; the first asks."""
@@ -200,10 +222,24 @@ class Epochs:
             "metrics": self.progress.history[-1] if finished_epoch else {},
             "threshold": None if verification is None else verification.threshold.as_dict(),
             "data_fingerprint": self.plan.data_fingerprint,
+            "samples": self.samples,
             "run_id": self.run.id,
         }
-        self.writer.start(functools.partial(self.keeper.save, content, score=score, finished_epoch=finished_epoch))
+        self.writer.start(functools.partial(self.write, content, score=score, finished_epoch=finished_epoch))
         return self.keeper.last
+
+    def write(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> None:
+        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was."""
+        self.keeper.save(content, score=score, finished_epoch=finished_epoch)
+        if self.settled:
+            return
+        with writable(self.run.directory):
+            adopt_pending(self.run.directory)
+        if self.resumed:
+            self.record_split()
+        for name, value in self.to_tell.items():
+            self.tracker.tag(name, value)
+        self.settled = True
 
     def record(self, row: dict[str, float], verification: Verification | None) -> None:
         """The epoch's line, metrics, curves and verification, each replacing the last epoch's."""

@@ -11,13 +11,12 @@ from typing import Any
 from facenet import config as configs
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import Embedder
-from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
-from facenet.errors import UserError, shown
+from facenet.errors import UserError
 from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
-from facenet.slots import addresses_in
+from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin
 from facenet.tasks.plan import Benchmark, Material, divide
 from facenet.tasks.progress import image_bar
@@ -62,9 +61,11 @@ def evaluate(
     run_dir: Path,
     overrides: list[str],
 ) -> float:
-    """The parameters are the keys of `conf/evaluate.yaml`; `data.image_size` is there for `preprocess`."""
+    """The parameters are the keys of `conf/evaluate.yaml`; `data.image_size` is there for `preprocess`, the others of `data` for images that
+    have moved since the run."""
     restored = from_checkpoint(checkpoint) if checkpoint else from_weights(str(weights), backbone, preprocess)
-    pair_set = pairs_of(benchmark, restored)
+    places = {name: place for name, place in data.items() if name in PLACES and place is not None}
+    pair_set = pairs_of(benchmark, restored, places)
     run_dir.mkdir(parents=True, exist_ok=True)
     name = pair_set.name
     facts = RunFacts(
@@ -99,14 +100,16 @@ def evaluate(
     return float(result.accuracy)
 
 
-def pairs_of(benchmark: Benchmark, restored: Restored) -> PairSet:
-    """Opens the benchmark; held-out identities are those of the data that the checkpoint names."""
+def pairs_of(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> PairSet:
+    """Opens the benchmark; held-out identities are those of the data that the checkpoint names, or that lie at these `places` now."""
     if not benchmark.needs_heldout:
+        if places:
+            raise UserError(f"data.{min(places)}: only benchmark=heldout tests on images of the run; leave it out")
         pair_set = benchmark.open(None)
     elif not restored.content:
         raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
     else:
-        material = divide(heldout_data(restored.content["config"]), benchmark)
+        material = divide(configs.build(placed(restored.content["config"]["data"], places)), benchmark)
         check_not_trained_on(material, restored.content)
         pair_set = material.pair_set
     if pair_set is None:
@@ -114,23 +117,14 @@ def pairs_of(benchmark: Benchmark, restored: Restored) -> PairSet:
     return pair_set
 
 
-def heldout_data(config: dict[str, Any], said: dict[str, str] | None = None) -> Data:
-    """The data that a checkpoint names, which are read as lists and images, and told. `said`: those keys of it that the command line gives. Raises
-    UserError for an address that it does not give: whoever wrote the checkpoint would choose who is called."""
-    node = {**(config["data"] if isinstance(config.get("data"), dict) else {}), **(said or {})}
-    for path, address in addresses_in(node, "data"):
-        if path.partition(".")[2] not in (said or {}):
-            raise UserError(
-                f"benchmark=heldout: {path}={shown(address)} is an address that only the checkpoint names, which is not opened on its word; say it "
-                f"again on the command line, +{path}=..., or use benchmark=lfw"
-            )
-    data = configs.build(node, "data")
-    if not isinstance(data, Data):
-        raise UserError("benchmark=heldout: the checkpoint is damaged, its config has no data; use benchmark=lfw")
-    places = ", ".join(f"data.{key}={shown(str(node[key]))}" for key in PLACES if node.get(key) is not None)
-    if places:
-        log.info("the checkpoint says where its faces are: %s", places)
-    return data
+def placed(data: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
+    """The data of a run where they lie now. Raises UserError for a place of another kind of data."""
+    own = [name for name in PLACES if data.get(name) is not None]
+    for name, place in places.items():
+        if name not in (*own, "within") or not own:
+            named = f"set data.{own[0]}" if own else "they are drawn and lie nowhere; leave it out"
+            raise UserError(f"data.{name}={place}: the run's data are of another kind; {named}")
+    return {**data, **places}
 
 
 def check_not_trained_on(material: Material, content: dict[str, Any]) -> None:
@@ -143,11 +137,15 @@ def check_not_trained_on(material: Material, content: dict[str, Any]) -> None:
         )
     if material.source.fingerprint != content.get("data_fingerprint"):
         log.warning("the data changed since training: these are not the pairs of its log")
+    for line in changed_images(material, content.get("samples")):
+        log.warning("%s: these are not the images of its log", line)
 
 
 def refuse_second_network(checkpoint: str, overrides: list[str]) -> None:
     for override in overrides:
         key = override.split("=")[0].lstrip("+")
+        if key in [f"data.{name}" for name in PLACES]:
+            continue
         if key.split(".")[0].split("/")[0] in ("backbone", "preprocess", "data"):
             raise UserError(
                 f"{override}: {checkpoint} carries its own network and preprocessing; leave it out, or load bare weights with weights="

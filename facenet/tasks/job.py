@@ -25,7 +25,6 @@ from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.registration import network_of
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
-from facenet.tracking.run import CHANGED
 from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
@@ -42,20 +41,21 @@ def run_job(
     Raises UserError for a mistake in config or data, RankFailed when a process fails, and the signal's exception when one stops it.
     """
     begun = time.monotonic()
-    configs.check(config, train)
+    if config.get("resume") in (None, "auto"):  # else its keys are those of the run that it names
+        configs.check(config, train)
     earlier = resuming.find(config["resume"], run_dir)
     if earlier is not None:
         config, run_dir = resuming.config_of(earlier, config, overrides), earlier.run_dir
         configs.check(config, train)
-        if changed := resuming.changes(earlier, config):
-            tags = {**tags, CHANGED: "; ".join(changed)}
     material, plan = prepare(config)
     print(plan, flush=True)
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
     if earlier is not None:
         earlier.check_data(plan.data_fingerprint, changed=config["resume_changed"])
-    tracking = configs.build(config["tracking"], "tracking")
+        earlier.check_images(material, changed=config["resume_changed"])
+        earlier.check_fits(config, material.train.identities)
+    tracking = configs.build(config["tracking"])
     config = {**without_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     facts = RunFacts(
         name=run_name(overrides, tags),
@@ -66,11 +66,11 @@ def run_job(
         tags={**origin(overrides), "config_hash": configs.fingerprint(config), **tags},
         datasets=datasets(config, material, plan),
     )
-    with resuming.alone_in(run_dir):
-        configs.write(config, run_dir / "resolved.yaml")
+    with resuming.alone_in(run_dir), resuming.written(config, run_dir):
         with tracking.run(facts, run_id=earlier.run_id if earlier else None) as run_id:
-            distributed: Distributed = configs.build(config["distributed"], "distributed")
-            resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
+            distributed: Distributed = configs.build(config["distributed"])
+            if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
+                resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
             result = start(run_dir, distributed, rank_environment(run_id))
             tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         if earlier is None and result["pruned"] is None:
@@ -90,8 +90,8 @@ def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     """The divided data and the plan; builds only what they need, no network and no device."""
-    parts = {name: configs.build(config[name], name) for name in PLANNED}
-    material = divide(parts["data"], configs.build(config["benchmark"], "benchmark"))
+    parts = {name: configs.build(config[name]) for name in PLANNED}
+    material = divide(parts["data"], configs.build(config["benchmark"]))
     return material, make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,18 @@ from facenet import atomic
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
-from facenet.errors import UserError, shown
-from facenet.slots import addresses_in, openings
+from facenet.errors import UserError
+from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, other_pairs
+from facenet.tasks.plan import Material, divide
 from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
-OWN_KEYS = ("resume", "resume_changed")  # of the command that goes on, not of the run
 STORE = "tracking.json"
-BUILT_INSIDE = (
-    "backbone",
-    "preprocess",
-    "loss",
-    "optimizer",
-    "schedule",
-)  # which read no files but for others' networks
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run that can go on: its directory, config, newest whole checkpoint and MLflow run."""
+    """A run that can go on: its directory, newest whole checkpoint, the config under which that was written, and MLflow run."""
 
     run_dir: Path
     config: dict[str, Any]
@@ -55,6 +48,22 @@ class Earlier:
                 f"{self.content['data_fingerprint']}); restore them, or set resume_changed=true"
             )
 
+    def check_images(self, material: Material, *, changed: bool) -> None:
+        """Raises UserError for other contents under the same names and for other pairs of a benchmark, unless `changed` allows them. A
+        mended image of a benchmark is said only."""
+        for line in changed_images(material, self.content.get("samples")):
+            if line.startswith("data: ") and not changed:
+                raise UserError(f"resume={self.checkpoint}: {line}; restore them, or set resume_changed=true")
+            log.warning("%s", line)
+        if other_pairs(material, self.content.get("samples")) and not changed:
+            raise UserError(
+                f"resume={self.checkpoint}: the benchmark's pairs are not those that the run was tested on; restore them, or set resume_changed=true"
+            )
+
+    def check_fits(self, config: dict[str, Any], identities: Sequence[str]) -> None:
+        """Raises UserError where what the run has learned does not fit a changed config or changed identities."""
+        check_fits(self.content, self.checkpoint, config, identities)
+
 
 def find(resume: str | None, run_dir: Path) -> Earlier | None:
     """What `resume=` names: null, nothing; auto, the run in `run_dir` if it left a checkpoint; else the run of that directory or
@@ -63,7 +72,7 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
         return None
     if resume == "auto":
         return earlier_in(run_dir)
-    path = Path(resume).expanduser().absolute()
+    path = Path(str(resume)).expanduser().absolute()
     if not path.exists():
         raise UserError(f"resume={resume}: no such file or directory; name a run directory or a checkpoint in it")
     found = earlier_in(path.parent.parent, path) if path.is_file() else earlier_in(path)
@@ -95,7 +104,7 @@ def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
             raise UserError(
                 f"resume={candidate}: {run_dir} has no resolved.yaml, so it is not the run of this checkpoint"
             )
-        return Earlier(run_dir, configs.read(run_dir / "resolved.yaml"), candidate, content)
+        return Earlier(run_dir, content["config"], candidate, content)
     return None
 
 
@@ -103,11 +112,17 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     """The config to go on with. `resume=auto` repeats a command, so that is the command's; else it is the run's with the values that the
     command line gives.
 
-    Raises UserError that shows the difference to the run's, unless `resume_changed=true` asks for it.
+    Raises UserError that shows the difference to the run's, unless `resume_changed=true` asks for it, and for other weights to begin with.
     """
+    began = earlier.config.get("weights")
+    if config["weights"] not in (None, began):
+        raise UserError(
+            f"weights={config['weights']}: is where a run begins, and resume={config['resume']} goes on with weights of its own; "
+            "leave out one of them"
+        )
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
-    check_sources(wanted, config, earlier.run_dir)
-    different = changes(earlier, wanted)
+    wanted = {**wanted, "weights": began}
+    different = changes(earlier.config, wanted)
     if different and not config["resume_changed"]:
         lines = [
             f"resume={config['resume']}: the config is not that of {earlier.run_dir}",
@@ -120,58 +135,73 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     return with_store({**wanted, **{name: config[name] for name in OWN_KEYS}}, earlier.run_dir)
 
 
-def check_sources(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path) -> None:
-    """Raises UserError for files and addresses that only the directory's config would have opened, beside its images and lists."""
-    said = {*sources_of(config)}
-    for path, value in sources_of(wanted):
-        if (path, value) not in said:
-            raise UserError(
-                f"resume={config['resume']}: {path}={shown(value)} is what the config in {run_dir} would open, and a directory's word is not enough; "
-                f"say it again on the command line: {path}=..."
-            )
-
-
-def sources_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, node in config.items():
-        found = openings(node, name) if name in BUILT_INSIDE else addresses_in(node, name) if name == "data" else ()
-        yield from ((path, str(value)) for path, value in found)
-
-
-def changes(earlier: Earlier, config: dict[str, Any]) -> list[str]:
-    """What makes it another training, a line per value."""
-    free = (*OWN_KEYS, "tracking", "watch")
-    return differences(without(earlier.config, free), without(config, free))
-
-
 def overlaid(stored: dict[str, Any], config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The stored config with those values of `config` that the overrides name. An override that names more than a value, a choice of a
-    group, makes it the whole `config`."""
+    """The stored config with those values of `config` that the overrides name, and those groups whose choice they name. An override of
+    another kind, a preset, makes it the whole `config`."""
     result = copy.deepcopy(stored)
-    keys = [item.lstrip("+~").split("=")[0] for item in overrides]
+    keys = [item.lstrip("+~").split("=")[0].replace("/", ".") for item in overrides]
     for *path, name in (key.split(".") for key in keys if key not in OWN_KEYS):
         try:
             target, source = (functools.reduce(operator.getitem, path, part) for part in (result, config))
-            if isinstance(target[name], dict) or isinstance(source[name], dict):
-                return config
-            target[name] = source[name]
+            target[name] = copy.deepcopy(source[name])
         except (KeyError, TypeError):
             return config
-    return result
+    return sized(result, stored)
 
 
-def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """`key: was A, is B` for every value that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        lines = []
-        for key in dict.fromkeys([*before, *now]):
-            inner = f"{path}.{key}" if path else str(key)
-            lines.extend(differences(before.get(key, "absent"), now.get(key, "absent"), inner))
-        return lines
-    return [] if before == now else [f"{path}: was {before}, is {now}"]
+def sized(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """With the sizes that follow one another in `conf` and followed in the config before, where no override said another."""
+    image, old_image = (node.get("data", {}).get("image_size") for node in (config, before))
+    if (
+        image != old_image
+        and before.get("preprocess", {}).get("size") == config["preprocess"]["size"] == [old_image] * 2
+    ):
+        config["preprocess"]["size"] = [image] * 2
+        if config["backbone"].get("input_size") == [old_image] * 2:
+            config["backbone"]["input_size"] = [image] * 2
+    return config
 
 
 def without(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in names}
+
+
+@contextlib.contextmanager
+def written(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
+    """The config where the job's processes find it. In a directory that has checkpoints it is PENDING: it becomes that of the directory with
+    the first one that is written under it, and is gone if none was."""
+    pending = run_dir / configs.PENDING
+    settle(run_dir)
+    begun = any((run_dir / "checkpoints").glob("*.pt"))
+    configs.write(config, pending if begun else run_dir / configs.RESOLVED)
+    try:
+        yield
+    finally:
+        settle(run_dir)
+
+
+def settle(run_dir: Path) -> None:
+    """Ends what is PENDING where no job runs: a process that was killed after its first checkpoint did not come to it."""
+    pending = run_dir / configs.PENDING
+    with contextlib.suppress(FileNotFoundError):
+        since = pending.stat().st_mtime_ns
+        with contextlib.suppress(FileNotFoundError):
+            if (run_dir / "checkpoints" / "last.pt").stat().st_mtime_ns > since:
+                configs.adopt_pending(run_dir)
+        pending.unlink()
+
+
+def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
+    """Whether the run there was trained and tested on the images that this config names."""
+    earlier = earlier_in(run_dir)
+    if earlier is None:
+        return False
+    material, noted = (
+        divide(configs.build(config["data"]), configs.build(config["benchmark"])),
+        earlier.content.get("samples"),
+    )
+    same_names = earlier.content["data_fingerprint"] == material.source.fingerprint
+    return same_names and not changed_images(material, noted) and not other_pairs(material, noted)
 
 
 def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:

@@ -80,11 +80,10 @@ def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Pat
 
 
 def mark_running(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
-    """Params stay those of the start."""
+    """Params stay those of the start; what is CHANGED is told once a checkpoint holds it."""
     client.update_run(run_id, status="RUNNING")
     before = client.get_run(run_id).data.tags
-    changed = {name: shortened(value, LONGEST_TAG) for name, value in facts.tags.items() if name == CHANGED}
-    for name, value in {**whereabouts(facts), **changed, "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
+    for name, value in {**whereabouts(facts), "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
         client.set_tag(run_id, name, value)
     for name in {"error", "reaped"} & before.keys():
         client.delete_tag(run_id, name)

@@ -199,12 +199,13 @@ def test_other_images_are_refused(earlier):
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog):
     folder = tmp_path / "checkpoints"
-    content = {"config": {}, "identities": [], "embedder": {}, "loss": {}, "metrics": {}, "training": {"progress": {}}}
+    content = {"config": {"seed": 1}, "identities": [], "embedder": {}, "loss": {}, "metrics": {}}
+    content["training"] = {"progress": {}}
     content["data_fingerprint"] = "0" * 16
     for epoch in (1, 2):
         checkpoint.save({**content, "epoch": epoch, "step": epoch}, folder / f"epoch-{epoch:03d}.pt")
     (folder / "last.pt").write_bytes((folder / "epoch-002.pt").read_bytes()[:-200])
-    (tmp_path / "resolved.yaml").write_text("seed: 1\n")
+    (tmp_path / "resolved.yaml").write_text("seed: 2\n")  # what the checkpoint was written under counts
     found = resume.find("auto", tmp_path)
     assert found.checkpoint == folder / "epoch-002.pt" and found.content["epoch"] == 2 and found.config == {"seed": 1}
     assert "last.pt: damaged" in caplog.text and "an earlier one is tried" in caplog.text
@@ -238,21 +239,12 @@ def test_what_cannot_go_on(tmp_path, content, files, said):
         resume.find(str(tmp_path / "none"), tmp_path)
 
 
-def test_differences_name_the_key():
-    before = {"a": {"b": 1, "c": [1, 2]}, "d": None}
-    assert resume.differences(before, before) == []
-    assert resume.differences(before, {"a": {"b": 2, "c": [1, 2], "e": 0}}) == [
-        "a.b: was 1, is 2",
-        "a.e: was absent, is 0",
-        "d: was None, is absent",
-    ]
-
-
 def test_values_are_laid_over_the_stored_config():
     stored, composed = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 10, "c": 20}, "d": 30}
     assert resume.overlaid(stored, composed, ["a.b=10", "new=1"]) == composed  # a key that the run did not have
     assert resume.overlaid(stored, composed, ["a.b=10", "++d=30", "resume=x"]) == {"a": {"b": 10, "c": 2}, "d": 30}
-    assert resume.overlaid(stored, composed, ["a=other"]) == composed  # a choice of a group
+    assert resume.overlaid(stored, composed, ["a=other"]) == {"a": {"b": 10, "c": 20}, "d": 3}  # a choice of a group
+    assert resume.overlaid(stored, composed, ["preset=other"]) == composed  # of many things at once
     assert resume.overlaid(stored, composed, []) == stored == {"a": {"b": 1, "c": 2}, "d": 3}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from facenet.atomic import replacing
 from facenet.data.cache_dir import cache_dir
+from facenet.data.contents import Contents
 from facenet.data.decode import DEFAULT, Decode
 from facenet.data.identities import PART, Indices, Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.data.shards.index import FILE_NAME, ShardIndex, counted, load_index
@@ -79,6 +80,10 @@ class ShardFaces:
                 self.name(index), "not the bytes that the index says; copy the shard and its index again"
             )
         return decode_image(data, self.name(index), self.decode)
+
+    def contents(self, index: int) -> Contents:
+        """As the index says, which each image is held to when it is read: a sample would ask a server 256 times."""
+        return int(self.index.sizes[index]), int(self.index.checksums[index])
 
     def stamp(self) -> str:
         """16 hex digits that change with the files; those of a server are known by their names and sizes."""

@@ -1,0 +1,161 @@
+"""What another config, or other images, mean for a run that goes on: free, used, begun anew, or another training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from facenet import config as configs
+from facenet.data import contents
+from facenet.data.identities import Subset
+from facenet.engine.whole import misfit
+from facenet.errors import UserError
+from facenet.tasks.plan import Material
+
+log = logging.getLogger(__name__)
+OWN_KEYS = ("resume", "resume_changed")  # of the command that goes on, not of the run
+# Where the data lie: other places are the same training if the images are the same, which `changed_images` looks at.
+PLACES = (
+    *("data.root", "data.list", "data.within", "data.path", "data.shards"),
+    *("benchmark.root", "benchmark.path", "benchmark.pairs"),
+)
+# By whom, how fast and with which notes: nothing that is trained follows from it.
+FREE = (
+    *(*OWN_KEYS, "tracking", "watch", "accelerator"),
+    *("data.num_workers", "data.feed", "data.cache_dir", "trainer.log_every", "trainer.keep"),
+    *("distributed.grace_s", "distributed.timeout_s", *PLACES),
+)
+# What a score was taken on, and which it was: others do not compare with it.
+SCORED = ("trainer.select", "benchmark", "data.val_identities", "data.val_images", "data.min_images")
+
+
+def changes(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """What makes it another training, a line per value."""
+    return [line for key, line in differing(before, config) if not is_free(key)]
+
+
+def is_free(key: str) -> bool:
+    return is_within(key, FREE)
+
+
+def is_within(key: str, parts: Sequence[str]) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def moved(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """Which data lie elsewhere, a line per place."""
+    return [line for key, line in differing(before, config) if key in PLACES]
+
+
+def differences(before: Any, now: Any) -> list[str]:
+    """`key: was A, is B` for every value that differs."""
+    return [line for _, line in differing(before, now)]
+
+
+def differing(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each key with its line."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            inner = f"{path}.{key}" if path else str(key)
+            yield from differing(before.get(key, "absent"), now.get(key, "absent"), inner)
+    elif before != now:
+        yield path, f"{path}: was {before}, is {now}"
+
+
+def samples(material: Material, seed: int) -> dict[str, Any]:
+    """What a checkpoint says of the images and pairs, so that they are known again elsewhere."""
+    pairs = own_pairs(material)
+    tested = None if pairs is None else {**contents.sample(pairs.faces, seed), "pairs": pairs.fingerprint}
+    return {"data": contents.sample(material.source, seed), "benchmark": tested}
+
+
+def changed_images(material: Material, before: Any) -> list[str]:
+    """In which of the `samples` other pixels are now; empty for a run that left none."""
+    before, pairs = before if isinstance(before, dict) else {}, own_pairs(material)
+    found = {"data": contents.changed(material.source, before.get("data"))}
+    if pairs is not None:
+        found["benchmark"] = contents.changed(pairs.faces, before.get("benchmark"))
+    return [f"{name}: {line}" for name, line in found.items() if line is not None]
+
+
+def other_pairs(material: Material, before: Any) -> bool:
+    """Whether a run that noted the pairs it is tested on noted others."""
+    noted, pairs = before.get("benchmark") if isinstance(before, dict) else None, own_pairs(material)
+    return pairs is not None and isinstance(noted, dict) and noted.get("pairs") != pairs.fingerprint
+
+
+def own_pairs(material: Material) -> Any:
+    """The benchmark's pairs where it has images of its own; held-out ones are the data's."""
+    pairs = material.pair_set
+    held = pairs is not None and isinstance(pairs.faces, Subset) and pairs.faces.parent is material.heldout
+    return None if held else pairs
+
+
+def check_fits(content: dict[str, Any], path: Path, config: dict[str, Any], identities: Sequence[str]) -> None:
+    """Raises UserError where what the run has learned does not fit this network, loss or set of identities: the network's part may be what
+    another run begins with."""
+    way = f"start another run from what this one learned: weights={path} instead of resume, in a new directory"
+    if content["loss"] and content["identities"] != list(identities):
+        told = f"{len(content['identities'])} identities, which are not the {len(identities)} of these data"
+        raise UserError(f"resume={path}: the loss has learned {told}; restore them, or {way}")
+    before = content["config"]
+    if all(before.get(name) == config[name] for name in ("backbone", "loss")):
+        return
+    backbone, loss = empty_parts(config, len(identities))
+    if problem := misfit(backbone, content["embedder"]):
+        raise UserError(
+            f"resume={path}: backbone: another network than the run's ({problem}); leave it as it was, or {way}"
+        )
+    if problem := misfit(loss, content["loss"]):
+        raise UserError(
+            f"resume={path}: loss: other parameters than the run's ({problem}); leave it as it was, or {way}"
+        )
+
+
+def empty_parts(config: dict[str, Any], num_identities: int) -> tuple[nn.Module, nn.Module]:
+    """Network and loss without memory."""
+    with torch.device("meta"):
+        backbone, loss = (configs.build(config[name]) for name in ("backbone", "loss"))
+        loss.start(embedding_size=backbone.embedding_size, num_identities=num_identities)
+    return backbone, loss
+
+
+def begun_anew(before: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+    """Parts of the state of training that do not go on under this config, and why: `optimizer`, `scale` (of the loss), `random` (streams) and
+    `best` (score)."""
+    found = {"optimizer": without_moments(before.get("optimizer"), config["optimizer"])}
+    scales = [node.get("init_scale") for node in (before.get("precision") or {}, config["precision"])]
+    if scales[0] != scales[1]:
+        found["scale"] = f"begins at precision.init_scale={scales[1]:g}"
+    if before.get("seed") != config["seed"]:
+        found["random"] = f"begin at seed={config['seed']}"
+    scored = [line for key, line in differing(before, config) if is_within(key, SCORED) and not is_free(key)]
+    if scored:
+        found["best"] = scored[0]
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def without_moments(before: Any, now: dict[str, Any]) -> str | None:
+    """Why an optimizer cannot go on with the state of the run's; None where it can."""
+    if before == now:
+        return None
+    if before.get("_target_") != now["_target_"]:
+        return f"{before.get('_target_')} left no state for {now['_target_']}"
+    lacking = sorted({name for _, name in state_names(now) - state_names(before)})
+    return f"the run's has no {', '.join(lacking)}" if lacking else None
+
+
+def state_names(node: Any) -> set[tuple[int, str]]:
+    """What the optimizer remembers of a convolution, a matrix and a vector."""
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 4, 3, 3), (4, 4), (4,))]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = configs.build(node)(parameters)
+    optimizer.step()
+    states = [optimizer.state[parameter] for parameter in parameters]
+    return {(kind, name) for kind, state in enumerate(states) for name, value in state.items() if value is not None}
