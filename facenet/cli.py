@@ -78,9 +78,8 @@ def resumed(arguments: list[str]) -> list[str]:
 def going_on(arguments: list[str]) -> list[str]:
     """The arguments; of a command that goes on with a run their keys are that run's, which the defaults, with other data or another optimizer,
     may not have: `tasks.job` checks them."""
-    resumes = any(
-        argument.startswith("resume=") and argument not in ("resume=auto", "resume=null") for argument in arguments
-    )
+    given = [argument.lstrip("+") for argument in arguments]
+    resumes = any(each.startswith("resume=") and each not in ("resume=auto", "resume=null") for each in given)
     return [forced(argument) if resumes and is_override(argument) else argument for argument in arguments]
 
 

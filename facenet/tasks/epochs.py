@@ -75,6 +75,7 @@ class Epochs:
         self.written: set[Path] = set()
         self.pruned: str | None = None
         self.samples: dict[str, Any] = {}
+        self.run_id = run.id
         self.to_tell: dict[str, str] = {}  # tags of what is not as it was, for when a checkpoint has been written so
         self.resumed = self.settled = False
 
@@ -82,6 +83,7 @@ class Epochs:
         """Goes on from a checkpoint of this run, possibly under another config. With another number of steps per epoch or of processes, the epoch
         under way starts again from its first batch, at the step number that this has in the new plan."""
         self.resumed, before = True, content["config"]
+        self.run_id = self.run.id or content.get("run_id")  # tracking=none for a while does not make it another run
         anew = begun_anew(before, self.run.config)
         for part, reason in anew.items():
             log.warning("%s: starts anew, the rest goes on (%s)", PARTS[part], reason)
@@ -223,7 +225,7 @@ class Epochs:
             "threshold": None if verification is None else verification.threshold.as_dict(),
             "data_fingerprint": self.plan.data_fingerprint,
             "samples": self.samples,
-            "run_id": self.run.id,
+            "run_id": self.run_id,
         }
         self.writer.start(functools.partial(self.write, content, score=score, finished_epoch=finished_epoch))
         return self.keeper.last

@@ -109,7 +109,10 @@ def pairs_of(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -
     elif not restored.content:
         raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
     else:
-        material = divide(configs.build(placed(restored.content["config"]["data"], places)), benchmark)
+        data = restored.content["config"].get("data")
+        if not isinstance(data, dict):
+            raise UserError("benchmark=heldout: damaged checkpoint, its config has no data; use benchmark=lfw")
+        material = divide(configs.build(placed(data, places)), benchmark)
         check_not_trained_on(material, restored.content)
         pair_set = material.pair_set
     if pair_set is None:

@@ -19,7 +19,7 @@ from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
-from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, other_pairs
+from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tracking.store import masked
 
@@ -114,16 +114,26 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
 
     Raises UserError that shows the difference to the run's, unless `resume_changed=true` asks for it, and for other weights to begin with.
     """
+    missing = [
+        name
+        for name, node in config.items()
+        if isinstance(node, dict) and not isinstance(earlier.config.get(name), dict)
+    ]
+    if missing:
+        raise UserError(
+            f"resume={earlier.checkpoint}: its config has no {missing[0]}; it is damaged, or of an older facenet"
+        )
     began = earlier.config.get("weights")
-    if config["weights"] not in (None, began):
+    if config.get("weights") not in (None, began):
         raise UserError(
             f"weights={config['weights']}: is where a run begins, and resume={config['resume']} goes on with weights of its own; "
             "leave out one of them"
         )
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
-    wanted = {**wanted, "weights": began}
+    if "weights" in wanted:
+        wanted = {**wanted, "weights": began}
     different = changes(earlier.config, wanted)
-    if different and not config["resume_changed"]:
+    if different and not config.get("resume_changed"):
         lines = [
             f"resume={config['resume']}: the config is not that of {earlier.run_dir}",
             *different,
@@ -132,21 +142,33 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
         raise UserError("\n  ".join(lines))
     if different:
         log.warning("goes on under another config: %s", "; ".join(different))
-    return with_store({**wanted, **{name: config[name] for name in OWN_KEYS}}, earlier.run_dir)
+    if elsewhere := moved(earlier.config, wanted):
+        log.info("the data lie elsewhere: %s", "; ".join(elsewhere))
+    return with_store({**wanted, **{name: config[name] for name in OWN_KEYS if name in config}}, earlier.run_dir)
 
 
 def overlaid(stored: dict[str, Any], config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The stored config with those values of `config` that the overrides name, and those groups whose choice they name. An override of
     another kind, a preset, makes it the whole `config`."""
     result = copy.deepcopy(stored)
-    keys = [item.lstrip("+~").split("=")[0].replace("/", ".") for item in overrides]
-    for *path, name in (key.split(".") for key in keys if key not in OWN_KEYS):
+    for item in overrides:
+        *path, name = item.lstrip("+~").split("=")[0].replace("/", ".").split(".")
+        if (not path and name in OWN_KEYS) or same_data_named([*path, name], stored, config):
+            continue
         try:
-            target, source = (functools.reduce(operator.getitem, path, part) for part in (result, config))
-            target[name] = copy.deepcopy(source[name])
-        except (KeyError, TypeError):
+            target = functools.reduce(lambda node, key: node.setdefault(key, {}), path, result)
+            if item.startswith("~"):
+                del target[name]
+            else:
+                target[name] = copy.deepcopy(functools.reduce(operator.getitem, [*path, name], config))
+        except (KeyError, TypeError, AttributeError):
             return config
     return sized(result, stored)
+
+
+def same_data_named(path: list[str], stored: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether it is the choice of data=, and of the run's kind: its size of a batch and the like stay those of the run."""
+    return path == ["data"] and stored["data"].get("_target_") == config["data"].get("_target_")
 
 
 def sized(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run that goes on under another config, or whose data have moved. In this process; `test_resume` has the commands."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -206,7 +207,7 @@ def test_a_run_of_an_earlier_facenet_goes_on(run_of, place, stopped):
 
 
 def test_changed_values_of_the_optimizer_are_those_that_train(run_of, place):
-    values = {"weight_decay": 0.5, "betas": [0.5, 0.6], "eps": 1e-3}
+    values = {"lr": 0.01, "weight_decay": 0.5, "betas": [0.5, 0.6], "eps": 1e-3}
     given = [f"optimizer.{name}={value}".replace(" ", "") for name, value in values.items()]
     run_of(place / "none", f"resume={place}/run", *given, "resume_changed=true", steps=1)
     (group,) = last(place / "run")["training"]["optimizer"]["param_groups"]
@@ -369,6 +370,79 @@ def test_a_held_out_evaluation_of_moved_data(run_of, compose_evaluate, stopped, 
         shutil.copy(image.with_name("1.png"), image)
     evaluated(f"data.root={tmp_path}/moved")
     assert "data: 6 of 36 sampled images have other contents" in caplog.text
+
+
+def benchmark_of(folder):
+    """In LFW's layout: a list of 2 folds of 2 + 2 pairs."""
+    for person in range(4):
+        for image in range(3):
+            path = folder / "lfw" / f"Name_{person}" / f"Name_{person}_{image + 1:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (60 * person, 80 * image, 0)).save(path)
+    lines = ["2\t2"]
+    for first, second in ((0, 1), (2, 3)):
+        lines += [f"Name_{first}\t1\t2", f"Name_{second}\t1\t3"]
+        lines += [f"Name_{first}\t1\tName_{second}\t{image}" for image in (1, 2)]
+    (folder / "lfw" / "pairs.txt").write_text("\n".join(lines) + "\n")
+    return folder / "lfw"
+
+
+def test_a_benchmark_that_has_moved(run_of, stopped, tmp_path, caplog):
+    root, run = benchmark_of(tmp_path), tmp_path / "run"
+    data = ("data=folder", f"data.root={stopped}/people", "benchmark=lfw", f"benchmark.root={root}")
+    run_of(run, *(item for item in JOB if item != "benchmark=none"), *data, "trainer.epochs=4", steps=2)
+    moved = root.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="lfw: .*lfw is not a folder"):
+        run_of(tmp_path / "none", f"resume={run}")
+    named = (f"resume={run}", f"benchmark.root={moved}")
+    run_of(tmp_path / "none", *named, steps=2)
+    shutil.copy(moved / "Name_0" / "Name_0_0001.png", moved / "Name_3" / "Name_3_0003.png")
+    run_of(tmp_path / "none", *named, steps=2)  # mended since
+    assert "benchmark: 1 of 10 sampled images have other contents" in caplog.text
+    pairs = (moved / "pairs.txt").read_text()
+    (moved / "pairs.txt").write_text(pairs.replace("Name_0\t1\t2", "Name_0\t1\t3"))
+    with pytest.raises(UserError, match="the benchmark's pairs are not those that the run was tested on"):
+        run_of(tmp_path / "none", *named)
+
+
+def test_tracking_left_out_for_a_while_does_not_make_it_another_run(run_of, place):
+    content = {**last(place / "run"), "run_id": "0" * 32}
+    checkpoint.save(content, place / "run" / "checkpoints" / "last.pt")
+    resume.remember_store(place / "run", "sqlite:////a/mlflow.db", "0" * 32)
+    for broken in (UserError("refused"), None):
+        with contextlib.suppress(UserError):
+            run_of(place / "none", f"resume={place}/run", "tracking=none", broken=broken, steps=1)
+        assert resume.stored_in(place / "run") == "sqlite:////a/mlflow.db"
+    assert last(place / "run")["run_id"] == "0" * 32 and last(place / "run")["step"] == 2
+
+
+def test_the_scale_of_the_loss_begins_where_it_is_told_to(compose_train):
+    before = compose_train("precision=fp16")
+    now = compose_train("precision=fp16", "precision.init_scale=1024")
+    assert changed.begun_anew(before, now) == {"scale": "begins at precision.init_scale=1024"}
+    assert changed.begun_anew(before, compose_train("precision=fp16", "precision.growth_interval=7")) == {}
+    assert changed.begun_anew(before, compose_train("precision=fp16", "seed=7")) == {"random": "begin at seed=7"}
+
+
+def test_of_data_of_the_same_kind_only_what_is_named_counts(compose_train):
+    stored = compose_train("data=folder", "data.root=a", "data.batch_size=12")
+    composed = compose_train("data=folder", "data.root=b")
+    found = resume.overlaid(stored, composed, ["data=folder", "data.root=b"])
+    assert found["data"] == {**stored["data"], "root": "b"}
+    other = compose_train("data=record", "data.path=c")
+    assert resume.overlaid(stored, other, ["data=record", "data.path=c"])["data"] == other["data"]
+    left_out = resume.overlaid(stored, composed, ["~optimizer.eps"])
+    assert "eps" not in left_out["optimizer"] and left_out["data"] == stored["data"]
+
+
+def test_a_config_that_nobody_wrote_is_one_line(run_of, place):
+    content = last(place / "run")
+    for broken in (None, [], "x", 3):
+        checkpoint.save(
+            {**content, "config": {**content["config"], "optimizer": broken}}, place / "run" / "checkpoints" / "last.pt"
+        )
+        with pytest.raises(UserError, match="its config has no optimizer; it is damaged"):
+            run_of(place / "none", f"resume={place}/run")
 
 
 def test_differences_name_the_key():
