@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet import torchrun
-from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, told
+from facenet import overlays, torchrun
+from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import RankFailed, stop_signals_raise
 from facenet.tracking.store import masked
 
@@ -40,6 +40,7 @@ def own_experiments() -> str:
 
 
 OmegaConf.register_new_resolver("facenet_own_experiments", own_experiments, replace=True)
+overlays.install()
 
 
 def train() -> None:
@@ -72,7 +73,13 @@ def resumed(arguments: list[str]) -> list[str]:
     added = [argument for argument in arguments if not argument.startswith(key)]
     added.append(f"hydra.sweep.dir={directory}")
     said_anew = {argument.partition("=")[0] for argument in added}
-    return [*(argument for argument in before if argument.partition("=")[0] not in said_anew), *added]
+    left = [argument for argument in before if argument.partition("=")[0] not in said_anew]
+    for argument, problem in overlays.strange_arguments(left):
+        raise UserError(
+            f"sweep.resume={given[-1]}: its command on record has {shown(argument)!r}, and a directory's word is not enough for that ({problem}); "
+            "say it again beside sweep.resume, or leave the sweep"
+        )
+    return [*left, *added]
 
 
 def going_on(arguments: list[str]) -> list[str]:
@@ -156,6 +163,12 @@ def output_dir() -> Path:
 def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
+    for argument in sys.argv[1:]:
+        if argument.startswith("--e"):  # --experimental-rerun, also shortened
+            fail(
+                f"{shown(argument)}: reads a pickled config, which runs what its writer put into it; repeat the command instead",
+                USER,
+            )
     defects: list[Exception] = []  # raised inside a job: nothing that another command line mends
 
     @functools.wraps(job)
@@ -246,7 +259,7 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    from facenet import config
+    from facenet.slots import closest
 
     absent: dict[str, str] = {}
     GlobalHydra.instance().clear()
@@ -259,7 +272,7 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
                 if not group or group in absent:
                     raise
                 known = list(missing.options or [])
-                near = config.closest(choice, known)
+                near = closest(choice, known)
                 absent[group] = f"{group}: no choice {choice!r} among {', '.join(known) or 'none'}{near}"
                 overrides = [item for item in overrides if item.lstrip("+").split("=")[0] != group]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -12,29 +12,20 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet.atomic import replacing, sync
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
+from facenet.plain import plain, yaml_text
+from facenet.slots import closest, locate, openings, unsaid_sources
 
-# A config can come out of somebody else's checkpoint: it may only build classes of these packages, and models of two zoos.
-ALLOWED = (
-    "facenet.",
-    "torch.optim.",
-    "torch.nn.",
-    "torchvision.",
-    "albumentations.",
-    "pytorch_metric_learning.",
-    "timm.",
-)
-ZOOS = ("torchvision.models.", "timm.create_model")
 RESOLVED, PENDING = "resolved.yaml", "resolved.pending.yaml"
 SPECIAL = {"_target_", "_partial_", "_convert_"}
 RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions that a command gives, not a config
@@ -63,7 +54,16 @@ def adopt_pending(run_dir: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    return typing.cast("dict[str, Any]", OmegaConf.to_container(typing.cast(DictConfig, OmegaConf.load(path))))
+    """A config that `write` left, which others may have changed since: plain values, references as they are spelled. Raises UserError for what is
+    no config, OSError where there is none."""
+    text = yaml_text(path)
+    try:
+        found = OmegaConf.to_container(OmegaConf.create(text))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{path}: no config ({str(error).splitlines()[0]})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: no config of a run")
+    return typing.cast("dict[str, Any]", plain(found, str(path)))
 
 
 def chosen(choices: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
@@ -94,25 +94,89 @@ def fingerprint(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def build(node: Any) -> Any:
-    """The objects that the `_target_`s of a checked, resolved node describe; dicts and lists keep their shape."""
-    if not isinstance(node, (dict, list)):
+@dataclass(frozen=True)
+class Part:
+    """One `_target_` that may be built at `path`, and its checked values."""
+
+    path: str
+    target: Callable[..., Any]
+    partial: bool
+    values: dict[str, Any]
+
+    def built(self) -> Any:
+        values = made(self.values)
+        if self.partial:
+            return functools.partial(self.target, **values)
+        try:
+            return self.target(**values)
+        except UserError:
+            raise
+        except Exception as error:  # of a constructor of torch, timm, ...: almost any type
+            said = str(error).splitlines() or [type(error).__name__]
+            named = f"{self.target.__module__}.{self.target.__qualname__}"
+            raise UserError(f"config: {self.path}: {named} cannot be built ({said[0]})") from error
+
+
+def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:
+    """The objects that the `_target_`s of a resolved node describe; dicts and lists keep their shape. `slot`: where the node stands in a config,
+    such as "backbone", which decides what may be built; without it the node is a dict of such places. Nothing is built before all of it has been
+    looked at. of_others: from a file of somebody else; what opens files or addresses is refused then.
+
+    Raises UserError for what may not be built, or cannot.
+    """
+    checked = plain(node, slot or "config")
+    described = parts_of(checked, slot, of_others=of_others)
+    if of_others:
+        refuse_openings(checked, slot)
+    return made(described)
+
+
+def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
+    """A copied node with a Part in place of each dict that has a `_target_`."""
+    if isinstance(node, list):
+        return [parts_of(value, f"{path}.{index}", of_others=of_others) for index, value in enumerate(node)]
+    if isinstance(node, str) and "${" in node:
+        raise UserError(f"{path}: {shown(node)!r} may not be built: a resolved config holds no ${{...}}")
+    if not isinstance(node, dict):
         return node
-    for path, value in walk(node):
-        if isinstance(value, dict) and "_target_" in value:
-            locate(value["_target_"], path)
-        # instantiate would follow it, also to a target that was never looked at
-        if isinstance(value, str) and "${" in value:
-            raise UserError(f"{path}: {value!r} may not be built: a resolved config holds no ${{...}}")
-    try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise UserError(str(cause)) from None
-            cause = cause.__cause__
-        raise UserError(f"config: {str(error).splitlines()[0]} ({error.__cause__})") from error
+    target = locate(node["_target_"], path) if "_target_" in node else None
+    values = {}
+    for key, value in node.items():
+        at = f"{path}.{shown(key)}" if path else shown(key)
+        if target is not None and key in SPECIAL:
+            continue
+        if key.startswith("_"):  # _args_, _recursive_ and the like of Hydra, or a constructor's private parameters
+            raise UserError(f"{at}: no key of a config; leave it out")
+        if of_others and key == "pretrained" and value is True:
+            value = False  # that a network once began from published weights: a checkpoint brings all of them
+        values[key] = parts_of(value, at, of_others=of_others)
+    if target is None:
+        return values
+    if of_others:
+        values |= unsaid_sources(target, values)
+    partial = node.get("_partial_", False)
+    if not isinstance(partial, bool):
+        raise UserError(f"{path}._partial_: expected bool, got {shown(str(partial))!r}")
+    return Part(path, target, partial, values)
+
+
+def made(described: Any) -> Any:
+    """What `parts_of` described."""
+    if isinstance(described, Part):
+        return described.built()
+    if isinstance(described, dict):
+        return {key: made(value) for key, value in described.items()}
+    return [made(value) for value in described] if isinstance(described, list) else described
+
+
+def refuse_openings(node: Any, path: str) -> None:
+    """Raises UserError for what would open a file or an address."""
+    for at, value in openings(node, path):
+        if not (at.endswith(".pretrained") and value is True):
+            raise UserError(
+                f"{at}: {shown(str(value))!r} would open a file or an address, which a checkpoint may not; if you trust it, name its network "
+                "yourself: weights=FILE backbone=..."
+            )
 
 
 def check(config: dict[str, Any], root: Callable[..., Any]) -> None:
@@ -128,35 +192,6 @@ def problems_of(config: dict[str, Any], root: Callable[..., Any]) -> list[str]:
 
 def problem_list(problems: list[str]) -> str:
     return "\n  ".join([f"config: {len(problems)} problem{'s' * (len(problems) > 1)}", *problems])
-
-
-def locate(target: Any, path: str) -> Any:
-    """The object that a `_target_` names. Raises UserError when it is not allowed or does not exist."""
-    if not isinstance(target, str) or not target.startswith(ALLOWED):
-        raise UserError(f"{path}._target_: {target!r} may not be built from a config; allowed: {' '.join(ALLOWED)}")
-    parts = target.split(".")
-    # torch.optim is no attribute of an unimported torch, and a class's attribute is no module: import the longest prefix.
-    for split in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:split]))
-        except ModuleNotFoundError as error:
-            if not ".".join(parts[:split]).startswith(str(error.name)):
-                raise UserError(
-                    f"{path}._target_: {target} needs the package {error.name}: pip install {error.name}"
-                ) from None
-            continue
-        except (ImportError, OSError, RuntimeError) as error:
-            raise UserError(f"{path}._target_: {'.'.join(parts[:split])} does not import here: {error}") from None
-        for depth, part in enumerate(parts[split:]):
-            if part.startswith("_") or not hasattr(found, part):
-                near = closest(part, [name for name in dir(found) if not name.startswith("_")])
-                raise UserError(f"{path}._target_: no {part!r} in {'.'.join(parts[: split + depth])}{near}")
-            found = getattr(found, part)
-        # What a module merely imported (`facenet.launch.subprocess.Popen`) and plain functions are no parts to build.
-        if not (inspect.isclass(found) or target.startswith(ZOOS)) or not f"{found.__module__}.".startswith(ALLOWED):
-            raise UserError(f"{path}._target_: {target} is nothing that a config can build")
-        return found
-    raise UserError(f"{path}._target_: no module {parts[0]!r} here: pip install {parts[0]}")
 
 
 def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -266,8 +301,3 @@ def public_name(target: Callable[..., Any]) -> str:
     package = importlib.import_module(".".join(module[:-1])) if len(module) > 1 else None
     short = module[:-1] if getattr(package, target.__qualname__, None) is target else module
     return ".".join([*short, target.__qualname__])
-
-
-def closest(name: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(name, options, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

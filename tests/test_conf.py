@@ -24,6 +24,7 @@ from hydra import compose, initialize_config_module
 
 from facenet import cli  # registers the resolvers
 from facenet import config as configs
+from facenet.slots import locate
 from facenet.sweeps.settings import split
 from facenet.tasks.evaluate import evaluate
 from facenet.tasks.train import train
@@ -99,7 +100,7 @@ def test_a_choice_spells_exactly_the_parameters_of_ours(group: str, choice: str)
     configs.check({"part": part}, one_part)
     for path, value in nodes_with_target(part):
         if value["_target_"].startswith("facenet."):
-            parameters = inspect.signature(configs.locate(value["_target_"], path)).parameters.values()
+            parameters = inspect.signature(locate(value["_target_"], path)).parameters.values()
             configured = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
             given = len(parameters) - len(configured)  # an optimizer takes the network's parameters, by position
             assert given == int(value.get("_partial_", False)), f"{value['_target_']} takes positional parameters"
@@ -114,7 +115,7 @@ def one_part(*, part: Any) -> None:
 def test_a_choice_builds(group: str, choice: str):
     """Folders, lists and benchmarks are opened by the plan, so that their parts build without files."""
     built = configs.build({"part": node(group, choice)})["part"]
-    target = configs.locate(node(group, choice)["_target_"], group)
+    target = locate(node(group, choice)["_target_"], group)
     assert (
         isinstance(built, target) if inspect.isclass(target) and not callable(getattr(built, "func", None)) else built
     )

@@ -24,6 +24,10 @@ def root(*, optimizer: functools.partial[Any], precision: Precision, epochs: int
     """Stands for a task: three keys of the config and one parameter that the command gives."""
 
 
+def one_part(*, part: Any) -> None:
+    """A task with a key that is no slot: all that stands anywhere in a config may be built there."""
+
+
 def good(**changes: Any) -> dict[str, Any]:
     return {"optimizer": SGD, "precision": PRECISION, "epochs": 3, **changes}
 
@@ -72,8 +76,8 @@ def test_a_missing_value_is_named_beside_the_other_problems():
 
 
 def test_a_parameter_without_default_must_be_there_unless_partial():
-    assert complaint(good(precision={"_target_": "facenet.data.source.SyntheticData", "num_identities": 3})) == [
-        "precision.images_per_identity: facenet.data.source.SyntheticData needs it; set precision.images_per_identity=..."
+    assert complaint({"part": {"_target_": "facenet.data.source.SyntheticData", "num_identities": 3}}, one_part) == [
+        "part.images_per_identity: facenet.data.source.SyntheticData needs it; set part.images_per_identity=..."
     ]
     configs.check(good(optimizer={"_target_": "torch.optim.Adam", "_partial_": True}), root)
 
@@ -156,40 +160,48 @@ def test_problems_inside_lists_dicts_and_nested_partials_carry_their_path():
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("torch.optim.SGDD", "precision._target_: no 'SGDD' in torch.optim; did you mean 'SGD'?"),
-        ("facenet.lossez.LossMix", "precision._target_: no 'lossez' in facenet; did you mean 'losses'?"),
-        ("timm.nothing.here", "precision._target_: "),  # whether or not timm is installed
+        ("torch.optim.SGDD", "part._target_: no 'SGDD' in torch.optim; did you mean 'SGD'?"),
+        (
+            "facenet.data.source.Synthetic",
+            "part._target_: no 'Synthetic' in facenet.data.source; did you mean 'SyntheticData'?",
+        ),
+        ("timm.nothing.here", "part._target_: "),  # whether or not timm is installed
         (
             "torch.load",
-            "precision._target_: 'torch.load' may not be built from a config; allowed: facenet. torch.optim.",
+            "part._target_: 'torch.load' may not be built from a config; allowed: facenet.backbones. timm.create_model",
         ),
-        ("os.system", "precision._target_: 'os.system' may not be built from a config"),
+        ("os.system", "part._target_: 'os.system' may not be built from a config"),
         ("builtins.eval", "may not be built from a config"),
         ("functools.partial", "may not be built from a config"),
         ("subprocess.Popen", "may not be built from a config"),
         ("torchvisionary.X", "may not be built from a config"),
-        (3, "precision._target_: 3 may not be built from a config"),
+        (3, "part._target_: 'int' may not be built from a config"),
         (None, "may not be built from a config"),
-        ("facenet.launch.absent.Popen", "precision._target_: no 'absent' in facenet.launch"),
-        ("facenet.launch.subprocess.Popen", "facenet.launch.subprocess.Popen is nothing that a config can build"),
-        ("facenet.tasks.job.subprocess.Popen", "facenet.tasks.job.subprocess.Popen is nothing that a config can build"),
-        ("facenet.launch.os.system", "facenet.launch.os.system is nothing that a config can build"),
-        ("facenet.launch.Path", "facenet.launch.Path is nothing that a config can build"),
-        ("facenet.launch.launch", "facenet.launch.launch is nothing that a config can build"),  # a function
+        ("facenet.launch.absent.Popen", "'facenet.launch.absent.Popen' may not be built from a config"),
+        ("facenet.launch.subprocess.Popen", "'facenet.launch.subprocess.Popen' may not be built from a config"),
+        ("facenet.tasks.job.subprocess.Popen", "'facenet.tasks.job.subprocess.Popen' may not be built from a config"),
+        ("facenet.launch.os.system", "'facenet.launch.os.system' may not be built from a config"),
+        ("facenet.launch.Path", "'facenet.launch.Path' may not be built from a config"),
+        (
+            "facenet.losses.mix.weight_of",
+            "facenet.losses.mix.weight_of is nothing that a config can build",
+        ),  # a function
         ("torch.optim.lr_scheduler.partial", "is nothing that a config can build"),
+        ("facenet.losses.mix.re.Pattern", "facenet.losses.mix.re.Pattern is nothing that a config can build"),
+        ("facenet.data.source.log", "is nothing that a config can build"),
         ("torch.nn.functional.relu", "is nothing that a config can build"),
-        ("torch.nn.Module.__init__", "precision._target_: no '__init__' in torch.nn.Module"),
+        ("torch.nn.Module.__init__", "part._target_: no '__init__' in torch.nn.Module"),
         ("torch.nn.modules", "is nothing that a config can build"),  # a module
-        ("facenet.launch", "is nothing that a config can build"),
-        ("facenet.", "precision._target_: "),
+        ("facenet.launch", "'facenet.launch' may not be built from a config"),
+        ("facenet.", "part._target_: "),
     ],
 )
 def test_targets_that_are_refused_by_check_and_by_build(target: Any, words: str):
     node = {"_target_": target}
-    (line,) = complaint(good(precision=node))
+    (line,) = complaint({"part": node}, one_part)
     assert words in line
     with pytest.raises(UserError) as refused:  # a config inside a checkpoint is built without the command's check
-        configs.build({"precision": node})
+        configs.build({"part": node})
     assert str(refused.value) == line
 
 
@@ -230,7 +242,7 @@ def test_a_constructors_own_refusal_surfaces_as_it_is():
 
 def test_any_other_failure_of_a_constructor_names_target_and_cause():
     with pytest.raises(UserError) as refused:
-        configs.build({"loss": {"_target_": "torch.nn.Dropout", "p": 2.0}})
+        configs.build({"part": {"_target_": "torch.nn.Dropout", "p": 2.0}})
     assert str(refused.value).startswith("config: ") and len(str(refused.value).splitlines()) == 1
     assert "torch.nn.modules.dropout.Dropout" in str(refused.value) and "between 0 and 1" in str(refused.value)
 

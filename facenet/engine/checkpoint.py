@@ -16,6 +16,7 @@ import torch
 
 from facenet.atomic import replacing
 from facenet.errors import UserError
+from facenet.plain import plain
 
 FORMAT, VERSION = "facenet-checkpoint", 1
 SEAL, COMMENT_LENGTH = b"facenet sha256 ", 2  # the field before a zip file's comment, which is its end
@@ -82,6 +83,7 @@ def load(path: str | Path) -> dict[str, Any]:
     wrong = [name for name, kind in FIELDS.items() if not isinstance(content.get(name), kind)]
     if wrong:
         raise UserError(f"checkpoint={path}: damaged, {wrong[0]!r} is missing or of another type")
+    content["config"] = plain(content["config"], f"checkpoint={path}: damaged, config")
     return content
 
 

@@ -68,7 +68,7 @@ def begin(config: DictConfig) -> None:
         if getattr(sweep, key) != value:
             raise UserError(f"sweep.{key}: only facenet's own launcher does this; leave out hydra/launcher, or this")
     check_launcher(config.hydra.launcher, str(config.hydra.sweep.dir))
-    tracking = configs.build(split(configs.resolve(without_hydra(config)))[0]["tracking"])
+    tracking = configs.build(split(configs.resolve(without_hydra(config)))[0]["tracking"], "tracking")
     if isinstance(tracking, MlflowTracking) and not sweep.dry_run:
         begun.append((tracking.where(), Path(config.hydra.sweep.dir).absolute().name))
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):

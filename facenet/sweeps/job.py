@@ -66,7 +66,7 @@ def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning:
     from facenet.tasks.resume import stored_in
     from facenet.tracking.choice import MlflowTracking
 
-    tracking = configs.build(config["tracking"])
+    tracking = configs.build(config["tracking"], "tracking")
     if not isinstance(tracking, MlflowTracking):
         raise UserError("sweep.prune: compares runs that are in MLflow; set tracking=mlflow, or sweep.prune=null")
     rule = {"uri": stored_in(run_dir) or tracking.where(), "sweep_id": tags["sweep_id"], "job_num": tags["job_num"]}

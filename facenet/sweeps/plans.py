@@ -67,10 +67,10 @@ class Planner:
 
     def plan_of(self, config: dict[str, Any]) -> Plan:
         """As `tasks.job.prepare`. Raises UserError where that does, and for more processes than devices."""
-        parts = {name: configs.build(config[name]) for name in PLANNED}
+        parts = {name: configs.build(config[name], name) for name in PLANNED}
         key = json.dumps([without(config["data"], AFTER_OPENING), config["benchmark"]], sort_keys=True)
         if key not in self.materials:
-            self.materials[key] = divide(parts["data"], configs.build(config["benchmark"]))
+            self.materials[key] = divide(parts["data"], configs.build(config["benchmark"], "benchmark"))
         num_processes = parts["distributed"].num_processes
         plan = make_plan(self.materials[key], num_processes=num_processes, **parts)
         check_device_count(plan.device, num_processes)

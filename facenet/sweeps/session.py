@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from facenet.atomic import alone_in
 from facenet.data.split import replace_text
 from facenet.errors import UserError
 from facenet.failure import one_line
+from facenet.overlays import strange_arguments
 from facenet.sweeps import table
 from facenet.sweeps.job import TABLES
 from facenet.sweeps.plans import Job, Planner
@@ -140,7 +142,12 @@ class Session:
         return worst([self.outcomes[job.num] for job in self.failures()])
 
     def way_on(self) -> str:
-        return f"go on with what is left: facenet-train sweep.resume={self.dir}"
+        said_again = [
+            masked(argument)
+            for argument, _ in strange_arguments(self.arguments)
+            if not argument.startswith("hydra.sweep.dir=")
+        ]
+        return f"go on with what is left: {shlex.join(['facenet-train', f'sweep.resume={self.dir}', *said_again])}"
 
 
 def compare(uri: str, sweep_id: str) -> None:
@@ -159,7 +166,7 @@ def where_of(job: Job) -> str | None:
     """The store of a job's run."""
     from facenet.tasks.resume import stored_in
 
-    tracking = configs.build(job.config["tracking"])
+    tracking = configs.build(job.config["tracking"], "tracking")
     return None if isinstance(tracking, NoTracking) else stored_in(job.directory) or tracking.where()
 
 

@@ -54,5 +54,5 @@ def settings_of(config: dict[str, Any]) -> Sweep:
     """Raises UserError that lists all problems of `sweep.*`."""
     _, own = split(config)
     configs.check(own, part)
-    found: Sweep = configs.build(own["sweep"])
+    found: Sweep = configs.build(own["sweep"], "sweep")
     return found

@@ -116,7 +116,7 @@ def run_audit(
 
 def chosen_device(name: str) -> DeviceChoice:
     node = configs.chosen({"accelerator": name}, {})["accelerator"]
-    choice: DeviceChoice = configs.build(node)
+    choice: DeviceChoice = configs.build(node, "accelerator")
     return choice
 
 

@@ -155,7 +155,7 @@ def state_names(node: Any) -> set[tuple[int, str]]:
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 4, 3, 3), (4, 4), (4,))]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
-    optimizer = configs.build(node)(parameters)
+    optimizer = configs.build(node, "optimizer")(parameters)
     optimizer.step()
     states = [optimizer.state[parameter] for parameter in parameters]
     return {(kind, name) for kind, state in enumerate(states) for name, value in state.items() if value is not None}

@@ -11,11 +11,13 @@ from typing import Any
 from facenet import config as configs
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import Embedder
+from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
+from facenet.slots import addresses_in
 from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin
 from facenet.tasks.plan import Benchmark, Material, divide
@@ -109,10 +111,7 @@ def pairs_of(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -
     elif not restored.content:
         raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
     else:
-        data = restored.content["config"].get("data")
-        if not isinstance(data, dict):
-            raise UserError("benchmark=heldout: damaged checkpoint, its config has no data; use benchmark=lfw")
-        material = divide(configs.build(placed(data, places)), benchmark)
+        material = divide(heldout_data(restored.content["config"], places), benchmark)
         check_not_trained_on(material, restored.content)
         pair_set = material.pair_set
     if pair_set is None:
@@ -128,6 +127,28 @@ def placed(data: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
             named = f"set data.{own[0]}" if own else "they are drawn and lie nowhere; leave it out"
             raise UserError(f"data.{name}={place}: the run's data are of another kind; {named}")
     return {**data, **places}
+
+
+def heldout_data(config: dict[str, Any], places: dict[str, str]) -> Data:
+    """The data that a checkpoint names, which are read as lists and images, and told. `places`: where the command line says that they are. Raises
+    UserError for an address that it does not say: whoever wrote the checkpoint would choose who is called."""
+    stored = config.get("data")
+    if not isinstance(stored, dict):
+        raise UserError("benchmark=heldout: damaged checkpoint, its config has no data; use benchmark=lfw")
+    node = placed(stored, places)
+    for path, address in addresses_in(node, "data"):
+        if path.removeprefix("data.") not in places:
+            raise UserError(
+                f"benchmark=heldout: {path}={shown(address)} is an address that only the checkpoint names, which is not opened on its word; say it "
+                f"again on the command line, {path}=..., or use benchmark=lfw"
+            )
+    data = configs.build(node, "data")
+    if not isinstance(data, Data):
+        raise UserError("benchmark=heldout: damaged checkpoint, its config has no data; use benchmark=lfw")
+    named = [f"data.{key}={shown(str(node[key]))}" for key in PLACES if node.get(key) is not None and key not in places]
+    if named:
+        log.info("the checkpoint says where its faces are: %s", ", ".join(named))
+    return data
 
 
 def check_not_trained_on(material: Material, content: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def run_job(
         earlier.check_data(plan.data_fingerprint, changed=config["resume_changed"])
         earlier.check_images(material, changed=config["resume_changed"])
         earlier.check_fits(config, material.train.identities)
-    tracking = configs.build(config["tracking"])
+    tracking = configs.build(config["tracking"], "tracking")
     config = {**without_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     facts = RunFacts(
         name=run_name(overrides, tags),
@@ -68,7 +68,7 @@ def run_job(
     )
     with resuming.alone_in(run_dir), resuming.written(config, run_dir):
         with tracking.run(facts, run_id=earlier.run_id if earlier else None) as run_id:
-            distributed: Distributed = configs.build(config["distributed"])
+            distributed: Distributed = configs.build(config["distributed"], "distributed")
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
                 resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
             result = start(run_dir, distributed, rank_environment(run_id))
@@ -90,8 +90,8 @@ def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     """The divided data and the plan; builds only what they need, no network and no device."""
-    parts = {name: configs.build(config[name]) for name in PLANNED}
-    material = divide(parts["data"], configs.build(config["benchmark"]))
+    parts = {name: configs.build(config[name], name) for name in PLANNED}
+    material = divide(parts["data"], configs.build(config["benchmark"], "benchmark"))
     return material, make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
 
 

@@ -13,6 +13,7 @@ from facenet import config as configs
 from facenet.accelerator import Accelerator, DeviceChoice
 from facenet.engine.step import TrainStep
 from facenet.errors import UserError, fail, told
+from facenet.plain import plain
 from facenet.spread_rows import gradient_of
 
 
@@ -21,7 +22,10 @@ def replay(path: Path, device: str = "auto") -> list[str]:
     the identities of a sampled head are drawn anew; the rest is what the run computed. `device`: a choice of accelerator=. Raises UserError for a
     file that is no such dump."""
     content = read(path)
-    parts = {name: configs.build(content["config"][name]) for name in ("backbone", "loss", "preprocess", "precision")}
+    parts = {
+        name: configs.build(content["config"].get(name), name, of_others=True)
+        for name in ("backbone", "loss", "preprocess", "precision")
+    }
     backbone, loss = parts["backbone"], parts["loss"]
     loss.start(embedding_size=backbone.embedding_size, num_identities=content["identities"])
     backbone.load_state_dict(content["embedder"])
@@ -51,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no dump of a batch ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict) or "batches" not in content:
         raise UserError(f"{path}: no dump of a batch; name nonfinite-<process>.pt of a run directory")
-    return content
+    return {**content, "config": plain(content.get("config"), f"{path}: config")}
 
 
 def first_bad(module: nn.Module) -> list[str]:

@@ -41,7 +41,7 @@ def from_checkpoint(path: str) -> Restored:
 def network_in(content: dict[str, Any], path: str) -> Restored:
     nodes = {}
     for name, kind in (("backbone", Embedder), ("preprocess", Preprocess)):
-        nodes[name] = configs.build(content["config"].get(name))
+        nodes[name] = configs.build(content["config"].get(name), name, of_others=True)
         if not isinstance(nodes[name], kind):
             raise UserError(f"checkpoint={path}: damaged, its config has no {name}")
     try:

@@ -18,13 +18,15 @@ from facenet import atomic
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
+from facenet.slots import addresses_in, openings
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
 STORE = "tracking.json"
+BUILT_INSIDE = ("backbone", "preprocess", "loss")  # of which only networks of a zoo open anything
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
             "leave out one of them"
         )
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
+    check_sources(wanted, config, earlier.run_dir)
     if "weights" in wanted:
         wanted = {**wanted, "weights": began}
     different = changes(earlier.config, wanted)
@@ -145,6 +148,23 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
     if elsewhere := moved(earlier.config, wanted):
         log.info("the data lie elsewhere: %s", "; ".join(elsewhere))
     return with_store({**wanted, **{name: config[name] for name in OWN_KEYS if name in config}}, earlier.run_dir)
+
+
+def check_sources(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path) -> None:
+    """Raises UserError for files and addresses that only the directory's config would have opened, beside its images and lists."""
+    said = {*sources_of(config)}
+    for path, value in sources_of(wanted):
+        if (path, value) not in said:
+            raise UserError(
+                f"resume={config.get('resume')}: {path}={shown(value)} is what the config in {run_dir} would open, and a directory's word is not "
+                f"enough; say it again on the command line: {path}=..."
+            )
+
+
+def sources_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, node in config.items():
+        found = openings(node, name) if name in BUILT_INSIDE else addresses_in(node, name) if name == "data" else ()
+        yield from ((path, str(value)) for path, value in found)
 
 
 def overlaid(stored: dict[str, Any], config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -219,7 +239,7 @@ def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
     if earlier is None:
         return False
     material, noted = (
-        divide(configs.build(config["data"]), configs.build(config["benchmark"])),
+        divide(configs.build(config["data"], "data"), configs.build(config["benchmark"], "benchmark")),
         earlier.content.get("samples"),
     )
     same_names = earlier.content["data_fingerprint"] == material.source.fingerprint

@@ -79,7 +79,7 @@ def run_collectives(config: dict[str, Any], *, run_dir: Path, run_id: str | None
     from facenet.accelerator import Accelerator, Precision
 
     keep_quiet(run_dir / "said.log")
-    choice = configs.build(config["accelerator"])
+    choice = configs.build(config["accelerator"], "accelerator")
     with Accelerator.start(choice, Precision(), timeout_s=config["timeout_s"]) as accelerator:
         count, device = accelerator.world_size, accelerator.device
         own = torch.full((3,), float(accelerator.rank), device=device)

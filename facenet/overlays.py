@@ -1,0 +1,269 @@
+"""Presets, sweeps and commands on record out of directories, which somebody else may have written: what of them is taken.
+
+Of a file: values of facenet's own groups, `hydra.mode`, the choice of a launcher and a sweeper with their plain settings, and the axes of a sweep.
+All else of Hydra's names code or a shell somewhere, runs before a job is checked, and is for the command line. The same holds for the command that a
+sweep's directory has on record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from facenet.errors import UserError, shown
+from facenet.plain import plain, yaml_text
+from facenet.slots import ANY, WORD, addresses_in, is_source, named_by
+
+NAME = r"[A-Za-z0-9_][\w.\-]*"
+REFERENCE = r"\$\{\.*[A-Za-z_][\w\-]*(?:\.[\w\-]+|\[\w+\])*\}"
+CHOICE = re.compile(rf"/?(?:{NAME}/)*(?:{NAME}|{REFERENCE})(?:@[\w.]+)?")  # of a list of defaults
+GROUP = re.compile(rf"(?:(?:optional|override) )*(/?{NAME}(?:/{NAME})*)(?:@([\w.]+))?")
+HYDRA_GROUP = re.compile(r"/?hydra/(?:launcher|sweeper)(?:/\w+)*")
+KEY = re.compile(
+    r"[A-Za-z_]\w*"
+)  # of a launcher's settings: one with a line break in it would be a line of a batch script
+OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_][\w\-]*(?:[./][\w\-]+)*)(?:@[\w.]+)?")
+# Settings of Hydra's launchers and sweepers that are a word: names for a scheduler. Others are commands, files, addresses or code.
+NAMES = {
+    "partition",
+    "qos",
+    "account",
+    "constraint",
+    "gres",
+    "exclude",
+    "name",
+    "backend",
+    "prefer",
+    "require",
+    "study_name",
+}
+FETCHED = re.compile(r"checkpoint_path|pretrained_.+|weights(_.+)?|url", re.IGNORECASE)
+SETTING = re.compile(r"[\w.,:@%+\-]*")
+COUNT = "${sweep.jobs_per_node}"  # checked to be a number before anything starts
+ON_THE_COMMAND_LINE = "a file of a directory may not say that; say it on the command line"
+
+
+def install() -> None:
+    """Makes Hydra read files of directories, those of --config-dir and hydra.searchpath too, and only files in packages, through this module."""
+    Plugins.instance()  # which registers Hydra's own
+    SourcesRegistry.instance().types |= {"file": DirectoryFiles, "pkg": PackageFiles}
+
+
+class DirectoryFiles(FileConfigSource):
+    """Hydra's source of YAML files, which composes what has passed `problems_of` and nothing else. Raises UserError."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            text = yaml_text(path)
+            config = OmegaConf.create(text)
+        except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        header = self._get_header_dict(text[:512])
+        content = plain(OmegaConf.to_container(config), str(path))
+        for problem in problems_of(content, config_path.removesuffix(".yaml"), header.get("package")):
+            raise UserError(f"{path}: {problem}")
+        return ConfigResult(config=config, path=f"{self.scheme()}://{self.path}", provider=self.provider, header=header)
+
+
+class PackageFiles(ImportlibResourcesConfigSource):
+    """Hydra's source of files in packages, without a way out of them."""
+
+    def is_config(self, config_path: str) -> bool:
+        inside = not os.path.isabs(config_path) and ".." not in Path(config_path).parts
+        return inside and bool(super().is_config(config_path))
+
+
+def problems_of(content: Any, config_path: str, package: str | None) -> Iterator[str]:
+    """What may not stand in a file, each as `key: why`. config_path: its place below the directory, as in "preset/mine"."""
+    if not isinstance(content, dict):
+        yield f"expected keys with values, got a {type(content).__name__}"
+        return
+    if package is not None and (in_hydra(package) or "_name_" in package):
+        yield f"# @package {shown(package)}: {ON_THE_COMMAND_LINE}"
+    *group, _ = Path(config_path).parts or ("",)
+    defaults = content.get("defaults", [])
+    content = {key: value for key, value in content.items() if key != "defaults"}
+    for default in defaults if isinstance(defaults, list) else [defaults]:
+        if not fine_default(default):
+            yield f"defaults: {shown(str(default))!r}: {ON_THE_COMMAND_LINE}"
+    place = ".".join(group) if package is None else package.replace("_group_", ".".join(group)).replace("_global_", "")
+    if group[:1] == ["hydra"]:
+        if not HYDRA_GROUP.fullmatch("/".join(group)) or package is not None:
+            yield f"hydra: {ON_THE_COMMAND_LINE}"
+        nested: Any = content
+        for part in reversed(group):
+            nested = {part: nested}
+        content = nested
+    yield from value_problems({key: value for key, value in content.items() if key != "hydra"}, place)
+    if "hydra" in content:
+        yield from hydra_problems(content["hydra"])
+
+
+def in_hydra(place: str) -> bool:
+    return "hydra" in re.split(r"[^\w\-]+", place)
+
+
+def fine_default(default: Any) -> bool:
+    """Whether an entry of a list of defaults chooses by name, and nothing of Hydra's but a launcher or a sweeper."""
+    if isinstance(default, str):
+        return (
+            CHOICE.fullmatch(default) is not None
+            and ".." not in default
+            and (
+                not in_hydra(default)
+                or (HYDRA_GROUP.fullmatch(default.rpartition("/")[0]) is not None and "@" not in default)
+            )
+        )
+    if not isinstance(default, dict) or len(default) != 1:
+        return False
+    ((key, value),) = default.items()
+    found = GROUP.fullmatch(key)
+    if found is None or ".." in key or (in_hydra(key) and not (HYDRA_GROUP.fullmatch(found[1]) and found[2] is None)):
+        return False
+    names = value if isinstance(value, list) else [] if value is None else [value]
+    return all(
+        isinstance(name, str) and CHOICE.fullmatch(name) and ".." not in name and not in_hydra(name) and "@" not in name
+        for name in names
+    )
+
+
+def value_problems(node: Any, path: str) -> Iterator[str]:
+    """Of values of facenet's own groups."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            at = f"{path}.{shown(key)}" if path else shown(key)
+            if "$" in key or key == "()":
+                yield f"{at}: {ON_THE_COMMAND_LINE}"
+            elif key == "_target_" and not (isinstance(value, str) and named_by(ANY.names, value)):
+                yield f"{at}: {shown(str(value))!r} may not be built from a config"
+            elif opens(key, value, path):
+                yield f"{at}: {shown(str(value))!r} would open a file or an address; {ON_THE_COMMAND_LINE}"
+            else:
+                yield from value_problems(value, at)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from value_problems(value, f"{path}.{index}")
+    elif isinstance(node, str):
+        yield from text_problems(node, path)
+
+
+def text_problems(text: str, path: str) -> Iterator[str]:
+    left = re.sub(REFERENCE, lambda found: found[0] if in_hydra(found[0][2:-1]) else "", text)
+    if "${" in left:
+        yield f"{path}: {shown(text)!r} is more than a reference to a key of facenet's own; {ON_THE_COMMAND_LINE}"
+    for _, address in addresses_in(text, path):
+        if not any(address in argument for argument in sys.argv[1:]):
+            yield f"{path}={shown(address)}: an address is only opened when the command line says it too; add {path}=..."
+
+
+def opens(key: str, value: Any, path: str) -> bool:
+    """Whether a parameter makes the constructor of a network read a file or an address: all but "the published weights of this name". `weights` at
+    the root of a config is a run's own."""
+    if key == "pretrained":
+        return not (value is None or isinstance(value, bool))
+    if key == "model_name":
+        return not (isinstance(value, str) and WORD.fullmatch(value))
+    return FETCHED.fullmatch(key) is not None and is_source(key, value) and not (key == "weights" and not path)
+
+
+def hydra_problems(node: Any) -> Iterator[str]:
+    if not isinstance(node, dict):
+        yield f"hydra: {ON_THE_COMMAND_LINE}"
+        return
+    for key, value in node.items():
+        if key == "mode" and value in ("RUN", "MULTIRUN"):
+            continue
+        if key not in ("launcher", "sweeper") or not isinstance(value, dict):
+            yield f"hydra.{shown(key)}: {ON_THE_COMMAND_LINE}"
+            continue
+        settings = dict(value)
+        if key == "sweeper":
+            yield from axis_problems(settings.pop("params", None) or {})
+            directions = settings.pop("direction", [])
+            for direction in directions if isinstance(directions, list) else [directions]:
+                if direction not in ("minimize", "maximize"):
+                    yield f"hydra.sweeper.direction: expected minimize or maximize, got {shown(str(direction))!r}"
+        yield from setting_problems(settings, f"hydra.{key}")
+
+
+def axis_problems(params: Any) -> Iterator[str]:
+    at = "hydra.sweeper.params"
+    if not isinstance(params, dict):
+        yield f"{at}: expected keys with values"
+        return
+    for key, value in params.items():
+        for problem in override_problems(key, value):
+            yield f"{at}.{problem}"
+
+
+def override_problems(key: str, value: Any) -> Iterator[str]:
+    """Of what becomes an override: a value of facenet's own groups, or several."""
+    found = OVERRIDE.fullmatch(key)
+    if found is None or in_hydra(key):
+        yield f"{shown(key)}: {ON_THE_COMMAND_LINE}"
+        return
+    place = re.split(r"[./]", found[1])
+    if "$" in str(value):
+        yield f"{key}: {shown(str(value))!r} refers to something; {ON_THE_COMMAND_LINE}"
+    path, own = ".".join(place[:-1]), place[-1]
+    yield from value_problems({own: value}, path)
+
+
+def setting_problems(node: Any, path: str) -> Iterator[str]:
+    """Of a launcher or a sweeper: numbers, switches, and names that are one word."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            at = f"{path}.{shown(key)}"
+            if not KEY.fullmatch(key) or key.startswith("_"):
+                yield f"{at}: {ON_THE_COMMAND_LINE}"
+            elif not (isinstance(value, str) and key in NAMES and SETTING.fullmatch(value)):
+                yield from setting_problems(value, at)
+    elif not (node is None or isinstance(node, (bool, int, float)) or node == COUNT):
+        yield f"{path}: {ON_THE_COMMAND_LINE}"
+
+
+def strange_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Those of a command on record that a file may not say either, and why."""
+    for argument in arguments:
+        if argument in ("-m", "--multirun"):
+            continue
+        for problem in argument_problems(argument):
+            yield argument, problem
+            break
+
+
+def argument_problems(argument: str) -> Iterator[str]:
+    key, _, text = argument.partition("=")
+    if HYDRA_GROUP.fullmatch(key) and re.fullmatch(NAME, text):
+        return
+    if not in_hydra(key):
+        if "=" in argument or argument.startswith("~"):
+            yield from override_problems(key, text)
+        else:
+            yield f"{shown(argument)}: {ON_THE_COMMAND_LINE}"
+        return
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        value = plain(override.value(), key)
+    except (HydraException, OmegaConfBaseException, UserError):
+        yield f"{shown(key)}: {ON_THE_COMMAND_LINE}"
+        return
+    for part in reversed(override.key_or_group.split(".")[1:]):
+        value = {part: value}
+    yield from hydra_problems(value)
