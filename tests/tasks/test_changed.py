@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -462,3 +464,54 @@ def test_every_free_key_is_one_of_the_config(compose_train):
         for path in (Path(configs.__file__).parents[1] / "conf" / group).glob("*.yaml"):
             known |= {f"{group}.{key}" for key in configs.read(path)}
     assert set(changed.FREE) <= known
+
+
+DISK = ("replace", "rename", "fsync", "unlink", "link", "mkdir")
+
+
+def dies_at(call, after):
+    """This process ends, as if it were killed, before or after so many calls that change the disk."""
+    left = [call]
+
+    def counted(function):
+        def run(*arguments, **options):
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                os._exit(9)
+            result = function(*arguments, **options)
+            if left[0] == 0:
+                os._exit(9)
+            return result
+
+        return run
+
+    for name in DISK:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(os.environ.get("FACENET_NIGHTLY") != "1", reason="long; set FACENET_NIGHTLY=1")
+@pytest.mark.timeout(7200)
+def test_wherever_a_resume_is_killed_the_run_is_what_it_was_or_what_its_checkpoint_says(run_of, stopped, tmp_path):
+    """200 instants, each before or after one of the calls by which the disk changes; which of them is drawn."""
+    draw, kinds = random.Random(int(os.environ.get("FACENET_CHAOS_SEED", "0"))), Counter()
+    for number in range(int(os.environ.get("FACENET_CHAOS_DRAWS", "200"))):
+        run, call, after = tmp_path / str(number), draw.randrange(1, 45), draw.random() < 0.5
+        shutil.copytree(stopped / "run", run)
+        pid = os.fork()
+        if pid == 0:
+            dies_at(call, after)
+            with contextlib.suppress(BaseException):
+                run_of(tmp_path / "none", f"resume={run}", "optimizer.weight_decay=0.5", "resume_changed=true")
+            os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+        now, on_disk = (config["optimizer"]["weight_decay"] for config in (last(run)["config"], written(run)))
+        assert (now, on_disk) in ((0.05, 0.05), (0.5, 0.05), (0.5, 0.5)), (number, call, after)
+        if last(run)["step"] < 4:
+            run_of(tmp_path / "none", f"resume={run}", steps=1)
+            assert last(run)["config"]["optimizer"]["weight_decay"] == now == written(run)["optimizer"]["weight_decay"]
+            assert not (run / configs.PENDING).exists() and not [*run.rglob(".*.partial")], (number, call, after)
+        kinds[killed, now, on_disk] += 1
+        shutil.rmtree(run)
+    print(kinds)
+    assert len(kinds) >= 3
