@@ -120,7 +120,7 @@ def check_fits(content: dict[str, Any], path: Path, config: dict[str, Any], iden
 def empty_parts(config: dict[str, Any], num_identities: int) -> tuple[nn.Module, nn.Module]:
     """Network and loss without memory."""
     with torch.device("meta"):
-        backbone, loss = (configs.build(config[name]) for name in ("backbone", "loss"))
+        backbone, loss = (configs.build(config[name], name) for name in ("backbone", "loss"))
         loss.start(embedding_size=backbone.embedding_size, num_identities=num_identities)
     return backbone, loss
 
