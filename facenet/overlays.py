@@ -152,6 +152,8 @@ def value_problems(node: Any, path: str) -> Iterator[str]:
                 yield f"{at}: {ON_THE_COMMAND_LINE}"
             elif key == "_target_" and not (isinstance(value, str) and named_by(ANY.names, value)):
                 yield f"{at}: {shown(str(value))!r} may not be built from a config"
+            elif key == "resume" and not path and value not in (None, "auto", "null"):
+                yield f"{at}: names a run to write into; {ON_THE_COMMAND_LINE}"
             elif opens(key, value, path):
                 yield f"{at}: {shown(str(value))!r} would open a file or an address; {ON_THE_COMMAND_LINE}"
             else:

@@ -46,6 +46,8 @@ def _copied(node: Any, path: str, levels: int, left: list[int]) -> Any:
 def yaml_text(path: Path) -> str:
     """The text of a file of somebody else's that is YAML of a config's size. Raises UserError for more values or levels than a config has, counted
     as its aliases repeat them: OmegaConf copies these, and fifteen lines make millions. OSError where it cannot be read."""
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb") as file:
         text = file.read(LARGEST + 1).decode("utf-8", errors="replace")
     if len(text) > LARGEST:

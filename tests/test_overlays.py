@@ -99,6 +99,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "hydra itself": ("hydra/config", "mode: RUN"),
     "a launcher's file": ("hydra/launcher/x", "_target_: hydra_plugins.facenet_launcher.FacenetLauncher"),
     "a launcher's file elsewhere": ("hydra/launcher/x", "# @package hydra\nn_jobs: 1"),
+    "a run to write into": ("preset/x", G + "resume: /home/me/best\nresume_changed: true"),
+    "a run to write into, as an axis": ("preset/x", G + "hydra: {sweeper: {params: {resume: /home/me/best}}}"),
     "bytes": ("preset/x", G + "tracking: {run_name: !!binary aGk=}"),
     "object": ("preset/x", G + "seed: !!python/object/apply:os.system [id]"),
     "a list": ("preset/x", "- 1"),
@@ -148,6 +150,7 @@ TAKEN: dict[str, tuple[str, str]] = {
     "a store in a file": ("preset/x", G + "tracking: {uri: 'sqlite:////tmp/mlflow.db'}"),
     "a cache": ("preset/x", G + "data: {cache_dir: /tmp/x, within: null}"),
     "a colon and a brace": ("preset/x", G + "tracking: {run_name: 'a:{b}'}"),
+    "a run that goes on where it is": ("preset/x", G + "resume: auto"),
     "nothing": ("preset/x", ""),
 }
 
@@ -268,6 +271,7 @@ RECORDED_REFUSED = [
     "--info",
     "data.root=${oc.env:HOME}",
     "tracking.uri=http://evil:5000",
+    "resume=/home/me/best",
     "data.shards=https://evil/x.tar",
     "backbone.trunk.checkpoint_path=x.pth",
     "loss=ce,triplet/../../../x,${oc.env:HOME}",
@@ -313,7 +317,7 @@ def test_what_a_command_on_record_may_say(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "[]", "x", json.dumps({"arguments": {"a": 1}}), json.dumps({"arguments": "-m"})]
+    "content", ["{}", "[]", "x", json.dumps({"arguments": {"a": 1}}), json.dumps({"arguments": [["-m"]]}), "[" * 50_000]
 )
 def test_a_record_that_is_none_starts_nothing(place: Path, content: str) -> None:
     (place / "experiments" / "sweep.json").write_text(content)

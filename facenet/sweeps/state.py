@@ -17,6 +17,7 @@ from facenet.tasks.changed import changes, moved
 from facenet.tasks.resume import same_images
 
 RECORD = "sweep.json"
+LARGEST = 1_000_000  # bytes of it
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ def write_command(sweep_dir: Path, arguments: Sequence[str]) -> None:
 
 def read_command(sweep_dir: Path) -> list[str]:
     """The arguments that `write_command` noted; empty where there are none."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return list(map(str, json.loads((sweep_dir / RECORD).read_text(encoding="utf-8"))["arguments"]))
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        record = sweep_dir / RECORD
+        if record.is_file() and record.stat().st_size <= LARGEST:
+            arguments = json.loads(record.read_text(encoding="utf-8"))["arguments"]
+            if isinstance(arguments, list) and all(isinstance(argument, str) for argument in arguments):
+                return arguments
     return []

@@ -154,7 +154,7 @@ def heldout_data(config: dict[str, Any], places: dict[str, str]) -> Data:
 def check_not_trained_on(material: Material, content: dict[str, Any]) -> None:
     """Raises UserError where the run held out nobody, or others: because it had another benchmark, or the data changed since."""
     heldout = () if material.heldout is None else material.heldout.identities
-    if seen := set(heldout) & set(content["identities"]):
+    if seen := set(heldout) & {name for name in content["identities"] if isinstance(name, str)}:
         raise UserError(
             f"benchmark=heldout: {len(seen)} of {len(heldout)} held-out identities were trained on, first {min(seen)}; "
             "the run held out others or none, or its data changed since; use benchmark=lfw"

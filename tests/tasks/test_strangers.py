@@ -109,6 +109,26 @@ def test_a_checkpoint_of_plain_values_is_restored(tmp_path: Path) -> None:
     assert found is not None and found.embedder.embedding_size == 16 and found.preprocess.size == [8, 8]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {
+            "_target_": "facenet.backbones.mobilefacenet.MobileFaceNet",
+            "blocks": [[1, 1, 10**9, 1]],
+            "input_size": [8, 8],
+        },
+        {"_target_": FACENET, "trunk": TRUNK, "embedding_size": 10**5},
+        {"_target_": FACENET, "trunk": TRUNK, "embedding_size": 10**9},
+    ],
+    ids=["layers", "a layer", "more than any memory"],
+)
+def test_a_checkpoint_of_a_few_bytes_makes_no_large_network(backbone: dict[str, Any], tmp_path: Path) -> None:
+    checkpoints.save(content(backbone), tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"far larger network than its weights|cannot be built"):
+        restored(str(tmp_path / "c.pt"), None, "", "", 8)
+
+
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
