@@ -47,6 +47,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    if os.environ.get("FACENET_NIGHTLY") != "1":
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(pytest.mark.skip(reason="long; .ci/nightly runs it, or FACENET_NIGHTLY=1"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -116,14 +120,16 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def standin(request: pytest.FixtureRequest) -> dict[str, str]:
+def standin() -> dict[str, str]:
     """What a process needs in its environment to have the SDAA stand-in, which is compiled here if it is not yet.
 
-    FACENET_TEST_STANDIN_BUILD names another folder for it than pytest's cache. Not for this process: there is no way back from it.
+    FACENET_TEST_STANDIN_BUILD names another folder for it than the user's cache. Not for this process: there is no way back from it.
     """
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler (c++) to make the SDAA stand-in with")
-    build = os.environ.get("FACENET_TEST_STANDIN_BUILD") or str(request.config.cache.mkdir("sdaa_standin"))
+    # Kept for the next run, and for other processes of this one; its folders are named after torch, Python and the source.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    build = os.environ.get("FACENET_TEST_STANDIN_BUILD") or str(cache / "facenet-tests")
     path = os.pathsep.join([str(STANDIN), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"PYTHONPATH": path, "SDAA_SIM_BUILD_DIR": build}
     done = subprocess.run(

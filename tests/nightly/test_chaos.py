@@ -283,10 +283,7 @@ def signals_as_in_a_terminal():
         pytest.param(20, marks=pytest.mark.slow),
         pytest.param(
             int(os.environ.get("FACENET_CHAOS_COUNT", "200")),
-            marks=[
-                pytest.mark.nightly,
-                pytest.mark.skipif("FACENET_NIGHTLY" not in os.environ, reason="FACENET_NIGHTLY=1 runs it"),
-            ],
+            marks=pytest.mark.nightly,
             id="nightly",
         ),
     ],

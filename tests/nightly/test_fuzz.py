@@ -17,7 +17,6 @@ import pytest
 
 pytestmark = [
     pytest.mark.nightly,
-    pytest.mark.skipif(os.environ.get("FACENET_NIGHTLY") != "1", reason="long; set FACENET_NIGHTLY=1"),
     pytest.mark.timeout(7200),
 ]
 HARNESS = Path(__file__).parents[1] / "test_fuzz.py"
