@@ -22,6 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = tempfile.TemporaryDirectory(prefix="facenet-test-cache-")
 os.environ["FACENET_CACHE"] = CACHE.name
 
+pytest_plugins = ["leaks"]
+
 # Files that take longest, which must not come last where two processes share the files out.
 LONGEST = (
     *(

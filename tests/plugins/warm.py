@@ -54,7 +54,7 @@ PRELOADED = (
         "sqlalchemy.dialects.sqlite",
         "alembic.command",
     ),
-    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.pytorch", "cProfile"),
+    *("mlflow.store.tracking.sqlalchemy_store", "cProfile"),
 )
 LATER = {"facenet.worker", "facenet.__main__"}  # run as __main__, which a module that is there already may not be
 BIN = Path(sys.executable).parent

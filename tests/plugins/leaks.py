@@ -1,0 +1,165 @@
+"""Fails a test that leaves something behind for the next one: a process, a thread, a listening port, an environment variable, a signal's handler,
+a working directory, a process group or a setting of torch. What a fixture of a wider scope makes belongs to that fixture.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import warm
+
+MARK = "FACENET_TEST_PROCESS"  # in the environment of all that this process starts
+GRACE_S = 5.0  # for what is about to end
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+LIBRARIES = (
+    "TMonitor",  # tqdm's, which lives on after the first bar
+    "asyncio_",  # executors that loops of libraries keep
+    "ThreadPoolExecutor-albumentations",
+)
+VARIABLES = (MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT")
+
+
+def processes() -> set[str]:
+    """Of this machine, but for our warm parent and this process."""
+    known = {str(parent.process.pid) for parent in warm.parents if parent.process is not None}
+    return {name for name in os.listdir("/proc") if name.isdigit()} - known if sys.platform == "linux" else set()
+
+
+def ours(number: str) -> bool:
+    """Whether this process started it, or something that it started did; also one that ended and was not waited for."""
+    try:
+        status = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        if int(status[1]) == os.getpid():
+            return True
+        environment = Path(f"/proc/{number}/environ").read_bytes()
+    except OSError:
+        return False
+    return f"{MARK}={os.getpid()}".encode() in environment.split(b"\0")
+
+
+def shown(number: str) -> str:
+    try:
+        line = Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        line = ""
+    return f"{number} {line[:200] or '(ended, not waited for)'}"
+
+
+def threads() -> dict[int, str]:
+    return {
+        thread.ident: thread.name
+        for thread in threading.enumerate()
+        if thread.ident is not None and not thread.name.startswith(LIBRARIES)
+    }
+
+
+def listening() -> set[str]:
+    """Sockets of this process that wait for connections, as the kernel names them."""
+    held = set()
+    for number in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
+        try:
+            held.add(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            continue
+    if not any(name.startswith("socket:") for name in held):
+        return set()
+    lines = [
+        line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
+    ]
+    return {
+        f"port {int(line[1].rpartition(':')[2], 16)}"
+        for line in lines
+        if line[3] == "0A" and f"socket:[{line[9]}]" in held
+    }
+
+
+def settings() -> dict[str, Any]:
+    """What a test may change and must put back."""
+    found: dict[str, Any] = {f"variable {name}": value for name, value in os.environ.items() if name not in VARIABLES}
+    found |= {f"handler of {number.name}": signal.getsignal(number) for number in SIGNALS}
+    found |= {"working directory": os.getcwd(), "level of the root logger": logging.getLogger().level}
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "distributed"):
+        found |= {
+            "torch's default dtype": torch.get_default_dtype(),
+            "torch's threads": torch.get_num_threads(),
+            "torch's gradients": torch.is_grad_enabled(),
+            "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+            "a process group": torch.distributed.is_available() and torch.distributed.is_initialized(),
+        }
+    return found
+
+
+class Watcher:
+    """What was there before a test, and what wider fixtures have made since."""
+
+    def __init__(self) -> None:
+        self.before = (processes(), threads(), listening(), settings())
+
+    def absorb(self) -> Callable[[], None]:
+        """Call what it returns to count all that has come since as not the test's."""
+        then = (processes(), threads(), listening(), settings())
+
+        def since() -> None:
+            now = (processes(), threads(), listening(), settings())
+            self.before[0].update(now[0] - then[0])
+            self.before[1].update({key: now[1][key] for key in now[1].keys() - then[1].keys()})
+            self.before[2].update(now[2] - then[2])
+            changed = {name for name in now[3].keys() | then[3].keys() if now[3].get(name) != then[3].get(name)}
+            for name in changed:
+                self.before[3][name] = now[3].get(name)
+
+        return since
+
+    def left(self) -> list[str]:
+        numbers = {number for number in processes() - self.before[0] if ours(number)}
+        names = [name for key, name in threads().items() if key not in self.before[1]]
+        before, now = self.before[3], settings()
+        fresh = {"torch's", "a process"}  # there once torch is imported
+        changed = [
+            f"{name}: {before.get(name)!r}, now {now.get(name)!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+            and not (name not in before and name.startswith(tuple(fresh)) and now[name] is not True)
+        ]
+        return [
+            *(f"process {shown(number)}" for number in sorted(numbers)),
+            *(f"thread {name}" for name in names),
+            *(f"listening {name}" for name in sorted(listening() - self.before[2])),
+            *changed,
+        ]
+
+
+watchers: list[Watcher] = []  # of the test that runs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any) -> Any:
+    if fixturedef.scope == "function" or not watchers:
+        return (yield)
+    since = watchers[-1].absorb()
+    try:
+        return (yield)
+    finally:
+        since()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    os.environ[MARK] = str(os.getpid())
+    watchers.append(Watcher())
+    yield
+    watcher, end = watchers.pop(), time.monotonic() + GRACE_S
+    while (left := watcher.left()) and time.monotonic() < end:
+        time.sleep(0.02)
+    if left:
+        pytest.fail("left behind: " + "; ".join(left), pytrace=False)

@@ -1,0 +1,105 @@
+"""The plugin that fails a test for what it leaves behind, on tests that do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLUGINS = Path(__file__).parent / "plugins"
+TESTS = """
+import os, signal, socket, subprocess, sys, threading, logging
+import pytest, torch
+
+kept = []
+
+@pytest.fixture(scope="module")
+def server():
+    process = subprocess.Popen(["sleep", "60"])
+    os.environ["SERVER"] = "here"
+    yield process
+    process.kill()
+    process.wait()
+    del os.environ["SERVER"]
+
+def test_clean_process(): subprocess.run(["true"], check=True)
+def test_clean_thread():
+    thread = threading.Thread(target=lambda: None)
+    thread.start(); thread.join()
+def test_clean_of_a_wider_fixture(server): assert server.poll() is None
+def test_clean_of_a_wider_fixture_asked_for_late(request): assert request.getfixturevalue("server").poll() is None
+def test_clean_monkeypatch(monkeypatch, tmp_path):
+    monkeypatch.setenv("A", "1"); monkeypatch.chdir(tmp_path)
+def test_left_process(): kept.append(subprocess.Popen(["sleep", "60"]))
+def test_left_orphan(): subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 &"])
+def test_left_zombie(): kept.append(subprocess.Popen(["true"]))
+def test_left_thread(): threading.Thread(target=threading.Event().wait, args=(60,), daemon=True, name="mine").start()
+def test_left_port():
+    kept.append(socket.create_server(("127.0.0.1", 0)))
+def test_left_variable(): os.environ["LEFT"] = "1"
+def test_left_removed_variable(): del os.environ["LEFT"]
+def test_left_handler(): signal.signal(signal.SIGUSR2, lambda *_: None)
+def test_left_directory(tmp_path): os.chdir(tmp_path)
+def test_left_level(): logging.getLogger().setLevel(5)
+def test_left_dtype(): torch.set_default_dtype(torch.float64)
+def test_left_group(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a run of these tests says of each."""
+    folder = tmp_path_factory.mktemp("leaks")
+    (folder / "test_these.py").write_text(TESTS)
+    (folder / "conftest.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(PLUGINS)!r})\nimport leaks\nleaks.GRACE_S = 0.3\nfrom leaks import *\n"
+    )
+    flags = ("-q", "-rA", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist")
+    with (folder / "said").open("w") as out:  # no pipe, which what is left behind would hold open
+        command = [sys.executable, "-m", "pytest", *flags, "test_these.py"]
+        wide = {**os.environ, "COLUMNS": "1000"}
+        process = subprocess.Popen(command, cwd=folder, env=wide, stdout=out, stderr=out, start_new_session=True)
+        try:
+            process.wait(300)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    said: dict[str, str] = {}
+    for line in (folder / "said").read_text().splitlines():
+        word, _, rest = line.partition(" ")
+        name, _, reason = rest.partition(" - ")
+        if word in ("PASSED", "ERROR") and "::" in name:
+            said[name.split("::")[1]] = reason if word == "ERROR" else said.get(name.split("::")[1], "")
+    assert len(said) == TESTS.count("def test_"), (folder / "said").read_text()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("process", "process "),
+        ("orphan", "process "),
+        ("zombie", "(ended, not waited for)"),
+        ("thread", "thread mine"),
+        ("port", "listening port "),
+        ("variable", "variable LEFT: None, now '1'"),
+        ("removed_variable", "variable LEFT: '1', now None"),
+        ("handler", "handler of SIGUSR2"),
+        ("directory", "working directory"),
+        ("level", "level of the root logger: 30, now 5"),
+        ("dtype", "torch's default dtype: torch.float32, now torch.float64"),
+        ("group", "a process group"),
+    ],
+)
+def test_what_a_test_leaves_behind_fails_it(lines: dict[str, str], name: str, said: str):
+    assert "left behind" in lines[f"test_left_{name}"] and said in lines[f"test_left_{name}"]
+
+
+def test_what_a_test_puts_back_and_what_a_wider_fixture_holds_is_fine(lines: dict[str, str]):
+    clean = {name: reason for name, reason in lines.items() if name.startswith("test_clean")}
+    assert len(clean) == 5 and not any(clean.values()), clean
