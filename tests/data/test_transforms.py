@@ -212,6 +212,7 @@ def test_the_input_is_not_changed(noise: Callable[[], Augment]) -> None:
     assert np.array_equal(image, before)
 
 
+@pytest.mark.cold
 def test_without_a_pipeline_albumentations_is_never_imported() -> None:
     code = (
         "import sys, numpy; from facenet.data.transforms import Augment;"

@@ -25,7 +25,7 @@ LIBRARIES = (
     "asyncio_",  # executors that loops of libraries keep
     "ThreadPoolExecutor-albumentations",
 )
-VARIABLES = (MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT")
+VARIABLES = (MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT", "TORCHINDUCTOR_CACHE_DIR")  # the last is set by torch
 
 
 def processes() -> set[str]:

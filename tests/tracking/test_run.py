@@ -120,6 +120,7 @@ def test_how_to_look_at_a_run(mlflow, client, facts):
     assert MlflowTracking().view(None) is None
 
 
+@pytest.mark.cold
 def test_without_tracking_mlflow_is_not_imported(tmp_path):
     code = (
         "import sys, pathlib; from facenet.tracking.choice import NoTracking\n"
@@ -135,6 +136,7 @@ def test_without_tracking_mlflow_is_not_imported(tmp_path):
     assert done.stdout.strip() == "[]" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.cold
 def test_the_process_that_trains_knows_no_mlflow(tmp_path):
     journal.begin(tmp_path, "a" * 32, None)
     code = (

@@ -177,6 +177,7 @@ def test_a_store_that_hangs_does_not_hold_up_the_end(tmp_path, monkeypatch, capl
         began = time.monotonic()
         hanging.close()
         assert time.monotonic() - began < 5
+    hanging.thread.join(60)  # it goes on as soon as the other process lets go
     assert f"send them later: facenet-runs sync {tmp_path}" in caplog.text
 
 

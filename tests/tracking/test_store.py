@@ -75,4 +75,5 @@ def test_a_server_that_is_no_mlflow(facts):
     with pytest.raises(UserError, match="cannot be used .*501.*tracking=none") as raised:
         MlflowTracking(uri=uri).run(facts()).__enter__()
     server.shutdown()
+    server.server_close()
     assert "\n" not in str(raised.value)
