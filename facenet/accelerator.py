@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,13 @@ def absent(name: str) -> str | None:
     if name != "cpu" and (module is None or not module.is_available() or module.device_count() == 0):
         return "torch sees no such device"
     return None
+
+
+def loopback_only() -> dict[str, str]:
+    """Variables by which backends listen on this machine's own interface alone, for processes that are all on it. tccl's is named as the others'
+    are: the vendor documents none."""
+    interface = "lo0" if sys.platform == "darwin" else "lo"
+    return {f"{device.collective.upper()}_SOCKET_IFNAME": interface for device in DEVICES.values()}
 
 
 def devices_present() -> dict[str, str | None]:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from facenet import overlays, torchrun
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
-from facenet.launch import RankFailed, stop_signals_raise
+from facenet.launch import SAFE_PATH, RankFailed, stop_signals_raise
 from facenet.tracking.store import masked
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -163,6 +163,7 @@ def output_dir() -> Path:
 def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
+    os.environ |= SAFE_PATH  # for what launchers of other packages start
     for argument in sys.argv[1:]:
         if argument.startswith("--e"):  # --experimental-rerun, also shortened
             fail(

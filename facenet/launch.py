@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,13 @@ INHERITED = (
 # bf16 on two cores shared with other work, one reading each and the load not the same: 13 images/s without, 64 with.
 RANK_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
+# A module as `python -m` runs it, but never from the working directory, which may be anybody's and hold a secrets.py. (-P is of Python 3.11.)
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # the same for what libraries start, from Python 3.11 on
+RUN_MODULE = (
+    "import sys; sys.path[:] = sys.path[0 if getattr(sys.flags, 'safe_path', False) else 1:]; "
+    "from runpy import run_module; run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
 POLL_S = 0.1
 FAREWELL_S = 4.0  # after a failure: for the others to notice, flush their metrics and end by themselves
 STACK_S = 1.0  # for a process that is about to be killed to write where it stands
@@ -55,10 +63,9 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str],
 
     Raises UserError for a user's mistake found by a rank, RankFailed for any other failure, KeyboardInterrupt or Stopped for a signal.
     """
-    import torch.distributed as dist
+    from facenet.accelerator import loopback_only
 
-    # On any free port, opened here: parallel jobs never meet, and no rank has to bind a port that another job may have taken.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    store = local_store()
     count = distributed.num_processes
     group = {
         "WORLD_SIZE": str(count),
@@ -68,6 +75,7 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str],
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # what tells torch's env:// that the store is there already
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
+    group |= {name: value for name, value in loopback_only().items() if name not in os.environ}
     places = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
     with changed_environment(environment):
         failure, stop = run_ranks(run_dir, task, places, grace_s=distributed.grace_s)
@@ -78,6 +86,18 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str],
     if failure is not None:
         raise failure
     return result_of(run_dir)
+
+
+def local_store() -> Any:
+    """Where the ranks of a job find each other. On any free port, opened here: parallel jobs never meet, no rank has to bind a port that
+    another job may have taken, and no other machine reaches it, as it would a socket that torch opens itself."""
+    import torch.distributed as dist
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach(), use_libuv=False
+    )
 
 
 def result_of(run_dir: Path) -> Any:
@@ -147,9 +167,9 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float) 
     """Ranks above 0 write to `ranks/<rank>.log`; rank 0 keeps the terminal and its progress bar."""
     number, stack = int(place["RANK"]), tempfile.TemporaryFile()  # noqa: SIM115  read after the process has ended
     threads = max(1, available_cores() // int(place.get("LOCAL_WORLD_SIZE", 1)))
-    said = {"FACENET_GRACE_S": str(grace_s), "FACENET_STACK_FD": str(stack.fileno())}
+    said = {"FACENET_GRACE_S": str(grace_s), "FACENET_STACK_FD": str(stack.fileno()), **SAFE_PATH}
     environment = {"OMP_NUM_THREADS": str(threads), **RANK_DEFAULTS, **os.environ, **place, **said}
-    command = [sys.executable, "-m", "facenet.worker", str(run_dir), task]
+    command = [*module_command("facenet.worker"), str(run_dir), task]
     with contextlib.ExitStack() as opened:
         output = None
         if number > 0:
@@ -164,6 +184,11 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float) 
             start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which passes it on once
         )
     return Rank(number, process, stack)
+
+
+def module_command(name: str) -> list[str]:
+    """What starts a module of ours in a process of its own."""
+    return [sys.executable, "-c", RUN_MODULE, name]
 
 
 def log_path(run_dir: Path, rank: int) -> Path:

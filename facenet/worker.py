@@ -1,4 +1,4 @@
-"""One process of a job: `python -m facenet.worker RUN_DIR TASK`, started by `facenet.launch`."""
+"""One process of a job, with its run directory and task as arguments, started by `facenet.launch`."""
 
 from __future__ import annotations
 

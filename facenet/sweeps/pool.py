@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import IO, Any
 from facenet.accelerator import only_devices, visible_devices
 from facenet.errors import FAILURE, USER
 from facenet.failure import one_line
-from facenet.launch import Stopped, available_cores
+from facenet.launch import SAFE_PATH, Stopped, available_cores, module_command
 from facenet.stop import held_back, stop_signals
 from facenet.sweeps.plans import Job
 
@@ -133,14 +132,14 @@ class Pool:
 
     def start(self, job: Job, devices: list[str]) -> Running:
         assert job.plan is not None
-        environment = {**os.environ, **only_devices(job.plan.device, devices)}
+        environment = {**os.environ, **only_devices(job.plan.device, devices), **SAFE_PATH}
         if self.num_jobs > 1:
             threads = available_cores() // (self.num_jobs * job.plan.num_processes)
             environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
         answer, order = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  read after the process has ended
         order.write(json.dumps(self.order(job)).encode())
         order.seek(0)
-        command = [sys.executable, "-m", "facenet.sweeps.job", str(job.directory), str(answer.fileno())]
+        command = [*module_command("facenet.sweeps.job"), str(job.directory), str(answer.fileno())]
         with order, self.output(job) as output, held_back():
             process = subprocess.Popen(
                 command,

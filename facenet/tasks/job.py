@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -137,22 +138,34 @@ def user_name() -> str:
 
 
 def git_state(directory: Path) -> dict[str, str]:
-    """Commit and cleanliness of the working directory's repository; empty outside one."""
+    """Commit and cleanliness of the working directory's repository; empty outside one.
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
+    The repository may be anybody's, and its config may name programs (core.fsmonitor, filters, hooks): `status` runs with an empty
+    repository in its place, which shares the objects and the index and has no config. What submodules hold is not looked at.
+    """
+    paths = git(directory, "rev-parse", "HEAD", "--show-toplevel", "--git-path", "index", "--git-path", "objects")
+    if paths is None:
         return {}
-    return {
-        "mlflow.source.git.commit": commit,
-        "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
-    }
+    commit, top, index, objects = paths.splitlines()
+    with tempfile.TemporaryDirectory() as empty:
+        (Path(empty) / "refs").mkdir()
+        (Path(empty) / "HEAD").write_text(commit, encoding="utf-8")
+        shared = {"GIT_INDEX_FILE": str(directory / index), "GIT_OBJECT_DIRECTORY": str(directory / objects)}
+        place = (f"--git-dir={empty}", f"--work-tree={top}", "--no-optional-locks")
+        kinds = ("--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+        changed = git(Path(top), *place, "status", *kinds, **shared)
+    dirty = {} if changed is None else {"git.dirty": str(bool(changed)).lower()}
+    return {"mlflow.source.git.commit": commit, **dirty}
+
+
+def git(directory: Path, *arguments: str, **variables: str) -> str | None:
+    """What it says; None where it fails, is missing or takes long."""
+    command = ["git", "-C", str(directory), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env={**os.environ, **variables})
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def summary(result: dict[str, Any], run_dir: Path, view: str | None) -> str:

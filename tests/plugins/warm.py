@@ -61,6 +61,7 @@ BIN = Path(sys.executable).parent
 # Read when the interpreter or a library starts, so that a process which wants another value of one starts cold. PYTHONPATH is followed.
 AT_START = ("PYTHON", "LD_", "OMP_NUM_THREADS", "OPENBLAS_", "MKL_", "KMP_", "MALLOC_", "GLIBC_", "COVERAGE_")
 PATH = "PYTHONPATH"
+FOLLOWED = {PATH, "PYTHONSAFEPATH"}  # the latter by what the commands do themselves
 ROOM = 8192  # bytes for the command line that a forked process shows instead of the parent's
 MEASURING = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")  # a forked process begins to measure by itself
 START = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
@@ -174,7 +175,9 @@ def parent() -> Parent:
 
 
 def at_start(environment: Mapping[str, str]) -> list[tuple[str, str]]:
-    return sorted((name, value) for name, value in environment.items() if name.startswith(AT_START) and name != PATH)
+    return sorted(
+        (name, value) for name, value in environment.items() if name.startswith(AT_START) and name not in FOLLOWED
+    )
 
 
 started: list[tuple[str, str]] = []  # with which the parent starts, and so all that comes from it

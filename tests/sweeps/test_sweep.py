@@ -150,8 +150,8 @@ def running(directory: Path) -> dict[str, Path]:
             words = (path / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "facenet.sweeps.job" in words and str(directory) in words[3]:
-            found[Path(words[3]).name] = path
+        if "facenet.sweeps.job" in words and str(directory) in words[4]:
+            found[Path(words[4]).name] = path
     return found
 
 

@@ -67,7 +67,7 @@ def start(program: str, run_dir: Path, *arguments: str) -> subprocess.Popen[str]
 
 
 def finish(process: subprocess.Popen[str], run_dir: Path) -> Done:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return Done(process.returncode, out, err, run_dir)
 
 
