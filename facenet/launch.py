@@ -79,6 +79,7 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str],
     places = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
     with changed_environment(environment):
         failure, stop = run_ranks(run_dir, task, places, grace_s=distributed.grace_s)
+    del store  # an exception raised from here would keep it, and its port
     if stop is not None:  # before any failure: a sweep must end with it
         if failure is not None:
             log.error("while stopping: %s", failure)

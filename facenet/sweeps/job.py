@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process it runs. `python -m facenet.sweeps.job DIR FD` is that process where facenet's own launcher
+"""One job of a sweep, in whatever process it runs. With DIR and FD as arguments it is that process where facenet's own launcher
 starts it: the order comes as JSON on stdin, the answer goes to the file descriptor."""
 
 from __future__ import annotations
