@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from facenet import tensor_file
 from facenet.backbones.embedder import Embedder
 from facenet.errors import UserError
+from facenet.plain_pickle import Refused
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net_state_dict", "embedder", "net")
 DEEPEST = 10  # wrapping dicts
@@ -70,17 +72,17 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"weights: no file at {path}; give the path of a weight file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return tensor_file.load(path)
     except OSError as error:
         raise UserError(f"weights: cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # broken bytes surface as almost any type: UnpicklingError, EOFError, KeyError, ...
-        problem = f"is damaged or holds more than tensors and plain values ({type(error).__name__})"
+    except Refused as error:
+        problem = f"is damaged or holds more than tensors and plain values ({error})"
         raise UserError(f"weights: {path} {problem}; save its state_dict() again") from error
 
 
 def tensors_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """The named tensors of a state dict, however deep a training script wrapped it."""
-    for _ in range(DEEPEST):  # a dict may hold itself
+    for _ in range(DEEPEST):
         if not isinstance(content, Mapping):
             break
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)

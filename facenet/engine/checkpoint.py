@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from facenet import tensor_file
 from facenet.atomic import replacing
 from facenet.errors import UserError
 from facenet.plain import plain
@@ -70,11 +70,9 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint={path}: no such file")
     try:
         check_seal(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # broken bytes surface as almost any type: RuntimeError, IndexError, ...
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's words advise to load it without this protection
-            reason = "it holds more than tensors and plain values, or broken bytes; nothing in it was run"
+        content = tensor_file.load(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{error}; nothing in it was run"
         raise UserError(f"checkpoint={path}: damaged, or no checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint={path}: holds bare weights; give it as weights={path} with backbone=...")

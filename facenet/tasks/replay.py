@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from facenet import config as configs
+from facenet import tensor_file
 from facenet.accelerator import Accelerator, DeviceChoice
 from facenet.engine.step import TrainStep
 from facenet.errors import UserError, fail, told
 from facenet.plain import plain
+from facenet.plain_pickle import Refused
 from facenet.spread_rows import gradient_of
 
 
@@ -50,9 +51,9 @@ def replay(path: Path, device: str = "auto") -> list[str]:
 
 def read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # broken bytes surface as almost any type
-        raise UserError(f"{path}: no dump of a batch ({str(error).splitlines()[0]})") from None
+        content: dict[str, Any] = tensor_file.load(path)
+    except (OSError, Refused) as error:
+        raise UserError(f"{path}: no dump of a batch ({error})") from None
     if not isinstance(content, dict) or "batches" not in content:
         raise UserError(f"{path}: no dump of a batch; name nonfinite-<process>.pt of a run directory")
     return {**content, "config": plain(content.get("config"), f"{path}: config")}

@@ -211,8 +211,8 @@ def problems(source: str) -> list[str]:
             found.append(name)
         if name.endswith((".extractall", ".extract", ".unpack_archive")):
             found.append(name)
-        if name == "torch.load" and keywords.get("weights_only") != "True":
-            found.append("torch.load without weights_only=True")
+        if name == "torch.load":  # weights_only has a hole in torch 2.4 and 2.5: facenet.tensor_file reads instead
+            found.append("torch.load")
         if name.startswith("subprocess.") and keywords.get("shell", "False") != "False":
             found.append("a shell")
     addresses = source.replace('.split("::")', "")  # of a list of patterns
@@ -228,7 +228,7 @@ def test_no_code_runs_text_unpacks_archives_or_listens_to_the_network() -> None:
     "line",
     [
         "eval(x)",
-        "torch.load(p)",
+        "torch.load(p, weights_only=True)",
         "subprocess.run(x, shell=True)",
         "file.extractall(d)",
         "listen('0.0.0.0')",
