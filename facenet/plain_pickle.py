@@ -280,7 +280,7 @@ def checked(content: Any) -> Any:
             waiting.append((part, inner))
             waiting += [(child, None) for child in inner]
         elif type(part) in CONTAINERS and written[id(part)] == 0:
-            raise Refused("a list that holds itself")
+            raise Refused("a list or dict that holds itself")
         elif type(part) not in CONTAINERS and type(part) not in LEAVES:
             raise Refused(f"it holds a {type(part).__name__}, which is no plain value")
     if type(content) in CONTAINERS and written[id(content)] > 2 * own + FEW:
