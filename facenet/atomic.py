@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -40,19 +45,42 @@ def tidy(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(directory: Path, key: str, does: str) -> Iterator[None]:
-    """Raises UserError while another command has the directory, which `key` names in the config. The lock ends with the process that holds it."""
+def alone_in(directory: Path, key: str, does: str) -> Iterator[int]:
+    """Raises UserError while another command has the directory, which `key` names in the config. The lock ends with the last process that holds
+    its descriptor, which is what one gets. Hosts that share a folder need not see each other's locks: the file names who has it, too."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
+        lock = open(os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")  # noqa: SIM115  closed below
     except OSError as error:
         raise UserError(f"{key}={directory}: cannot be written ({error.strerror}); choose another") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{key}={directory}: another command {does} there; wait for it or choose another") from None
-        yield
+        except BlockingIOError:
+            told = f"{key}={directory}: another command {does} there{holder(lock)}; wait for it or choose another"
+            raise UserError(told) from None
+        except OSError as error:  # NFS without its lock daemon, some file systems of FUSE
+            log.warning("%s has no locks (%s): nothing keeps a second command out", directory, error.strerror)
+        here = f" of host {socket.gethostname()}"
+        if (before := holder(lock)) and not before.endswith(f"{here})"):
+            log.warning("%s: the command before%s did not end by itself; look whether it still runs", directory, before)
+        note(lock, f"process {os.getpid()}{here}\n")
+        try:
+            yield lock.fileno()
+        finally:
+            note(lock, "")
+
+
+def note(lock: IO[str], text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk, or one that is gone: the lock is the kernel's
+        os.ftruncate(lock.fileno(), 0)
+        os.pwrite(lock.fileno(), text.encode(), 0)
+
+
+def holder(lock: IO[str]) -> str:
+    """In brackets, for a message; empty where the last one ended by itself."""
+    told = os.pread(lock.fileno(), 200, 0).decode(errors="replace").strip()
+    return f" ({shown(told)})" if told else ""
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet import overlays, torchrun
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import SAFE_PATH, RankFailed, stop_signals_raise
+from facenet.surroundings import settle
 from facenet.tracking.store import masked
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -45,6 +46,7 @@ overlays.install()
 
 def train() -> None:
     """facenet-train"""
+    settle()
     from hydra.core.plugins import Plugins
 
     from hydra_plugins.facenet_launcher import FacenetLauncher
@@ -143,6 +145,7 @@ def train_job(composed: DictConfig) -> float | None:
 
 def evaluate() -> None:
     """facenet-evaluate"""
+    settle()
     with told():
         sys.argv[1:] = without_password(sys.argv[1:])
     hydra_command(evaluate_job, "evaluate")

@@ -15,7 +15,8 @@ class Distributed:
     sync_batch_norm: batch statistics over the images of all processes. bucket_cap_mb, gradient_as_bucket_view, static_graph and
     find_unused_parameters are those of torch.nn.parallel.DistributedDataParallel. compression: what gradients are sent as;
     `powersgd` sends a rank-1 approximation with error feedback (Vogels et al. 2019). grace_s: from a stop signal to the end of the
-    step and the checkpoint, before a process is ended. timeout_s: how long a collective waits for the other processes.
+    step and the checkpoint, before a process is ended; three of its longest steps and a checkpoint where those take longer. timeout_s: how long a
+    collective waits for the other processes.
     """
 
     num_processes: int = 1

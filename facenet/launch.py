@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facenet.distributed import Distributed
-from facenet.errors import USER, UserError
+from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, RankFailed, cause, noted_failures
 from facenet.stop import STOP_SIGNALS, StopFlag, Stopped, held_back, stop_signals, stop_signals_raise
 
@@ -55,6 +55,7 @@ POLL_S = 0.1
 FAREWELL_S = 4.0  # after a failure: for the others to notice, flush their metrics and end by themselves
 STACK_S = 1.0  # for a process that is about to be killed to write where it stands
 WHERE_SIGNAL = signal.SIGUSR1  # faulthandler's, which answers also from within a collective
+PARENT, LOCK = "FACENET_PARENT", "FACENET_LOCK_FD"  # environment variables
 FINE = (0, *(128 + number for number in STOP_SIGNALS))
 
 
@@ -111,11 +112,13 @@ def run_ranks(
     places: Sequence[dict[str, str]],
     *,
     grace_s: float,
+    longest_s: float = math.inf,
     elsewhere: Callable[[], list[Failure]] = list,
 ) -> tuple[Exception | None, BaseException | None]:
     """Runs one process per place (RANK, MASTER_ADDR, ...) to its end. Returns the failure, and the exception for a stop signal.
 
-    `elsewhere` gives the failures of the group's ranks that others started.
+    `elsewhere` gives the failures of the group's ranks that others started. After a stop signal ranks have `grace_s`, or what their steps take, up
+    to `longest_s`.
     """
     for leftover in (*run_dir.glob("failure-*.json"), run_dir / "result.json"):
         leftover.unlink(missing_ok=True)
@@ -124,7 +127,7 @@ def run_ranks(
         try:
             with held_back():
                 for place in places:
-                    ranks.append(start_rank(run_dir, task, place, grace_s))
+                    ranks.append(start_rank(run_dir, task, place, grace_s, longest_s))
             watch(ranks, received, elsewhere, grace_s)
         finally:
             for rank in ranks:
@@ -140,11 +143,12 @@ def run_ranks(
 
 @dataclass
 class Rank:
-    """A started process. `stack` is where it writes its own when it crashes or is asked to."""
+    """A started process. `stack` is where it writes its own when it crashes or is asked to, `patience` how long it may take to stop."""
 
     number: int
     process: subprocess.Popen[bytes]
     stack: IO[bytes]
+    patience: IO[bytes]
     ended: float = 0.0
     killed: bool = False
 
@@ -158,17 +162,30 @@ class Rank:
         self.ended = self.ended or time.time()
         return False
 
+    def patience_s(self) -> float:
+        """0 until its steps take longer than the grace time."""
+        return float(os.pread(self.patience.fileno(), 32, 0) or 0)
+
     def stood(self) -> str:
         """Where its main thread stood, most recent call first; empty if it did not say."""
         self.stack.seek(0)
         return self.stack.read().decode(errors="replace").strip()
 
 
-def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float) -> Rank:
-    """Ranks above 0 write to `ranks/<rank>.log`; rank 0 keeps the terminal and its progress bar."""
-    number, stack = int(place["RANK"]), tempfile.TemporaryFile()  # noqa: SIM115  read after the process has ended
+def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, longest_s: float) -> Rank:
+    """Ranks above 0 write to `ranks/<rank>.log`; rank 0 keeps the terminal and its progress bar. All hold the lock of the run directory, so that
+    no other command trains there while one of them lives."""
+    number = int(place["RANK"])
+    stack, patience = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  outlive this function
+    inherited = [stack.fileno(), patience.fileno(), *map(int, filter(None, [os.environ.get(LOCK)]))]
     threads = max(1, available_cores() // int(place.get("LOCAL_WORLD_SIZE", 1)))
-    said = {"FACENET_GRACE_S": str(grace_s), "FACENET_STACK_FD": str(stack.fileno()), **SAFE_PATH}
+    said = {
+        "FACENET_GRACE_S": f"{grace_s} {longest_s}",
+        "FACENET_PATIENCE_FD": str(patience.fileno()),
+        "FACENET_STACK_FD": str(stack.fileno()),
+        PARENT: str(os.getpid()),
+        **SAFE_PATH,
+    }
     environment = {"OMP_NUM_THREADS": str(threads), **RANK_DEFAULTS, **os.environ, **place, **said}
     command = [*module_command("facenet.worker"), str(run_dir), task]
     with contextlib.ExitStack() as opened:
@@ -181,10 +198,10 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float) 
             env=environment,
             stdout=output,
             stderr=output,
-            pass_fds=[stack.fileno()],
+            pass_fds=inherited,
             start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which passes it on once
         )
-    return Rank(number, process, stack)
+    return Rank(number, process, stack, patience)
 
 
 def module_command(name: str) -> list[str]:
@@ -203,18 +220,23 @@ def available_cores() -> int:
 def watch(
     ranks: Sequence[Rank], received: Sequence[int], elsewhere: Callable[[], list[Failure]], grace_s: float
 ) -> None:
-    """Until all have ended. The first stop signal is passed on, and ranks end themselves within `grace_s` of it, or are ended; a failure ends
-    the other ranks within seconds, whatever they wait for."""
-    deadline, passed_on, fallen = math.inf, False, False
+    """Until all have ended. The first stop signal is passed on, and ranks end themselves within `grace_s` of it, or as soon as their steps allow,
+    or are ended; a failure ends the other ranks within seconds, whatever they wait for."""
+    deadline, stopped_at, fallen = math.inf, math.inf, False
     while running := [rank for rank in ranks if rank.running()]:
-        if received and not passed_on:
-            passed_on, deadline = True, min(deadline, time.monotonic() + grace_s + FAREWELL_S)
+        patience_s = max(grace_s, *(rank.patience_s() for rank in running))
+        if received and stopped_at == math.inf:
+            stopped_at = time.monotonic()
+            if patience_s > grace_s:
+                log.warning(
+                    "stopping: its steps take long, so the run has up to %.0f s to end one and save", patience_s
+                )
             for rank in running:
                 rank.process.send_signal(received[0])
         failed = any(rank not in running and rank.code not in FINE for rank in ranks)
         if not fallen and (failed or elsewhere()):
             fallen, deadline = True, min(deadline, time.monotonic() + FAREWELL_S)
-        if time.monotonic() > deadline:
+        if time.monotonic() > min(deadline, stopped_at + patience_s + FAREWELL_S):
             for rank in running:
                 rank.process.send_signal(WHERE_SIGNAL)
             time.sleep(STACK_S)
@@ -261,18 +283,20 @@ def unanswered(rank: Rank) -> str:
     return f"rank {rank.number} did not end by itself and was at\n{rank.stood() or '(it did not say)'}"
 
 
-def die_with_parent() -> None:
-    """No rank outlives its launcher, however that ended (Linux)."""
+def die_with_parent(parent: int) -> None:
+    """No rank outlives its launcher, the process `parent`, however that ended (Linux)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before: nobody will send that signal
+        os._exit(FAILURE)
 
 
 @contextlib.contextmanager
 def changed_environment(changes: dict[str, str]) -> Iterator[None]:
     """With these variables, and without those of an outer group."""
     before = dict(os.environ)
-    for name in INHERITED:
+    for name in (*INHERITED, LOCK):
         os.environ.pop(name, None)
     os.environ.update(changes)
     try:

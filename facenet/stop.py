@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+STEPS = 3  # of the longest seen are waited for: the one under way, with room for a busier machine
 
 
 class Stopped(SystemExit):
@@ -23,13 +26,18 @@ class Stopped(SystemExit):
 class StopFlag:
     """Set by a stop signal; the training loop looks at it between steps, saves and ends. `signal` is the first one's number.
 
-    A process that reaches no such point within `grace_s` leaves the stacks of its threads on stderr and is ended, or its job would
-    never end. Python's handlers do not run while the main thread is inside a collective, so a thread is told by `set_wakeup_fd`.
+    A process that reaches no such point within `patience()` seconds leaves the stacks of its threads on stderr and is ended, or its job would
+    never end. That is `grace_s`, or more where steps take long: as a look ends each, their length is known here. Python's handlers do not run
+    while the main thread is inside a collective, so a thread is told by `set_wakeup_fd`.
     """
 
-    def __init__(self, grace_s: float) -> None:
+    def __init__(
+        self, grace_s: float, *, longest_s: float = math.inf, tell: Callable[[float], None] = lambda patience_s: None
+    ) -> None:
+        """longest_s: no patience is longer. tell: is called with each new one."""
         self.signal: int | None = None
-        self.grace_s = grace_s
+        self.grace_s, self.longest_s, self.tell = grace_s, longest_s, tell
+        self.looks, self.looked_at, self.longest_step_s, self.saving_s = 0, 0.0, 0.0, 0.0
         self.closed = threading.Event()
         self.undo = contextlib.ExitStack()
         if threading.current_thread() is not threading.main_thread():
@@ -46,6 +54,15 @@ class StopFlag:
         if self.signal is None:
             self.signal = number
 
+    def patience(self) -> float:
+        """How long after a signal the end of a step, and a checkpoint, may take."""
+        return min(max(self.grace_s, STEPS * self.longest_step_s + self.saving_s), self.longest_s)
+
+    def expect(self, saving_s: float) -> None:
+        """What a checkpoint that is about to be written will take."""
+        self.saving_s = saving_s
+        self.tell(self.patience())
+
     def watch(self, told: socket.socket) -> None:
         with told:
             numbers = iter(lambda: told.recv(1), b"")  # every handled signal's, until the other end closes
@@ -53,12 +70,16 @@ class StopFlag:
         if first is None:
             return
         self.set(first)
-        if not self.closed.wait(self.grace_s):
-            print(
-                f"no end of a step within {self.grace_s:g} s of signal {first}; ended at", file=sys.stderr, flush=True
-            )
-            faulthandler.dump_traceback()
+        began = time.monotonic()
+        while (left_s := began + self.patience() - time.monotonic()) > 0:  # it may grow meanwhile
+            if self.closed.wait(min(left_s, 1.0)):
+                return
+        if self.looks == 1:
+            print(f"ended by signal {first} in the first step, of which nothing is lost", file=sys.stderr, flush=True)
             os._exit(128 + first)
+        print(f"no end of a step within {self.patience():g} s of signal {first}; ended at", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback()
+        os._exit(128 + first)
 
     def close(self) -> None:
         """Puts back the handlers found; the process is no longer ended."""
@@ -66,6 +87,12 @@ class StopFlag:
         self.undo.close()
 
     def __bool__(self) -> bool:
+        """A look, at the end of a step or of a batch that is tested."""
+        now = time.monotonic()
+        if self.looks and now - self.looked_at > self.longest_step_s:
+            self.longest_step_s = now - self.looked_at
+            self.tell(self.patience())
+        self.looks, self.looked_at = self.looks + 1, now
         return self.signal is not None
 
 

@@ -8,12 +8,14 @@ from importlib.resources import files
 from typing import Any
 
 from facenet.errors import FAILURE, told
+from facenet.surroundings import settle
 
 Commands = Any  # what argparse's add_subparsers gives, whose class is private
 
 
 def data() -> None:
     """facenet-data"""
+    settle()
     parser = argparse.ArgumentParser(prog="facenet-data", description="Prepare and inspect folders of faces.")
     commands = parser.add_subparsers(required=True)
     for add in (add_annotate, add_pack, add_shard, add_audit):
@@ -137,6 +139,7 @@ def positive(text: str) -> int:
 
 def doctor() -> None:
     """facenet-doctor"""
+    settle()
     group = files("facenet.conf").joinpath("accelerator")
     choices = sorted(file.name.removesuffix(".yaml") for file in group.iterdir() if file.name.endswith(".yaml"))
     parser = argparse.ArgumentParser(
@@ -162,6 +165,7 @@ def doctor() -> None:
 
 def compare_loss() -> None:
     """facenet-compare-loss; 1 where the losses differ by more than the tolerance."""
+    settle()
     parser = argparse.ArgumentParser(
         prog="facenet-compare-loss",
         description="Compares the losses of run A with those of reference run B, iteration by iteration.",
@@ -190,6 +194,7 @@ def compare_loss() -> None:
 
 def report() -> None:
     """facenet-report"""
+    settle()
     parser = argparse.ArgumentParser(
         prog="facenet-report",
         description="Writes one HTML page about a sweep, which needs no network, and adds it to the artifacts of the best run: which setting is "
@@ -207,6 +212,7 @@ def report() -> None:
 
 def runs() -> None:
     """facenet-runs"""
+    settle()
     parser = argparse.ArgumentParser(
         prog="facenet-runs",
         description="Puts right what a crash, a power cut or a store that was away left unfinished in MLflow.",

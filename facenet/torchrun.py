@@ -35,6 +35,7 @@ NO_SWEEP = (
 )
 WAIT_S = 1800.0  # rank 0 lists the images and reaches the tracking store meanwhile
 GRACE_S = 20.0  # torchrun kills 30 s after its signal; the run must be closed by then
+PARENT = os.getppid()  # torchrun, as soon as one can know
 
 
 def active() -> bool:
@@ -48,7 +49,7 @@ def command(job: Callable[[], Any]) -> NoReturn:
 
     from facenet.worker import leave
 
-    die_with_parent()
+    die_with_parent(PARENT)
     # torch.distributed.launch adds it to the arguments
     sys.argv[1:] = [each for each in sys.argv[1:] if not each.startswith(("--local-rank=", "--local_rank="))]
     try:
@@ -101,7 +102,9 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str])
     place = {name: os.environ[name] for name in INHERITED if name in os.environ}
     with changed_environment(environment):
         grace_s = min(distributed.grace_s, GRACE_S)
-        failure, stop = run_ranks(run_dir, "train", [place], grace_s=grace_s, elsewhere=lambda: failures(group))
+        failure, stop = run_ranks(
+            run_dir, "train", [place], grace_s=grace_s, longest_s=GRACE_S, elsewhere=lambda: failures(group)
+        )
     ignore_stop_signals()  # torchrun's, for whatever ended another rank, would break into the closing of the run
     if failure is not None:  # before any signal: torchrun sends one when a rank fails
         report(Failure.of(0, failure))
@@ -124,7 +127,7 @@ def follow() -> int:
     from facenet.worker import start_logging
 
     run_dir, rank = Path(job["run_dir"]), int(os.environ["RANK"])
-    stop = StopFlag(min(job["config"]["distributed"]["grace_s"], GRACE_S))
+    stop = StopFlag(min(job["config"]["distributed"]["grace_s"], GRACE_S), longest_s=GRACE_S)
     start_logging(run_dir, rank)
     threading.Thread(target=end_with_others, args=[store()], daemon=True).start()
     try:

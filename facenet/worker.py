@@ -8,22 +8,28 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from facenet.atomic import replacing
 from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, note_failure
-from facenet.launch import WHERE_SIGNAL, StopFlag, die_with_parent
+from facenet.launch import LOCK, PARENT, WHERE_SIGNAL, StopFlag, die_with_parent
+from facenet.surroundings import keep_open
 
 TASKS = {"train": "facenet.tasks.train:run", "collectives": "facenet.tasks.doctor:run_collectives"}
 
 
 def main(run_dir: Path, task: str) -> int:
     """Exit code of the process; rank 0 leaves its return value in `result.json`."""
-    stop = StopFlag(float(os.environ["FACENET_GRACE_S"]))
+    die_with_parent(int(os.environ.pop(PARENT)))
+    keep_open()
+    grace_s, longest_s = map(float, os.environ["FACENET_GRACE_S"].split())
+    stop = StopFlag(grace_s, longest_s=longest_s, tell=teller(int(os.environ["FACENET_PATIENCE_FD"])))
     rank, descriptor = int(os.environ["RANK"]), int(os.environ["FACENET_STACK_FD"])
-    die_with_parent()
+    if lock := os.environ.pop(LOCK, None):
+        os.set_inheritable(int(lock), False)  # held as long as this process lives, and not by what it starts
     tell_where(descriptor)
     try:
         start_logging(run_dir, rank)
@@ -47,6 +53,15 @@ def main(run_dir: Path, task: str) -> int:
     return 0
 
 
+def teller(descriptor: int) -> Callable[[float], None]:
+    """Tells the launcher, which looks when it wants to."""
+
+    def tell(patience_s: float) -> None:
+        os.pwrite(descriptor, f"{patience_s:<31.3f}".encode(), 0)
+
+    return tell
+
+
 def tell_where(descriptor: int) -> None:
     """Has a crash, and the launcher's question before it kills, answered with this process's stack."""
     faulthandler.enable(descriptor, all_threads=False)
@@ -66,6 +81,7 @@ def start_logging(run_dir: Path, rank: int) -> None:
         force=True,
     )
     logging.captureWarnings(True)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two long lines where there is no home directory
 
 
 def leave(code: int) -> NoReturn:

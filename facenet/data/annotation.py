@@ -14,6 +14,7 @@ from facenet.data.decode import DEFAULT, Decode
 from facenet.data.identities import FolderFaces, ImageList
 from facenet.data.split import replace_text
 from facenet.errors import UserError, shown
+from facenet.home import expanded
 
 log = logging.getLogger(__name__)
 LARGEST_LABEL = 2**62  # int64; labels are numbered anew
@@ -52,7 +53,7 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
     its first image, or by its label where that name is taken. UserError for a missing or empty file, a wrong line
     (numbered), a single identity, and when none of a sample of the paths exists.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     labels, paths = _parse(file, anywhere=within is not None)
     present, dense = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)
     if len(present) < 2:

@@ -19,6 +19,7 @@ from facenet.data import contents
 from facenet.data.contents import Contents
 from facenet.data.identities import Indices, Pixels, decode_image, hex_digest
 from facenet.errors import UserError
+from facenet.home import expanded
 
 SCALAR = {("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")}
 
@@ -27,7 +28,7 @@ class BinFaces:
     """The different images of a set, each with an identity of its own: the file names none. `left`, `right` and `same` (P,) are its pairs."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         images, self.same = read_bin(self.path)
         number: dict[bytes, int] = {}
         of_pairs = np.array([number.setdefault(image, len(number)) for image in images], np.int64)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from facenet.home import expanded, writable_place
 
-def cache_dir() -> Path:
-    """$FACENET_CACHE, else facenet in $XDG_CACHE_HOME, else ~/.cache/facenet."""
+
+def cache_dir() -> Path | None:
+    """$FACENET_CACHE, else facenet in $XDG_CACHE_HOME, else ~/.cache/facenet. None where nothing can be kept: no home directory, or one that
+    cannot be written."""
     if chosen := os.environ.get("FACENET_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "facenet"
+        place = expanded(chosen)
+    else:
+        base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        if str(base).startswith("~"):
+            return None
+        place = base / "facenet"
+    return place.absolute() if writable_place(place.absolute()) else None

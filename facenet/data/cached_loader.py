@@ -75,8 +75,17 @@ class CachedLoader(Loader):
         num_workers: int = 2,
         seed: int = 0,
         max_unreadable: float = 0.0,
+        out_of: int | None = None,
     ) -> None:
-        super().__init__(faces, preprocess, augment, num_workers=num_workers, seed=seed, max_unreadable=max_unreadable)
+        super().__init__(
+            faces,
+            preprocess,
+            augment,
+            num_workers=num_workers,
+            seed=seed,
+            max_unreadable=max_unreadable,
+            out_of=out_of,
+        )
         self.images = images
         self.rows = rows_in(faces, source)
         for index in np.flatnonzero(np.isin(self.rows, list(cache.unreadable))).tolist():

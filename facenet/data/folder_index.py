@@ -58,13 +58,14 @@ class FolderIndex:
 
 def folder_index(root: Path) -> FolderIndex:
     """Raises UserError for a missing folder, one without images and one with a single identity."""
-    place = cache_dir() / "index" / hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]
-    known = _remembered(place, root)
+    kept = cache_dir()
+    place = kept and kept / "index" / hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]
+    known = None if place is None else _remembered(place, root)
     if known is not None:
         return known
     began_ns = time.time_ns()
     index, links = _listed(root)
-    if len(index.ends) >= WORTH and not links:
+    if place is not None and len(index.ends) >= WORTH and not links:
         _remember(place, root, index, began_ns)
     return index
 

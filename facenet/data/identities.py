@@ -23,6 +23,7 @@ from facenet.data.decode import DEFAULT, Decode
 from facenet.data.folder_index import folder_index
 from facenet.data.jpeg import decode_plain
 from facenet.errors import UserError, shown
+from facenet.home import expanded
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Indices = NDArray[np.int64]
@@ -167,7 +168,7 @@ class FolderFaces:
     """
 
     def __init__(self, root: str | Path, decode: Decode = DEFAULT) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.decode, self.index = decode, folder_index(self.root)
         self.labels: Indices = self.index.labels
         self.identities, self.fingerprint = self.index.identities, self.index.fingerprint

@@ -65,7 +65,7 @@ class Loader:
     """Turns index arrays into batches.
 
     An unreadable image is replaced by the next readable one of its identity, recorded in `unreadable` (name -> reason)
-    and named in a warning while few. UserError once more than `max_unreadable` (a share of all images) are found.
+    and named in a warning while few. UserError once more than `max_unreadable` (a share of all images, or of `out_of`) are found.
     """
 
     def __init__(
@@ -79,9 +79,10 @@ class Loader:
         max_unreadable: float = 0.0,
         prefetch: int = 2,
         new: NewImages | None = None,
+        out_of: int | None = None,
     ) -> None:
         """prefetch: batches made ahead of the one in use, beyond the one that each thread is working on. new: gives the memory of a
-        batch, None takes pages of the host that are used again."""
+        batch, None takes pages of the host that are used again. out_of: images of the whole that these are a small part of."""
         self.new: NewImages = new or Buffers()
         self.faces = faces
         self.preprocess = preprocess
@@ -90,6 +91,7 @@ class Loader:
         self.seed = seed
         self.max_unreadable = max_unreadable
         self.prefetch = prefetch
+        self.out_of = out_of or len(faces)
         self.unreadable: dict[str, str] = {}
         self._bad_indices: set[int] = set()
         self._lock = threading.Lock()
@@ -182,9 +184,9 @@ class Loader:
             self._bad_indices.add(index)
             self.unreadable[error.name] = error.reason
             found = len(self._bad_indices)
-            if found > self.max_unreadable * len(self.faces):
+            if found > self.max_unreadable * self.out_of:
                 raise UserError(
-                    f"data: {found} of {len(self.faces)} images cannot be read, "
+                    f"data: {found} of {self.out_of} images cannot be read, "
                     f"more than data.max_unreadable={self.max_unreadable:g} allows; "
                     f"the last is {error.name} ({error.reason}); mend or remove them, or raise data.max_unreadable"
                 ) from error

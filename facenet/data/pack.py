@@ -15,6 +15,7 @@ from facenet.data.record_faces import EXACT, SIDECAR
 from facenet.data.records import RecordWriter, pack
 from facenet.data.whole import written_whole
 from facenet.errors import UserError
+from facenet.home import expanded
 
 AS_IT_IS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # what every reader of packs decodes
 QUALITY = 95
@@ -28,7 +29,7 @@ def pack_folder(
     JPEG and PNG files are copied byte by byte, others become PNG. size: images become JPEG of quality 95 whose longer side is at most
     that many pixels. UserError where OUT exists, another command writes it, or an image cannot be read.
     """
-    target = Path(out).expanduser()
+    target = expanded(out)
     with written_whole(target) as folder:
         with RecordWriter(folder / "train") as writer:
             _write_images(faces, writer, size, progress)

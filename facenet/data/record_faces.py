@@ -20,6 +20,7 @@ from facenet.data.contents import Contents
 from facenet.data.identities import Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.data.records import DamagedRecord, Head, Indices, RecordFile, read_index, unpack
 from facenet.errors import UserError
+from facenet.home import expanded
 
 log = logging.getLogger(__name__)
 SIDECAR = "identities.json"  # ours: names of identities, and the fingerprint of the folder
@@ -34,7 +35,7 @@ class RecordFaces:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = rec_file(Path(path).expanduser())
+        self.path = rec_file(expanded(path))
         self.file = RecordFile(self.path)
         keys, positions = read_index(self.path.with_suffix(".idx"), len(self.file))
         self.positions, own = _images(self.file, keys, positions)

@@ -5,9 +5,12 @@ It carries the resolved config (so backbone and preprocessing), the identities, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from facenet.atomic import replacing
 from facenet.errors import UserError
 from facenet.plain import plain
 
+log = logging.getLogger(__name__)
 FORMAT, VERSION = "facenet-checkpoint", 1
 SEAL, COMMENT_LENGTH = b"facenet sha256 ", 2  # the field before a zip file's comment, which is its end
 FIELDS = {
@@ -116,17 +120,65 @@ def digest(path: Path, end: int) -> str:
 
 
 class Keeper:
-    """Writes `last.pt` at each call, `best.pt` when the score improved, and keeps the newest `keep` of `epoch-NNN.pt`."""
+    """Writes `last.pt` at each call, `best.pt` when the score improved, and keeps the newest `keep` of `epoch-NNN.pt`.
+
+    A kill may come between any two of these writes. `last.pt` is the first, and says in `best` which epoch's network `best.pt` has to hold, so
+    that `restore` can make the others anew.
+    """
 
     def __init__(self, directory: Path, *, keep: int) -> None:
         self.directory, self.keep = directory, keep
-        self.last = directory / "last.pt"
+        self.last, self.best_path = directory / "last.pt", directory / "best.pt"
         self.best: float | None = None
         self.written: list[Path] = []
+        self.mending: Callable[[], None] | None = None
 
-    def restore(self, best: float | None) -> None:
-        """Goes on with the files that an earlier process left here."""
-        self.best, self.written = best, sorted(self.directory.glob("epoch-*.pt"))
+    def restore(self, content: dict[str, Any], source: Path, *, best_anew: bool = False) -> bool:
+        """Goes on from the checkpoint `source` with the files that an earlier process left here; what a kill kept it from writing is
+        written, at once where that is the last one's, else with the first checkpoint of this process: until then the run is what it was.
+        Returns whether there is a network of the epoch that the checkpoint calls best, or no such epoch. best_anew: there is none for this run."""
+        row, own = content["best"]["row"], source == self.last
+        others = [self.best_path, source, self.last, *numbered(self.directory), *self.directory.glob("best-epoch-*.pt")]
+        found = None
+        if row and not best_anew:
+            found = next((path for path in others if is_best(content, source, path)), None)
+        whole = found is not None or best_anew or not row
+        self.best = content["best"]["score"] if whole and not best_anew else None
+        if own and content["metrics"]:
+            self.add_numbered(source, content["epoch"])
+        self.mending = functools.partial(self.mend, content, source, found, best_anew=best_anew)
+        if own and not best_anew:
+            self.mending()
+        return whole
+
+    def mend(self, content: dict[str, Any], source: Path, found: Path | None, *, best_anew: bool) -> None:
+        """Makes the other files those of the run up to the checkpoint. May be called again where a disk was full."""
+        if content["metrics"] and source.is_file() and source != self.last:
+            self.add_numbered(source, content["epoch"])
+        if content["best"]["row"] and found != self.best_path:
+            self.set_aside(0 if best_anew else content["epoch"])
+            if found is not None:
+                link(found, self.best_path)
+                log.warning("%s is made anew from %s", self.best_path, found.name)
+        known = numbered(self.directory)
+        later = [path for path in known if known[path] > content["epoch"]]  # where the run goes back: the first to go
+        self.written = [*later, *(path for path in known if path not in later)]
+        if not later:
+            self.drop_oldest()
+        self.mending = None
+
+    def set_aside(self, epoch: int) -> None:
+        """Keeps a `best.pt` of a later epoch than that from which the run goes on, under another name."""
+        try:
+            later = load(self.best_path)["epoch"]
+        except UserError:
+            return
+        if later > epoch:
+            kept = self.directory / f"best-epoch-{later:03d}.pt"
+            self.best_path.replace(kept)
+            log.warning(
+                "%s, of epoch %d, is not of what the run goes on from; it is now %s", self.best_path, later, kept
+            )
 
     def open(self) -> None:
         """Makes the directory, once. Raises UserError where that cannot be."""
@@ -139,17 +191,45 @@ class Keeper:
         """`score`: higher is better; None when nothing was tested. Returns the path of `last.pt`. An older file goes only after the new one
         is complete."""
         write(content, self.last)
+        if self.mending is not None:
+            self.mending()
         if score is not None and (self.best is None or score > self.best):
+            link(self.last, self.best_path)
             self.best = score
-            link(self.last, self.directory / "best.pt")
-        if finished_epoch and self.keep > 0:
-            numbered = self.directory / f"epoch-{content['epoch']:03d}.pt"
-            link(self.last, numbered)
-            self.written.append(numbered)
+        if finished_epoch:
+            self.add_numbered(self.last, content["epoch"])
+            self.drop_oldest()
+        return self.last
+
+    def add_numbered(self, source: Path, epoch: int) -> None:
+        """`source` as `epoch-NNN.pt`, where any are kept."""
+        path = self.directory / f"epoch-{epoch:03d}.pt"
+        if self.keep > 0:
+            if not (path.exists() and path.samefile(source)):
+                link(source, path)
+            self.written = [*(other for other in self.written if other != path), path]
+
+    def drop_oldest(self) -> None:
+        """All but the newest `keep`; where none are to be written, those of an earlier part of the run stay."""
+        if self.keep > 0:
             for old in self.written[: -self.keep]:
                 old.unlink(missing_ok=True)
             self.written = self.written[-self.keep :]
-        return self.last
+
+
+def numbered(directory: Path) -> dict[Path, int]:
+    """The checkpoints of single epochs, oldest first, with the number of each."""
+    found = {path: int(path.stem[6:]) for path in directory.glob("epoch-*.pt") if path.stem[6:].isdecimal()}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def is_best(content: dict[str, Any], source: Path, path: Path) -> bool:
+    """Whether `path` holds the network of the epoch that the checkpoint `content`, read from `source`, calls best."""
+    try:
+        other = content if path.exists() and path.samefile(source) else load(path)
+    except UserError:
+        return False
+    return repr(other["metrics"]) == repr(content["best"]["row"])  # NaN equals itself in a text
 
 
 def link(source: Path, target: Path) -> None:

@@ -28,6 +28,7 @@ from facenet.errors import UserError
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
+ASK_S = 2.0  # between two questions for a stop signal, where `trainer.log_every` steps take longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,7 @@ class Trainer:
         self.vendor_log, self.watcher, self.stop, self.show = vendor_log, watcher, stop, show
         self.ema = Ema(self.embedder, decay=settings.ema_decay) if settings.ema_decay else None
         self.stopped = False
+        self.unasked, self.ask_every, self.asked_at = 0, 1, 0.0
 
     def tested(self) -> Embedder:
         """The network to test and to ship: the average of weights where one is kept."""
@@ -166,6 +168,8 @@ class Trainer:
         between two steps; `stopped` is then set, and `progress` knows where it goes on."""
         self.step_module.train()
         logged_at, logged_step = time.perf_counter(), progress.step
+        if self.interrupted(first=True):
+            return {}
         with contextlib.closing(batches), self.watched(batches) as seen:  # type: ignore[type-var]
             for batch in self.accelerator.ahead(seen, moved):
                 self.guarded(batch, progress)
@@ -180,7 +184,7 @@ class Trainer:
                     logged_at, logged_step = now, progress.step
                     progress.whole.merge(progress.recent)
                     progress.recent = Average()
-                if self.interrupted(progress.step):
+                if self.interrupted(due=progress.step % self.settings.log_every == 0):
                     return {}
                 if done:
                     break
@@ -273,10 +277,21 @@ class Trainer:
         progress.step += 1
         return finite
 
-    def interrupted(self, step: int) -> bool:
-        """All processes must leave at the same step; agreeing costs a collective, so several processes ask at log points only."""
-        if self.accelerator.world_size == 1 or step % self.settings.log_every == 0:
-            self.stopped = self.accelerator.any(self.stop())
+    def interrupted(self, *, first: bool = False, due: bool = False) -> bool:
+        """Whether any process has got a stop signal. All must leave at the same step, and agreeing costs a collective, so several processes ask
+        where it is `due`, before the `first` step and after it, and then as often as slow steps need it."""
+        own = self.stop()
+        if self.accelerator.world_size == 1:
+            self.stopped = own
+            return own
+        self.unasked += 1
+        if first or due or self.unasked >= self.ask_every:
+            now = time.perf_counter()
+            step_s = 0.0 if first else (now - self.asked_at) / self.unasked
+            said = torch.tensor([float(own), step_s], device=self.accelerator.device)
+            stopped, step_s = collectives.mean(said).tolist()  # alike in all, so that all ask again at the same step
+            self.stopped, self.asked_at = stopped > 0, now
+            self.unasked, self.ask_every = 0, 1 if first else int(min(max(ASK_S / step_s, 1), self.settings.log_every))
         return self.stopped
 
     def report(self, figures: dict[str, float], rate: float, progress: Progress, *, steps: int) -> None:
@@ -300,11 +315,14 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Iterator[Batch], progress: Progress) -> dict[str, float]:
-        """Means of the loss and its figures over held-out images of the training identities, as `val/...`."""
+        """Means of the loss and its figures over held-out images of the training identities, as `val/...`. A stop signal ends it between two
+        batches; `stopped` is then set."""
         self.step_module.eval()
         average, num_images, started = Average(), 0, time.perf_counter()
         with contextlib.closing(batches):  # type: ignore[type-var]
-            for batch in batches:
+            for number, batch in enumerate(batches):
+                if self.interrupted(first=number == 0):
+                    return {}
                 images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
                 loss, scalars = self.step_module(images, labels, triplets=self.triplets)
                 average.add({"loss": loss, **scalars})
@@ -326,8 +344,14 @@ class Trainer:
             "scaler": {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "ema": {} if self.ema is None else host_copy(self.ema.state_dict()),
             "progress": {"epoch": progress.epoch, "step": progress.step, "batches": progress.batches},
-            "history": list(progress.history),  # it grows while this is written
             "averages": [progress.whole.states(), progress.recent.states()],
+            **self.besides(progress),
+        }
+
+    def besides(self, progress: Progress) -> dict[str, Any]:
+        """Of `state` what also changes between steps, while the network is tested. All processes call it together."""
+        return {
+            "history": list(progress.history),  # it grows while this is written
             "rng": self.accelerator.rng_states(),
             "watch": None if self.watcher is None else self.watcher.state(),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -13,6 +14,10 @@ from facenet.errors import UserError
 
 log = logging.getLogger(__name__)
 RETRY_S = 30.0
+
+
+def nothing() -> None:
+    pass
 
 
 class Writer:
@@ -25,12 +30,27 @@ class Writer:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.due = threading.Event()
         self.pending: Future[Any] | None = None
+        self.longest_s = 0.0  # that a write took
+        self.lock, self.written = threading.Lock(), False
+        self.wanted: Callable[[], object] = nothing
 
-    def start(self, write: Callable[[], object]) -> None:
-        """Waits only for the write before, and raises the UserError with which that failed for good."""
+    def start(self, write: Callable[[], object], *, instead: bool = False) -> None:
+        """Waits only for the write before, and raises the UserError with which that failed for good. `instead`: this one holds all that the
+        one before does, which is then neither waited for nor tried again."""
+        if instead and self.replaced(write):
+            return
         self.finish()
         self.due.clear()
-        self.pending = self.pool.submit(self.insist, write)
+        self.wanted, self.written = write, False
+        self.pending = self.pool.submit(self.insist)
+
+    def replaced(self, write: Callable[[], object]) -> bool:
+        """Whether the thread is still at work, and takes this up."""
+        with self.lock:
+            if self.pending is None or self.pending.done() or self.written:
+                return False
+            self.wanted = write
+            return True
 
     def finish(self) -> None:
         """Waits until all is on the disk. Raises the UserError with which it failed for good."""
@@ -39,10 +59,10 @@ class Writer:
         if pending is not None:
             pending.result()
 
-    def insist(self, write: Callable[[], object]) -> None:
+    def insist(self) -> None:
         failed = False
-        while True:
-            last_try = self.due.is_set()
+        while not self.written:
+            last_try, write, began = self.due.is_set(), self.wanted, time.monotonic()
             try:
                 write()
             except UserError as error:
@@ -55,7 +75,9 @@ class Writer:
             else:
                 if failed:
                     log.warning("the checkpoint is written after all")
-                return
+                failed, self.longest_s = False, max(self.longest_s, time.monotonic() - began)
+                with self.lock:
+                    self.written = self.wanted is write
 
     def __enter__(self) -> Writer:
         return self

@@ -17,6 +17,7 @@ from facenet.errors import UserError
 from facenet.evaluation.drawn_pairs import draw_different, draw_same
 from facenet.evaluation.pairs_file import read_pairs
 from facenet.evaluation.protocol import Protocol
+from facenet.home import expanded
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".png", ".jpeg")
@@ -26,7 +27,8 @@ SUFFIXES = (".jpg", ".png", ".jpeg")
 class PairSet:
     """P pairs over the images of `faces`, each of which occurs in some pair; left and right (P,) index them.
 
-    num_asked: pairs that the configuration asked for, where the images gave fewer.
+    num_asked: pairs that the configuration asked for, where the images gave fewer. max_unreadable: share of the images that may be unreadable;
+    their pairs are then left out.
     """
 
     name: str
@@ -38,6 +40,7 @@ class PairSet:
     protocol: Protocol
     batch_size: int
     num_asked: int | None = None
+    max_unreadable: float = 0.0
 
     @property
     def fingerprint(self) -> str:
@@ -77,10 +80,10 @@ class Lfw:
     needs_heldout = False
 
     def __init__(self, *, root: str, protocol: Protocol, pairs: str | None = None, batch_size: int = 64) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.protocol = protocol
         self.batch_size = _positive("batch_size", batch_size)
-        self.pairs = None if pairs is None else Path(pairs).expanduser()
+        self.pairs = None if pairs is None else expanded(pairs)
 
     def open(self, heldout: Faces | None = None) -> PairSet:
         """UserError for a missing or empty root, a missing or wrong list, and missing images of the list."""
@@ -129,7 +132,7 @@ class Bin:
     needs_heldout = False
 
     def __init__(self, *, path: str, protocol: Protocol, num_folds: int = 10, batch_size: int = 64) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self.name = re.sub(r"[^\w.-]", "_", self.path.stem)  # metrics are named after it
         self.protocol, self.num_folds = protocol, num_folds
         self.batch_size = _positive("batch_size", batch_size)

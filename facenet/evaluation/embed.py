@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -37,20 +38,24 @@ def embed(
     num_workers: int = 2,
     indices: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
+    unreadable: dict[int, str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.float32]:
     """Unit rows (N, D), or (N, 2D) for `flip="concat"`, float32, in the order of `indices` (all images where None).
 
     The forward pass runs in the accelerator's precision; the network may be in training mode and is left as it was. Several processes
     share the batches and each returns all rows: the same as one process computes, since the batches are the same.
-    UserError names an image that cannot be read: a stand-in would be judged in its place.
+    UserError names an image that cannot be read: a stand-in would be judged in its place. With `unreadable` it is noted there instead, by
+    number and with the reason, in all processes; its row means nothing then. Interrupted where `stop` says so in one of them.
     """
     chosen = np.arange(len(faces)) if indices is None else indices
     batches = [np.arange(start, min(start + batch_size, len(chosen))) for start in range(0, len(chosen), batch_size)]
     none, ranks = np.empty(0, np.int64), range(accelerator.world_size)
     shares = [np.concatenate([none, *batches[rank :: len(ranks)]]) for rank in ranks]  # positions in `chosen` by rank
-    loader = Loader(Readable(faces), preprocess, num_workers=num_workers)
+    readable = Readable(faces, raises=unreadable is None)
+    loader = Loader(readable, preprocess, num_workers=num_workers)
     width = embedder.embedding_size * (2 if flip == "concat" else 1)
-    rows, done = [torch.empty((0, width), device=accelerator.device)], 0
+    rows, done, stopped = [torch.empty((0, width), device=accelerator.device)], 0, False
     stream = loader.epoch([chosen[batch] for batch in batches[accelerator.rank :: len(ranks)]])
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(stream))  # type: ignore[type-var]
@@ -59,11 +64,18 @@ def embed(
         stack.enter_context(torch.inference_mode())
         stack.enter_context(accelerator.autocast())
         for batch in stream:
+            if stopped := stop():
+                break
             images = preprocess.normalize(accelerator.to_device(batch.images))
             rows.append(embedded(network, images, flip))
             done += len(batch.indices)
             if progress is not None:
                 progress(min(done * len(ranks), len(chosen)), len(chosen))
+    if accelerator.any(stopped):
+        raise Interrupted
+    if unreadable is not None:
+        for text in collectives.gather_texts(json.dumps(readable.found), accelerator.device):
+            unreadable.update({int(index): reason for index, reason in json.loads(text).items()})
     # The device is waited for once, not once per batch. Outside of inference mode, in which torch 2.4 refuses collectives.
     gathered = torch.cat(collectives.gather(torch.cat(rows), [len(share) for share in shares])).numpy(force=True)
     ordered = np.empty((len(chosen), width), np.float32)
@@ -80,11 +92,16 @@ def embedded(network: nn.Module, images: Tensor, flip: Flip) -> Tensor:
     return F.normalize(torch.cat([rows, mirrored], dim=1) if flip == "concat" else rows + mirrored, dim=1)
 
 
-class Readable:
-    """The same faces, whose unreadable images end the run instead of being replaced."""
+class Interrupted(Exception):
+    """A stop signal came before all images were embedded."""
 
-    def __init__(self, faces: Faces) -> None:
-        self.faces = faces
+
+class Readable:
+    """The same faces. An unreadable image is not replaced by another: it `raises` UserError, or is black and in `found`, with the reason."""
+
+    def __init__(self, faces: Faces, *, raises: bool) -> None:
+        self.faces, self.raises = faces, raises
+        self.found: dict[int, str] = {}
         self.labels, self.identities, self.fingerprint = faces.labels, faces.identities, faces.fingerprint
 
     def __len__(self) -> int:
@@ -103,9 +120,12 @@ class Readable:
         try:
             return self.faces.load(index)
         except UnreadableImage as error:
-            raise UserError(
-                f"{error.name}: cannot be read ({error.reason}); mend or replace the file to embed it"
-            ) from error
+            if self.raises:
+                raise UserError(
+                    f"{error.name}: cannot be read ({error.reason}); mend or replace the file to embed it"
+                ) from error
+            self.found[index] = error.reason
+            return np.zeros((1, 1, 3), np.uint8)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from facenet.accelerator import Accelerator, out_of_memory
@@ -11,6 +13,7 @@ from facenet.errors import UserError
 from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.embed import Progress, embed
 from facenet.evaluation.protocol import verify
+from facenet.evaluation.readable import without
 from facenet.evaluation.verification import Verification
 
 
@@ -22,8 +25,12 @@ def run_benchmark(
     *,
     num_workers: int = 2,
     progress: Progress | None = None,
+    unreadable: dict[str, str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Verification:
-    """Embeds each image of the pair set once and judges its pairs. UserError where the network gives NaN or a batch finds no memory."""
+    """Embeds each image of the pair set once and judges its pairs, without those whose images cannot be read where the set allows that; they are
+    added to `unreadable`, name -> reason. UserError where the network gives NaN or a batch finds no memory, Interrupted where `stop` says so."""
+    found: dict[int, str] = {}
     try:
         embeddings = embed(
             embedder,
@@ -34,6 +41,8 @@ def run_benchmark(
             flip=pair_set.protocol.flip,
             num_workers=num_workers,
             progress=progress,
+            unreadable=found,
+            stop=stop,
         )
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -42,6 +51,9 @@ def run_benchmark(
             f"{pair_set.name}: {accelerator.device} ran out of memory (its words: {str(error).splitlines()[0]}); "
             f"lower benchmark.batch_size, now {pair_set.batch_size}: it changes no result"
         ) from None
+    pair_set = without(pair_set, found)
+    if unreadable is not None:
+        unreadable.update({pair_set.faces.name(index): reason for index, reason in found.items()})
     broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(broken):
         first = pair_set.faces.name(int(broken[0]))

@@ -17,6 +17,7 @@ from facenet.errors import FAILURE, INTERRUPTED, USER, UserError
 from facenet.failure import RankFailed, note_failure, noted_failures
 from facenet.launch import die_with_parent, launch
 from facenet.stop import STOP_SIGNALS, requeued_after, stop_signals_raise
+from facenet.surroundings import keep_open
 
 log = logging.getLogger(__name__)
 TABLES = ("plan.csv", "plan.txt")  # in the directory of the sweep
@@ -106,7 +107,8 @@ def main(run_dir: Path) -> tuple[int, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    die_with_parent(int(sys.argv[3]))
+    keep_open()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     sys.argv[0] = "facenet-train"  # for the command on record
     code, answer = main(Path(sys.argv[1]))

@@ -139,7 +139,8 @@ class Pool:
         answer, order = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  read after the process has ended
         order.write(json.dumps(self.order(job)).encode())
         order.seek(0)
-        command = [*module_command("facenet.sweeps.job"), str(job.directory), str(answer.fileno())]
+        own = [str(job.directory), str(answer.fileno()), str(os.getpid())]
+        command = [*module_command("facenet.sweeps.job"), *own]
         with order, self.output(job) as output, held_back():
             process = subprocess.Popen(
                 command,

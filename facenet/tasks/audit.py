@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from facenet.data.duplicates import Indices, near_groups, same_groups
 from facenet.data.identities import Faces, FolderFaces
 from facenet.data.inventory import Inventory, take_inventory
 from facenet.errors import UserError, shown
+from facenet.home import expanded
 from facenet.tasks.overlap import near_identities, restored, same_names
 from facenet.tasks.progress import image_bar
 
@@ -122,7 +122,7 @@ def chosen_device(name: str) -> DeviceChoice:
 
 def opened(place: str, decode: Decode) -> Faces:
     """A folder of identities, or an annotation file."""
-    if Path(place).expanduser().is_file():
+    if expanded(place).is_file():
         return read_annotation(place, decode=decode)
     return FolderFaces(place, decode)
 

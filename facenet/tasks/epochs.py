@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from facenet import collectives
 from facenet.accelerator import host_copy
 from facenet.atomic import replacing, writable
@@ -25,6 +27,7 @@ from facenet.engine.writer import Writer
 from facenet.errors import UserError
 from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
+from facenet.evaluation.embed import Interrupted
 from facenet.evaluation.run import run_benchmark
 from facenet.evaluation.verification import Verification
 from facenet.launch import StopFlag
@@ -38,6 +41,7 @@ from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 PARTS = {"optimizer": "optimizer", "scale": "scale of the loss", "random": "random streams", "best": "best score"}
+SLOW_DISK = 20e6  # bytes per second: what a stop allows for a checkpoint before one has been measured
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,17 @@ class Epochs:
         self.best_score: float | None = None
         self.best_row: dict[str, float] = {}
         self.written: set[Path] = set()
+        self.untested: dict[str, float] | None = None  # training figures of an epoch whose tests are still to be made
+        self.unreadable_tested: dict[str, str] = {}
         self.pruned: str | None = None
         self.samples: dict[str, Any] = {}
         self.run_id = run.id
         self.to_tell: dict[str, str] = {}  # tags of what is not as it was, for when a checkpoint has been written so
         self.resumed = self.settled = False
 
-    def restore(self, content: dict[str, Any]) -> None:
-        """Goes on from a checkpoint of this run, possibly under another config. With another number of steps per epoch or of processes, the epoch
-        under way starts again from its first batch, at the step number that this has in the new plan."""
+    def restore(self, content: dict[str, Any], path: Path) -> None:
+        """Goes on from a checkpoint of this run, read from `path`, possibly under another config. With another number of steps per epoch or of
+        processes, the epoch under way starts again from its first batch, at the step number that this has in the new plan."""
         self.resumed, before = True, content["config"]
         self.run_id = self.run.id or content.get("run_id")  # tracking=none for a while does not make it another run
         anew = begun_anew(before, self.run.config)
@@ -93,9 +99,13 @@ class Epochs:
             changed += changed_images(self.material, content.get("samples"))
         if changed:
             self.to_tell[CHANGED] = "; ".join(changed)
+        self.untested = content.get("untested")
         if "best" not in anew:
             self.best_score, self.best_row = content["best"]["score"], content["best"]["row"]
-        self.keeper.restore(self.best_score)
+        if self.first and not self.keeper.restore(content, path, best_anew="best" in anew):
+            best = f"epoch {self.best_row['epoch']:.0f}, the best until now"
+            log.warning("the network of %s, is in no file here; best.pt will be the best of the epochs to come", best)
+            self.best_score, self.best_row = None, {}
         own = (self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate)
         if own != tuple(content["steps"]):
             epoch, history = self.progress.epoch, self.progress.history
@@ -119,16 +129,22 @@ class Epochs:
             self.samples = samples(self.material, self.run.config["seed"])
             if not self.resumed:
                 self.record_split()
-        while self.progress.step < self.plan.total_steps or self.progress.batches:
-            rest = self.feed.train(self.progress.epoch, first=self.progress.batches)
-            row = self.engine.train_epoch(rest, self.progress)
+        while self.untested is not None or self.progress.step < self.plan.total_steps or self.progress.batches:
+            if self.untested is None:
+                rest = self.feed.train(self.progress.epoch, first=self.progress.batches)
+                row = self.engine.train_epoch(rest, self.progress)
+                self.untested = None if self.engine.stopped else row
+            if self.untested is None:
+                state = self.state()
+                self.run.stop.expect(self.writer.longest_s or size_of(state) / SLOW_DISK)
+                self.save(state)
+            else:
+                self.after_epoch(self.untested)
             if self.engine.stopped:
                 self.run.stop.set(signal.SIGTERM)  # told by another rank, this one ends with the same kind of code
-                path = self.save(score=None, verification=None, finished_epoch=False)
                 self.writer.finish()
-                log.info("stopped at step %d; the state is in %s", self.progress.step, path)
+                log.info("stopped at step %d; the state is in %s", self.progress.step, self.keeper.last)
                 break
-            self.after_epoch(row)
             if self.hopeless():
                 break
         self.writer.finish()
@@ -166,33 +182,52 @@ class Epochs:
         return self.engine.accelerator.any(self.pruned is not None)
 
     def after_epoch(self, row: dict[str, float]) -> None:
-        """Validates and tests, then writes checkpoint, curves and metrics."""
+        """Validates and tests, then writes checkpoint, curves and metrics. The state is saved before, too: tests take long, and may end the run
+        for an image that cannot be read. A stop signal meanwhile leaves it at that."""
+        pair_set, due = self.material.pair_set, self.progress.epoch % self.engine.settings.evaluate_every == 0
+        if pair_set is not None and not (due or self.progress.step >= self.plan.total_steps):
+            pair_set = None
+        state, row = self.state(), dict(row)
+        if pair_set is not None or self.plan.num_val_batches:
+            self.save(state)
         if self.plan.num_val_batches:
             row.update(self.engine.validate(self.feed.val(), self.progress))
-        pair_set, due = self.material.pair_set, self.progress.epoch % self.engine.settings.evaluate_every == 0
-        verification = None
-        if pair_set is not None and (due or self.progress.step >= self.plan.total_steps):
-            verification = self.test(pair_set)
+        verification = None if pair_set is None or self.engine.stopped else self.test(pair_set)
+        if self.engine.stopped:
+            return
+        if pair_set is not None and verification is not None:
             row.update(report.metrics(pair_set.name, verification))
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
         if self.engine.watcher is not None:
-            self.engine.watcher.after_epoch(row, pair_set.name if verification is not None and pair_set else None)
+            self.engine.watcher.after_epoch(row, None if pair_set is None else pair_set.name)
         score = self.score(row)
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_row = score, dict(row)
         if self.first:  # before the checkpoint: a run that goes on from it does not come here again
             with writable(self.run.directory):
                 self.record(row, verification)
-        self.save(score=score, verification=verification)
+        self.untested = None
+        self.save(state, score=score, verification=verification, finished_epoch=True)
 
-    def test(self, pair_set: PairSet) -> Verification:
+    def test(self, pair_set: PairSet) -> Verification | None:
+        """None where a stop signal came before its end."""
         # Each process has seen other images, so its batch statistics differ; rank 0's are those that are saved.
         collectives.broadcast(self.engine.tested().buffers())
-        with image_bar(len(pair_set.faces), shown=self.first) as progress:
-            return run_benchmark(
-                self.engine.tested(), pair_set, self.preprocess, self.engine.accelerator, progress=progress
-            )
+        try:
+            with image_bar(len(pair_set.faces), shown=self.first) as progress:
+                return run_benchmark(
+                    self.engine.tested(),
+                    pair_set,
+                    self.preprocess,
+                    self.engine.accelerator,
+                    progress=progress,
+                    stop=self.engine.stop,
+                    unreadable=self.unreadable_tested,
+                )
+        except Interrupted:
+            self.engine.stopped = True
+            return None
 
     def score(self, row: dict[str, float]) -> float | None:
         """The selected metric, turned so that higher is better; None where this epoch did not measure it."""
@@ -205,18 +240,31 @@ class Epochs:
             return None
         return -value if report.lower_is_better(self.plan.select) else value
 
-    def save(self, *, score: float | None, verification: Verification | None, finished_epoch: bool = True) -> Path:
-        """Path of `last.pt`, which the first process writes in the background. The threshold is stored with the weights it was chosen for."""
-        training = self.engine.state(self.progress)
+    def state(self) -> dict[str, Any]:
+        """The tensors of a checkpoint, in host memory. All processes call it together."""
         heads = module_state(self.engine.loss)
+        embedder = host_copy(self.engine.tested().state_dict()) if self.first else {}
+        return {"training": self.engine.state(self.progress), "loss": heads, "embedder": embedder}
+
+    def save(
+        self,
+        state: dict[str, Any],
+        *,
+        score: float | None = None,
+        verification: Verification | None = None,
+        finished_epoch: bool = False,
+    ) -> None:
+        """`state`, with all else as it is now, as `last.pt`, which the first process writes in the background. The threshold is stored with
+        the weights it was chosen for."""
+        training = {**state["training"], **self.engine.besides(self.progress)}
         if not self.first:
-            return self.keeper.last
+            return
         content = {
             "config": self.run.config,
             "identities": list(self.material.train.identities),
-            "embedder": host_copy(self.engine.tested().state_dict()),
-            "loss": heads,
+            **state,
             "training": training,
+            "untested": self.untested,
             "best": {"score": self.best_score, "row": self.best_row},
             "steps": [self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate],
             "epoch": self.progress.epoch,
@@ -227,8 +275,8 @@ class Epochs:
             "samples": self.samples,
             "run_id": self.run_id,
         }
-        self.writer.start(functools.partial(self.write, content, score=score, finished_epoch=finished_epoch))
-        return self.keeper.last
+        write = functools.partial(self.write, content, score=score, finished_epoch=finished_epoch)
+        self.writer.start(write, instead=finished_epoch)  # of the same epoch before it was tested
 
     def write(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> None:
         """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was."""
@@ -277,7 +325,7 @@ class Epochs:
 
     def unreadable(self) -> dict[str, str]:
         """Name and reason of each image that some process met and could not read."""
-        own = json.dumps({**self.feed.loader.unreadable, **self.feed.val_loader.unreadable})
+        own = json.dumps({**self.feed.loader.unreadable, **self.feed.val_loader.unreadable, **self.unreadable_tested})
         met = collectives.gather_texts(own, self.engine.accelerator.device)
         return {name: reason for text in met for name, reason in json.loads(text).items()}
 
@@ -287,7 +335,15 @@ class Epochs:
         if unreadable:
             self.write_json("unreadable.json", unreadable)
             log.warning(
-                "%d images could not be read and were replaced; their names are in %s",
+                "%d images could not be read and were replaced or left out; their names are in %s",
                 len(unreadable),
                 self.run.directory / "unreadable.json",
             )
+
+
+def size_of(state: Any) -> int:
+    """Bytes of the tensors in it."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(size_of, parts))

@@ -25,6 +25,7 @@ from facenet.data.shards.loader import ShardLoader
 from facenet.data.source import Data, ShardData
 from facenet.data.transforms import Augment, Preprocess
 from facenet.errors import UserError
+from facenet.home import expanded
 from facenet.tasks.plan import Material, Plan
 from facenet.tasks.progress import image_bar
 
@@ -62,18 +63,19 @@ class Feed:
         self.loader: Loader
         self.val_loader: Loader
         options: dict[str, Any] = {"num_workers": data.num_workers, "seed": seed, "max_unreadable": data.max_unreadable}
+        out_of = len(material.source)  # of a hundred images that validate, none might be unreadable
         if isinstance(data, ShardData):
             options |= {"source": shards_of(material.source), "new": self.new}
             self.loader = ShardLoader(material.train, preprocess, augment, **options, window=data.shuffle_buffer)
-            self.val_loader = ShardLoader(material.val, preprocess, **options, window=0)
+            self.val_loader = ShardLoader(material.val, preprocess, **options, window=0, out_of=out_of)
         elif cached is None:
             self.loader = Loader(material.train, preprocess, augment, **options, new=self.new)
-            self.val_loader = Loader(material.val, preprocess, **options, new=self.new)
+            self.val_loader = Loader(material.val, preprocess, **options, new=self.new, out_of=out_of)
         else:
             cache, images = cached
             options |= {"source": material.source, "cache": cache, "images": images}
             self.loader = CachedLoader(material.train, preprocess, augment, **options)
-            self.val_loader = CachedLoader(material.val, preprocess, **options)
+            self.val_loader = CachedLoader(material.val, preprocess, **options, out_of=out_of)
 
     def chosen(self) -> tuple[str, tuple[RawCache, Images] | None]:
         """files, shards, disk, ram or device, and for the last three the cache and its images. What was not asked for by name ends no run."""
@@ -95,20 +97,27 @@ class Feed:
             return "files", None
 
     @cached_property
-    def place(self) -> Path:
-        folder = Path(self.data.cache_dir).expanduser() if self.data.cache_dir else cache_dir() / "raw"
+    def place(self) -> Path | None:
+        """Of the cache; None where nothing can be kept."""
+        folder = expanded(self.data.cache_dir) if self.data.cache_dir else cache_dir()
+        if folder is None:
+            return None
+        folder = folder if self.data.cache_dir else folder / "raw"
         return cache_place(self.material.source, self.preprocess, folder)
 
     def sizes(self) -> tuple[Need, Room]:
         obstacle = None if self.augment.after_preprocess else "augment.pipeline changes images before they are resized"
         shown, source = self.plan.total_steps * self.plan.images_per_step, self.material.source
-        kept = obstacle is None and exists_or_comes(self.place)
+        place = self.place if obstacle is None else None
+        kept = place is not None and exists_or_comes(place)
         device = self.accelerator.free_memory() if self.accelerator else None
         need = Need(cache_bytes(source, self.preprocess), shown / len(source), kept, obstacle)
-        return need, Room(free_disk(self.place.parent) if obstacle is None else 0, free_memory(), device)
+        return need, Room(free_disk(place.parent) if place is not None else 0, free_memory(), device)
 
     def opened(self, kind: str) -> tuple[RawCache, Images]:
         source, threads = self.material.source, max(1, self.data.num_workers)
+        if self.place is None:
+            raise UserError("data.cache_dir: there is no home directory that can be written; set it or FACENET_CACHE")
         with image_bar(len(source), shown=self.rank == 0) as progress:
             cache = open_cache(
                 source, self.preprocess, self.place, num_threads=threads, progress=progress, stop=self.stop

@@ -19,10 +19,12 @@ from typing import Any
 
 from facenet import config as configs
 from facenet.distributed import Distributed
-from facenet.launch import launch
+from facenet.evaluation.readable import unreadable_in, without
+from facenet.launch import LOCK, launch
 from facenet.tasks import pace
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.progress import image_bar
 from facenet.tasks.registration import network_of
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
@@ -56,6 +58,9 @@ def run_job(
         earlier.check_data(plan.data_fingerprint, changed=config["resume_changed"])
         earlier.check_images(material, changed=config["resume_changed"])
         earlier.check_fits(config, material.train.identities)
+        if earlier.finished(plan.total_steps):
+            return left_as_it_is(earlier, plan, config)
+    look_at_images(material, num_workers=config["data"]["num_workers"])
     tracking = configs.build(config["tracking"], "tracking")
     config = {**without_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     facts = RunFacts(
@@ -67,12 +72,12 @@ def run_job(
         tags={**origin(overrides), "config_hash": configs.fingerprint(config), **tags},
         datasets=datasets(config, material, plan),
     )
-    with resuming.alone_in(run_dir), resuming.written(config, run_dir):
+    with resuming.alone_in(run_dir) as lock, resuming.written(config, run_dir):
         with tracking.run(facts, run_id=earlier.run_id if earlier else None) as run_id:
             distributed: Distributed = configs.build(config["distributed"], "distributed")
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
                 resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
-            result = start(run_dir, distributed, rank_environment(run_id))
+            result = start(run_dir, distributed, rank_environment(run_id, lock))
             tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
@@ -96,8 +101,29 @@ def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     return material, make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
 
 
-def rank_environment(run_id: str | None) -> dict[str, str]:
-    return {} if run_id is None else {"FACENET_RUN_ID": run_id}
+def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> float | None:
+    """What a finished run has come to. Nothing of it changes, but for a registration that this command asks for and the run did not."""
+    row = earlier.content["best"]["row"]
+    path = earlier.run_dir / "checkpoints" / ("best.pt" if row else "last.pt")
+    tracking, before = configs.build(config["tracking"], "tracking"), earlier.config["tracking"].get("register")
+    if config["tracking"].get("register", before) != before:
+        tracking.register_best(earlier.run_id, functools.partial(network_of, path))
+    told = f"{earlier.run_dir}: finished at step {plan.total_steps:,}; left as it is. To train on: trainer.epochs=N resume_changed=true"
+    print(told, summary({"checkpoint": str(path), "metrics": row}, earlier.run_dir, None), sep="\n", flush=True)
+    value = row.get(plan.select)
+    return None if value is None else float(value)
+
+
+def look_at_images(material: Material, *, num_workers: int) -> None:
+    """Raises UserError for a benchmark with images that cannot be read: a test after the first epoch would be the end of the run."""
+    if material.pair_set is not None:
+        with image_bar(len(material.pair_set.faces)) as progress:
+            without(material.pair_set, unreadable_in(material.pair_set, num_workers=num_workers, progress=progress))
+
+
+def rank_environment(run_id: str | None, lock: int) -> dict[str, str]:
+    """`lock`: the descriptor that holds the lock of the run directory."""
+    return {LOCK: str(lock), **({} if run_id is None else {"FACENET_RUN_ID": run_id})}
 
 
 def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:

@@ -15,8 +15,10 @@ from facenet.tasks.plan import Plan
 
 def remember(config: dict[str, Any], plan: Plan, *, whole_s: float, epochs_s: float) -> None:
     """Notes how long the whole run took, and its epochs of that. A disk that takes no note costs only the next estimate."""
+    place = note(config, plan)
+    if place is None:
+        return
     with contextlib.suppress(OSError):
-        place = note(config, plan)
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as partial:
             known = {"around_s": whole_s - epochs_s, "image_s": epochs_s / num_images(plan)}
@@ -25,17 +27,21 @@ def remember(config: dict[str, Any], plan: Plan, *, whole_s: float, epochs_s: fl
 
 def estimated(config: dict[str, Any], plan: Plan) -> float | None:
     """Seconds, start and end included; None where no such run has ended here."""
+    place = note(config, plan)
+    if place is None:
+        return None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(note(config, plan).read_text(encoding="utf-8"))
+        known = json.loads(place.read_text(encoding="utf-8"))
         return float(known["around_s"] + known["image_s"] * num_images(plan))
     return None
 
 
-def note(config: dict[str, Any], plan: Plan) -> Path:
-    """The file of its kind: same network, image size, devices and precision."""
+def note(config: dict[str, Any], plan: Plan) -> Path | None:
+    """The file of its kind: same network, image size, devices and precision; None where nothing can be kept."""
     kind = [config["backbone"], config["data"]["image_size"], plan.device, plan.num_processes, plan.precision]
     digest = hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_dir() / "paces" / f"{digest}.json"
+    place = cache_dir()
+    return place and place / "paces" / f"{digest}.json"
 
 
 def num_images(plan: Plan) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from facenet.data.identities import Faces, FolderFaces
 from facenet.data.pack import pack_folder
 from facenet.errors import UserError
+from facenet.home import expanded
 from facenet.tasks.progress import image_bar
 
 
@@ -25,7 +26,7 @@ def run_pack(root: str, out: str, *, size: int | None = None) -> str:
 
 def check_room(faces: Faces, out: Path, sample: int = 200) -> None:
     """UserError where the disk has clearly too little room, by the mean size of some images."""
-    place = next(folder for folder in out.expanduser().absolute().parents if folder.is_dir())
+    place = next(folder for folder in expanded(out).absolute().parents if folder.is_dir())
     sizes = [Path(faces.name(index)).stat().st_size for index in range(0, len(faces), max(1, len(faces) // sample))]
     needed, free = sum(sizes) / len(sizes) * len(faces), shutil.disk_usage(place).free
     if needed > free:

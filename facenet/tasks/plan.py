@@ -108,6 +108,9 @@ def divide(data: Data, benchmark: Benchmark) -> Material:
     in_order = isinstance(data, ShardData)  # whole shards validate: scattered images would take a pass over all of them
     train, val = split_images(training, data.val_images, None if in_order else SPLIT_SEED)
     held = Subset(source, heldout) if len(heldout) else None
+    pair_set = benchmark.open(held)
+    if pair_set is not None and benchmark.needs_heldout:  # these images are the user's own, as those that train
+        pair_set = dataclasses.replace(pair_set, max_unreadable=data.max_unreadable)
     return Material(
         source=source,
         train=Subset(training, train, keep_labels=True),
@@ -115,7 +118,7 @@ def divide(data: Data, benchmark: Benchmark) -> Material:
         heldout=held,
         val_indices=rest[val],
         heldout_indices=heldout,
-        pair_set=benchmark.open(held),
+        pair_set=pair_set,
     )
 
 

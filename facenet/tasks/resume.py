@@ -19,9 +19,11 @@ from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
+from facenet.home import expanded
 from facenet.slots import addresses_in, openings
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
 from facenet.tasks.plan import Material, divide
+from facenet.tracking.journal import NAME, last_end
 from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,15 @@ class Earlier:
     @property
     def run_id(self) -> str | None:
         return self.content.get("run_id")
+
+    def finished(self, total_steps: int) -> bool:
+        """Whether nothing is left to do: every epoch is trained and tested, the result written, and the end of the run on record."""
+        progress = self.content["training"]["progress"]
+        if progress["step"] < total_steps or progress["batches"] or self.content.get("untested") is not None:
+            return False
+        journal, result = self.run_dir / NAME, self.run_dir / "result.json"
+        end = last_end(journal) if journal.is_file() else {"end": "FINISHED"}
+        return result.is_file() and end is not None and end["end"] == "FINISHED"
 
     def check_data(self, fingerprint: str, *, changed: bool) -> None:
         """Raises UserError for images that are not those of the run, unless `changed` allows it."""
@@ -74,7 +85,7 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
         return None
     if resume == "auto":
         return earlier_in(run_dir)
-    path = Path(str(resume)).expanduser().absolute()
+    path = expanded(str(resume)).absolute()
     if not path.exists():
         raise UserError(f"resume={resume}: no such file or directory; name a run directory or a checkpoint in it")
     found = earlier_in(path.parent.parent, path) if path.is_file() else earlier_in(path)
@@ -269,8 +280,8 @@ def with_store(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def alone_in(run_dir: Path) -> Iterator[None]:
-    """Raises UserError while another command trains in this directory."""
-    with atomic.alone_in(run_dir, "hydra.run.dir", "trains"):
+def alone_in(run_dir: Path) -> Iterator[int]:
+    """Raises UserError while another command, or a process that it left, trains in this directory. Gives the descriptor of the lock."""
+    with atomic.alone_in(run_dir, "hydra.run.dir", "trains") as lock:
         atomic.tidy(run_dir)
-        yield
+        yield lock

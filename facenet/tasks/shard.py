@@ -8,6 +8,7 @@ from facenet.data.annotation import read_annotation
 from facenet.data.identities import Faces, FolderFaces
 from facenet.data.record_faces import RecordFaces
 from facenet.data.shards.writing import write_shards
+from facenet.home import expanded
 from facenet.tasks.pack import check_room
 from facenet.tasks.progress import image_bar
 
@@ -26,7 +27,7 @@ def run_shard(root: str, out: str, *, images_per_shard: int) -> str:
 
 def opened(root: str) -> Faces:
     """A folder of identities, an annotation file, or a pack."""
-    place = Path(root).expanduser()
+    place = expanded(root)
     if place.suffix == ".rec" or any(place.glob("*.rec")):
         return RecordFaces(place)
     return read_annotation(place) if place.is_file() else FolderFaces(place)

@@ -152,5 +152,5 @@ def train(
             )
             epochs = Epochs(engine, feed, material, plan, tracker, run, preprocess, first=first)
             if resume is not None:
-                epochs.restore(checkpoints.load(resume))
+                epochs.restore(checkpoints.load(resume), Path(resume))
             return epochs.fit()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facenet.errors import UserError
+from facenet.tracking.sqlite_file import address_of, file_of, no_other_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def where(uri: str | None = None) -> str:
     """The address given, else MLFLOW_TRACKING_URI, else `mlflow.db` in this directory."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path.cwd() / "mlflow.db")
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -32,7 +33,8 @@ def open_client(uri: str) -> MlflowClient:
     quiet_mlflow()
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    with no_other_folder(uri):
+        return MlflowClient(tracking_uri=uri)
 
 
 def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
@@ -59,7 +61,7 @@ def slug(name: str) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+    return file_of(uri)
 
 
 @contextlib.contextmanager

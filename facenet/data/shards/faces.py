@@ -160,14 +160,18 @@ def remembered(addresses: Sequence[str]) -> ShardIndex:
     key = hashlib.sha256(
         repr([*map(os.path.abspath, addresses), states]).encode("utf-8", "surrogateescape")
     ).hexdigest()
-    place = cache_dir() / "shards" / f"{key[:24]}.npz"
-    if place.is_file():
+    kept = cache_dir()
+    place = None if kept is None else kept / "shards" / f"{key[:24]}.npz"
+    if place is not None and place.is_file():
         try:
             return load_index(place.read_bytes(), str(place))
         except UserError as error:
             log.warning("%s", error)
     log.info("%d shards without %s are counted, once", len(addresses), FILE_NAME)
     index = counted(addresses, progress=Told())
+    if place is None:
+        log.warning("there is no home directory that can be written, so the count is not remembered; set FACENET_CACHE")
+        return index
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as partial:

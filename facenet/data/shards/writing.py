@@ -13,6 +13,7 @@ from facenet.data.shards.index import FILE_NAME, LARGEST, ShardIndex, joined, sc
 from facenet.data.shards.places import webdataset
 from facenet.data.whole import written_whole
 from facenet.errors import UserError, shown
+from facenet.home import expanded
 
 ORDER_SEED = 10101  # of the order in which images are dealt to shards
 
@@ -25,7 +26,7 @@ def write_shards(
     Images are dealt in one random order, always the same: every shard is a sample of all of them, so that reading shard by shard mixes identities.
     UserError where OUT exists, another command writes it, or a file cannot be read.
     """
-    library, target = webdataset(), Path(out).expanduser()
+    library, target = webdataset(), expanded(out)
     order = np.random.default_rng(ORDER_SEED).permutation(len(faces))
     with written_whole(target) as folder:
         parts: list[ShardIndex] = []

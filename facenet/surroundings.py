@@ -1,0 +1,59 @@
+"""What a command does not find everywhere: streams that can be written, and a home directory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from typing import Any, TextIO
+
+
+class Output(io.FileIO):
+    """Drops what it cannot write: the reader of a pipe has ended (`| head`), the terminal is closed, the disk is full."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def settle() -> None:
+    """For the first line of a command."""
+    keep_open()
+    if (
+        os.path.expanduser("~") == "~"
+    ):  # a container's user without a name: MLflow and others fail without a path to look below
+        os.environ["HOME"] = os.devnull
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two long lines where it cannot write below that
+
+
+def keep_open() -> None:
+    """What is printed and cannot be written is dropped, and ends nothing. A closed stream (`>&-`) leads nowhere from now on: its number would go
+    to the next file that is opened, a database or a checkpoint, and what processes print would come into it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(nowhere, True)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None or stream is getattr(sys, f"__{name}__"):  # else somebody catches it, as pytest does
+            setattr(sys, name, dropping(number, stream))
+
+
+def dropping(number: int, before: TextIO | None) -> TextIO:
+    """Of the same encoding; line by line on a terminal and for errors."""
+    if before is not None:
+        with contextlib.suppress(OSError):
+            before.flush()
+    raw = Output(number, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=getattr(before, "encoding", None) or "utf-8",
+        errors=getattr(before, "errors", None) or "backslashreplace",
+        line_buffering=number == 2 or os.isatty(number),
+    )
