@@ -48,15 +48,19 @@ def sample(faces: Faces, seed: int) -> dict[str, Any]:
 
 
 def changed(faces: Faces, before: Any) -> str | None:
-    """Which images of a `sample` are not what they were; None where all are, or it is of other names or no sample: it may be anybody's."""
+    """Which images of a `sample` are not what they were; None where all are, or it is of other names or no sample: it may be anybody's. What could
+    not be read then is not known."""
     images = before.get("images") if isinstance(before, dict) else None
     if not isinstance(images, list) or before.get("fingerprint") != faces.fingerprint:
         return None
-    rows = [row for row in images[:NUM_SAMPLED] if is_row(row, len(faces))]
-    differ = [row[0] for row in rows if faces.contents(row[0]) not in (None, tuple(row[1:]))]
+    rows = [row for row in images[:NUM_SAMPLED] if is_row(row, len(faces)) and tuple(row[1:]) != ABSENT]
+    now = [(row[0], faces.contents(row[0]), tuple(row[1:])) for row in rows]
+    differ = [(index, found) for index, found, noted in now if found not in (None, noted)]
     if not differ:
         return None
-    return f"{len(differ)} of {len(rows)} sampled images have other contents, first {shown(faces.name(differ[0]))}"
+    index, found = differ[0]
+    how = "cannot be read" if found == ABSENT else "have other contents"
+    return f"{len(differ)} of {len(rows)} sampled images {how}, first {shown(faces.name(index))}"
 
 
 def is_row(row: Any, num_images: int) -> bool:

@@ -100,10 +100,17 @@ def test_each_source_says_other_contents_under_the_same_names(make_folder, sourc
     assert said is not None and said.startswith(
         f"1 of {len(before['images'])} sampled images have other contents, first "
     )
-    if source in (folder, annotated):
-        (other / "Ada" / "2.png").unlink()
-        gone = annotated(other) if source is annotated else faces
-        assert contents.changed(gone if source is folder else faces, before) is not None
+
+
+def test_what_could_not_be_read_then_is_not_known_and_what_cannot_now_is_said(make_folder):
+    """A network's disk that was away for a moment changes no data."""
+    root = make_folder({"Ada": 4, "Bo": 4})
+    faces = FolderFaces(root)
+    before = contents.sample(faces, 0)
+    away = {**before, "images": [[index, *contents.ABSENT] for index, _, _ in before["images"]]}
+    assert contents.changed(faces, away) is None
+    (root / "Bo" / "0.png").unlink()
+    assert contents.changed(faces, before) == f"1 of 8 sampled images cannot be read, first {root}/Bo/0.png"
 
 
 def test_drawn_faces_are_what_their_numbers_say():

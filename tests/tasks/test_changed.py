@@ -190,6 +190,13 @@ def test_moved_data_and_another_machine_are_free(run_of, place, stopped):
     assert content["config"]["data"]["batch_size"] == 12 and content["config"]["accelerator"]["name"] == "auto"
 
 
+def test_moved_data_are_free_in_a_repeated_command(run_of, place, stopped):
+    shutil.copytree(stopped / "people", place / "moved")
+    repeated = (*JOB, "data=folder", f"data.root={place}/moved", "resume=auto")
+    run_of(place / "run", *repeated, steps=1)
+    assert last(place / "run")["step"] == 2 and written(place / "run")["data"]["root"] == f"{place}/moved"
+
+
 def test_moved_data_with_other_contents_are_refused_unless_asked_for(run_of, place, stopped, caplog):
     shutil.copytree(stopped / "people", place / "moved")
     shutil.copy(place / "moved" / "Person_0" / "0.png", place / "moved" / "Person_3" / "5.png")
@@ -360,8 +367,8 @@ def test_a_held_out_evaluation_of_moved_data(run_of, compose_evaluate, stopped, 
     (tmp_path / "people").rename(tmp_path / "moved")
     path = tmp_path / "run" / "checkpoints" / "last.pt"
 
-    def evaluated(*overrides):
-        overrides = (f"checkpoint={path}", *held, *overrides)
+    def evaluated(*overrides, benchmark=held):
+        overrides = (f"checkpoint={path}", *benchmark, *overrides)
         return evaluate.run_evaluation(
             compose_evaluate(*overrides), run_dir=tmp_path / "evaluation", overrides=list(overrides)
         )
@@ -371,6 +378,8 @@ def test_a_held_out_evaluation_of_moved_data(run_of, compose_evaluate, stopped, 
     accuracy = checkpoint.load(path)["metrics"]["heldout/accuracy"]
     assert evaluated(f"data.root={tmp_path}/moved") == accuracy
     assert "have other contents" not in caplog.text
+    with pytest.raises(UserError, match="data.root: only benchmark=heldout tests on images of the run"):
+        evaluated("data.root=x", benchmark=("benchmark=lfw", "benchmark.root=x"))
     with pytest.raises(UserError, match="data.list=x: the run's data are of another kind; set data.root"):
         evaluated("data.list=x")
     for image in (tmp_path / "moved").rglob("0.png"):
