@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import re
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +18,14 @@ from facenet.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 
+# Of what is being written: with our mark, so that a file of the user's is never taken for it, and a name that nobody can have put a link at.
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.facenet-partial")
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A neighbour to write to. At the end it takes the place of `path`, on the disk too; after an exception nothing has changed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.facenet-partial")
     try:
         yield partial
         sync(partial)  # before the rename: a crash of the machine could keep the name and lose the bytes
@@ -30,6 +36,29 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def own(path: str | Path, flags: int) -> int:
+    """An opener (of `open` and `os.open` alike) for files that a command keeps under a known name: a link at that name is not followed, for
+    whoever made the directory may have put it there. Raises UserError that names it."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(
+                f"{path}: is a link, and what a command writes follows none; remove it or choose another directory"
+            ) from None
+        raise
+
+
+def refuse_links(directory: Path, names: tuple[str, ...]) -> None:
+    """Raises UserError where a folder that a command writes below `directory` is a link to elsewhere."""
+    for name in names:
+        if (directory / name).is_symlink():
+            raise UserError(
+                f"{directory / name}: is a link, and what a command writes follows none; put the folder itself there, "
+                "or have the whole run elsewhere: hydra.run.dir=..."
+            )
+
+
 def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -38,10 +67,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def tidy(directory: Path) -> None:
-    """Removes what a killed process was writing, here and in folders below. Only while no other process writes there."""
-    for leftover in directory.rglob(".*.partial"):
-        leftover.unlink(missing_ok=True)
+def tidy(directory: Path, folders: tuple[str, ...] = ()) -> None:
+    """Removes what a killed process of ours was writing, here and in these folders, and nothing of anybody else's. Only while no other
+    process writes there."""
+    for place in (directory, *(directory / name for name in folders)):
+        for leftover in place.glob(".*.facenet-partial"):
+            if PARTIAL.fullmatch(leftover.name):
+                leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -50,7 +82,7 @@ def alone_in(directory: Path, key: str, does: str) -> Iterator[int]:
     its descriptor, which is what one gets. Hosts that share a folder need not see each other's locks: the file names who has it, too."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = open(os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")  # noqa: SIM115  closed below
+        lock = open(own(directory / ".lock", os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8")  # noqa: SIM115  closed below
     except OSError as error:
         raise UserError(f"{key}={directory}: cannot be written ({error.strerror}); choose another") from None
     with lock:

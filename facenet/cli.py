@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet import overlays, torchrun
+from facenet.atomic import refuse_links
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import SAFE_PATH, RankFailed, stop_signals_raise
 from facenet.surroundings import settle
@@ -163,6 +164,14 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir).absolute()
 
 
+def refuse_links_of_hydra(argument: str) -> None:
+    """Raises UserError where Hydra would write through a link in the directory that this override names, before anything of ours runs."""
+    key, _, value = argument.lstrip("+").partition("=")
+    if key in ("hydra.run.dir", "hydra.sweep.dir"):
+        inside = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
+        refuse_links(Path(value.strip("'\"")), (".hydra", *inside, "multirun.yaml"))
+
+
 def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
@@ -173,6 +182,9 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
                 f"{shown(argument)}: reads a pickled config, which runs what its writer put into it; repeat the command instead",
                 USER,
             )
+    with told():
+        for argument in sys.argv[1:]:
+            refuse_links_of_hydra(argument)
     defects: list[Exception] = []  # raised inside a job: nothing that another command line mends
 
     @functools.wraps(job)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from facenet.atomic import own
 from facenet.distributed import Distributed
 from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, RankFailed, cause, noted_failures
@@ -192,7 +193,7 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, 
         output = None
         if number > 0:
             log_path(run_dir, number).parent.mkdir(exist_ok=True)
-            output = opened.enter_context(log_path(run_dir, number).open("wb"))
+            output = opened.enter_context(open(log_path(run_dir, number), "wb", opener=own))
         process = subprocess.Popen(
             command,
             env=environment,

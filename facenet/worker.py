@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from facenet.atomic import replacing
+from facenet.atomic import own, replacing
 from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, note_failure
 from facenet.launch import LOCK, PARENT, WHERE_SIGNAL, StopFlag, die_with_parent
@@ -72,7 +72,8 @@ def start_logging(run_dir: Path, rank: int) -> None:
     """Rank 0 speaks on the terminal and into train.log; the others only warn, on their stderr."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if rank == 0:
-        handlers.append(logging.FileHandler(run_dir / "train.log", encoding="utf-8"))
+        file = open(run_dir / "train.log", "a", encoding="utf-8", opener=own)  # noqa: SIM115  open as long as the process
+        handlers.append(logging.StreamHandler(file))
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",

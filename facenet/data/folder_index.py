@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facenet.atomic import replacing
 from facenet.data.cache_dir import cache_dir
 from facenet.errors import UserError, shown
 
@@ -161,9 +162,8 @@ def _remember(place: Path, root: Path, index: FolderIndex, began_ns: int) -> Non
         parts = [head_bytes, states.tobytes(), index.counts.astype("<i8").tobytes(), index.names]
         body = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
-        partial.write_bytes(zlib.crc32(body).to_bytes(8, "little") + body)
-        partial.replace(place)
+        with replacing(place) as partial:
+            partial.write_bytes(zlib.crc32(body).to_bytes(8, "little") + body)
     except (OSError, UnicodeError) as error:
         log.debug("the index of %s is not remembered: %s", root, error)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from facenet.data.identities import Faces, Indices, UnreadableImage, hex_digest
 from facenet.data.transforms import Preprocess
-from facenet.data.whole import BeingWritten, written_whole
+from facenet.data.whole import BeingWritten, partial_of, written_whole
 from facenet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def cache_bytes(faces: Faces, preprocess: Preprocess) -> int:
 
 
 def exists_or_comes(place: Path) -> bool:
-    return place.exists() or place.with_name(f".{place.name}.partial").exists()
+    return place.exists() or partial_of(place).exists()
 
 
 def open_cache(

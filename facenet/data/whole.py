@@ -11,6 +11,8 @@ from pathlib import Path
 
 from facenet.errors import UserError
 
+MARK = ".facenet-is-writing"
+
 
 class BeingWritten(UserError):
     """By another process."""
@@ -20,14 +22,17 @@ class BeingWritten(UserError):
 def written_whole(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` at the end, and is removed after an error. UserError where `target` exists or is being written.
 
-    The lock is on the folder itself: it ends with its holder, however that ends, and what a killed one left is cleared.
+    The lock is on the folder itself: it ends with its holder, however that ends, and what a killed one left is cleared. That is known by a
+    mark in it: a link, or a folder of the same name without the mark, is somebody's and stays as it is.
     """
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_of(target)
     _refuse_existing(target)
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
+        lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
+        if partial.is_symlink():
+            raise UserError(f"{partial}: is a link, which is not followed; remove it or choose another place") from None
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another place") from error
     try:
         try:
@@ -45,15 +50,22 @@ def written_whole(target: Path) -> Iterator[Path]:
             _clear(partial)
             yield partial
             _flush(partial)
+            (partial / MARK).unlink()
             partial.rename(target)
         except OSError as error:
             raise UserError(
                 f"{target}: cannot be written ({error.strerror}); free the disk or choose another place"
             ) from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if (partial / MARK).exists():
+                shutil.rmtree(partial, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def partial_of(target: Path) -> Path:
+    """Where a folder stands while it is written."""
+    return target.with_name(f".{target.name}.facenet-partial")
 
 
 def _refuse_existing(target: Path) -> None:
@@ -62,8 +74,14 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
+    """Raises UserError for a folder with content that no command of ours began."""
+    mark = folder / MARK
+    if not mark.is_file() and any(folder.iterdir()):
+        raise UserError(f"{folder}: holds files that facenet did not write; move them or choose another place")
+    mark.touch()
     for left in folder.iterdir():
-        left.unlink()
+        if left.name != MARK:
+            left.unlink()
 
 
 def _flush(folder: Path) -> None:

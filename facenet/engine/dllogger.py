@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from facenet.atomic import own
 from facenet.errors import UserError
 
 METRICS = {
@@ -40,7 +41,8 @@ class VendorLog:
         self.rank = rank
         self.last: dict[str, float] = {}
         self.opened = datetime.now()
-        self.file = path.open("a", encoding="utf-8", buffering=1)  # each line at once: a killed run keeps them
+        # Each line at once: a killed run keeps them.
+        self.file = open(path, "a", encoding="utf-8", buffering=1, opener=own)  # noqa: SIM115
         for metric, metadata in METRICS.items():
             self.write(type="METADATA", metric=metric, metadata=metadata)
 

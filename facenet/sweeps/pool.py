@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facenet.accelerator import only_devices, visible_devices
+from facenet.atomic import own
 from facenet.errors import FAILURE, USER
 from facenet.failure import one_line
 from facenet.launch import SAFE_PATH, Stopped, available_cores, module_command
@@ -159,7 +160,7 @@ class Pool:
             yield None
             return
         job.directory.mkdir(parents=True, exist_ok=True)
-        with log_path(job).open("ab") as file:
+        with open(log_path(job), "ab", opener=own) as file:
             yield file
 
     def just_ended(self) -> list[Running]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from facenet import config as configs
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.atomic import replacing
 from facenet.backbones.embedder import Embedder
 from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
@@ -89,7 +90,8 @@ def evaluate(
                 restored.embedder, pair_set, restored.preprocess, device, num_workers=num_workers, progress=progress
             )
         written = run_dir / f"{name}.json"
-        written.write_text(json.dumps(report.as_dict(name, result), indent=1), encoding="utf-8")
+        with replacing(written) as partial:
+            partial.write_text(json.dumps(report.as_dict(name, result), indent=1), encoding="utf-8")
         report.save_roc(run_dir / "roc.png", {name: result})
         figures = {**report.metrics(name, result), **report.fold_metrics(name, result)}
         tracker.metrics(figures, step=int(restored.content.get("step", 0)))

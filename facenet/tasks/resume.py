@@ -28,6 +28,7 @@ from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
 STORE = "tracking.json"
+FOLDERS = ("checkpoints", "ranks")  # of a run directory, in which its processes write
 BUILT_INSIDE = ("backbone", "preprocess", "loss")  # of which only networks of a zoo open anything
 
 
@@ -282,6 +283,7 @@ def with_store(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def alone_in(run_dir: Path) -> Iterator[int]:
     """Raises UserError while another command, or a process that it left, trains in this directory. Gives the descriptor of the lock."""
+    atomic.refuse_links(run_dir, FOLDERS)
     with atomic.alone_in(run_dir, "hydra.run.dir", "trains") as lock:
-        atomic.tidy(run_dir)
+        atomic.tidy(run_dir, FOLDERS)
         yield lock

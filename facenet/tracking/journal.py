@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from facenet.atomic import own
 from facenet.errors import UserError
 
 NAME = "metrics.jsonl"
@@ -27,7 +28,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self.descriptor = own(path, os.O_WRONLY | os.O_APPEND)
 
     def add(self, **record: Any) -> None:
         """Raises UserError on a full disk."""
@@ -53,7 +54,7 @@ class Journal:
 def begin(run_dir: Path, run_id: str, store: str | None) -> Path:
     """The journal of a run: the one it has, else a new one. Another run's stays beside it while MLflow lacks some of it."""
     path = run_dir / NAME
-    if path.is_file():
+    if path.is_file() and not path.is_symlink():
         if header(path).get("run") == run_id:
             os.truncate(path, whole(path))
             return path
@@ -63,7 +64,8 @@ def begin(run_dir: Path, run_id: str, store: str | None) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 mark_path(path).rename(mark_path(other))
     mark_path(path).unlink(missing_ok=True)
-    path.write_text(json.dumps({"run": run_id, "store": store}) + "\n", encoding="utf-8")
+    with open(path, "w", encoding="utf-8", opener=own) as file:
+        file.write(json.dumps({"run": run_id, "store": store}) + "\n")
     return path
 
 
@@ -157,7 +159,7 @@ class Mark:
 def marked(path: Path) -> Iterator[Mark]:
     """Waits until no other process sends from this journal. What is about to be sent is on the disk then, so that a crash of the machine
     leaves nothing in MLflow that the journal does not know."""
-    descriptor = os.open(mark_path(path), os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = own(mark_path(path), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with path.open("rb") as file:

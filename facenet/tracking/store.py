@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facenet.atomic import own
 from facenet.errors import UserError
 from facenet.tracking.sqlite_file import address_of, file_of, no_other_folder
 
@@ -71,7 +72,7 @@ def locked(database: Path | None) -> Iterator[None]:
         yield
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(database.name + ".lock").open("w") as lock:
+    with open(database.with_name(database.name + ".lock"), "w", opener=own) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -21,6 +21,7 @@ from facenet.data.loader import Loader, mirror_rows
 from facenet.data.raw_cache import RawCache, Stopped, cache_place, exists_or_comes, open_cache
 from facenet.data.synthetic import SyntheticFaces
 from facenet.data.transforms import Augment, Preprocess
+from facenet.data.whole import MARK, partial_of
 from facenet.errors import UserError
 
 from .conftest import MakeFolder, NumberedFaces
@@ -131,8 +132,9 @@ def test_damage_is_never_shown(tmp_path: Path) -> None:
 def test_it_is_made_once_and_what_a_killed_process_left_is_made_anew(tmp_path: Path) -> None:
     faces, preprocess = Stamped([0, 1, 1, 2]), Preprocess(size=[4, 4])
     place = cache_place(faces, preprocess, tmp_path)
-    partial = place.with_name(f".{place.name}.partial")
+    partial = partial_of(place)
     partial.mkdir()
+    (partial / MARK).touch()
     (partial / "images").write_bytes(b"left")
     assert exists_or_comes(place)
     assert made(faces, preprocess, tmp_path).images[3].max() == 3

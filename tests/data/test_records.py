@@ -236,7 +236,7 @@ def test_an_interrupted_command_leaves_no_pack_and_the_next_one_writes_it(tmp_pa
         str(tmp_path / "packed"),
     ]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob(".packed.partial/train.rec")):
+    while not list(tmp_path.glob(".packed.facenet-partial/train.rec")):
         assert first.poll() is None
         time.sleep(0.01)
     second = subprocess.run(command, capture_output=True, text=True)

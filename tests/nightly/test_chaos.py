@@ -212,7 +212,7 @@ def check_it_is_the_reference(run: Run, reference: Reference) -> None:
     assert reference.run.points(ids[0]) == run.points(ids[1])  # no metric twice, no gap
     states = run.states()
     assert states.pop(ids[1]) == "FINISHED" and "RUNNING" not in states.values(), states
-    assert not list(run.dir.rglob(".*.partial"))
+    assert not list(run.dir.rglob(".*-partial"))
 
 
 def unequal(first: object, second: object, path: str = "") -> list[str]:

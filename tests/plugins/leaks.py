@@ -25,7 +25,8 @@ LIBRARIES = (
     "asyncio_",  # executors that loops of libraries keep
     "ThreadPoolExecutor-albumentations",
 )
-VARIABLES = (MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT", "TORCHINDUCTOR_CACHE_DIR")  # the last is set by torch
+# The last two are set by torch and cv2 when they are imported.
+VARIABLES = (MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT", "TORCHINDUCTOR_CACHE_DIR", "LD_LIBRARY_PATH")
 
 
 def processes() -> set[str]:

@@ -61,7 +61,8 @@ BIN = Path(sys.executable).parent
 # Read when the interpreter or a library starts, so that a process which wants another value of one starts cold. PYTHONPATH is followed.
 AT_START = ("PYTHON", "LD_", "OMP_NUM_THREADS", "OPENBLAS_", "MKL_", "KMP_", "MALLOC_", "GLIBC_", "COVERAGE_")
 PATH = "PYTHONPATH"
-FOLLOWED = {PATH, "PYTHONSAFEPATH"}  # the latter by what the commands do themselves
+# PYTHONSAFEPATH: by what the commands do themselves. LD_LIBRARY_PATH: cv2 sets it when it is imported, for itself.
+FOLLOWED = {PATH, "PYTHONSAFEPATH", "LD_LIBRARY_PATH"}
 ROOM = 8192  # bytes for the command line that a forked process shows instead of the parent's
 MEASURING = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")  # a forked process begins to measure by itself
 START = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]

@@ -524,7 +524,7 @@ def test_wherever_a_resume_is_killed_the_run_is_what_it_was_or_what_its_checkpoi
         if last(run)["step"] < 4:
             run_of(tmp_path / "none", f"resume={run}", steps=1)
             assert last(run)["config"]["optimizer"]["weight_decay"] == now == written(run)["optimizer"]["weight_decay"]
-            assert not (run / configs.PENDING).exists() and not [*run.rglob(".*.partial")], (number, call, after)
+            assert not (run / configs.PENDING).exists() and not [*run.rglob(".*-partial")], (number, call, after)
         kinds[killed, now, on_disk] += 1
         shutil.rmtree(run)
     print(kinds)

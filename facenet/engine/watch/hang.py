@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from facenet.atomic import own
 from facenet.engine.watch.alarm import Alarm
 from facenet.errors import FAILURE, Halted
 from facenet.failure import note_failure
@@ -51,7 +52,7 @@ class Hang:
 
     def found(self, done: threading.Event) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", encoding="utf-8") as file:
+        with open(self.path, "w", encoding="utf-8", opener=own) as file:
             faulthandler.dump_traceback(file, all_threads=True)
         reason = f"no batch done in {self.limit_s:g} s (watch.hang_s); where the processes stood is in {self.path.parent}/hang-*.txt"
         self.alarm.tell("hang", reason)

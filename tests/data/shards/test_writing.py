@@ -99,7 +99,7 @@ def test_an_interrupted_command_leaves_no_shards_and_the_next_one_writes_them(
             Image.fromarray(noise).save(root / name / f"{number}.bmp")
     command = [*COMMAND, str(root), str(out), "--images-per-shard", "20"]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob(".out.partial/shard-000001.tar")):
+    while not list(tmp_path.glob(".out.facenet-partial/shard-000001.tar")):
         assert first.poll() is None
         time.sleep(0.002)
     first.send_signal(how)
