@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet.atomic import replacing, sync
 from facenet.errors import UserError, shown
 from facenet.plain import plain, yaml_text
-from facenet.slots import closest, locate, openings, unsaid_sources
+from facenet.slots import BEGINNINGS, WORD, closest, is_source, locate, unsaid_sources
 
 RESOLVED, PENDING = "resolved.yaml", "resolved.pending.yaml"
 SPECIAL = {"_target_", "_partial_", "_convert_"}
@@ -125,10 +125,7 @@ def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:
     Raises UserError for what may not be built, or cannot.
     """
     checked = plain(node, slot or "config")
-    described = parts_of(checked, slot, of_others=of_others)
-    if of_others:
-        refuse_openings(checked, slot)
-    return made(described)
+    return made(parts_of(checked, slot, of_others=of_others))
 
 
 def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
@@ -137,6 +134,8 @@ def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
         return [parts_of(value, f"{path}.{index}", of_others=of_others) for index, value in enumerate(node)]
     if isinstance(node, str) and "${" in node:
         raise UserError(f"{path}: {shown(node)!r} may not be built: a resolved config holds no ${{...}}")
+    if of_others and isinstance(node, str) and not WORD.fullmatch(node):
+        raise opened(path, node)
     if not isinstance(node, dict):
         return node
     target = locate(node["_target_"], path) if "_target_" in node else None
@@ -147,8 +146,10 @@ def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
             continue
         if key.startswith("_"):  # _args_, _recursive_ and the like of Hydra, or a constructor's private parameters
             raise UserError(f"{at}: no key of a config; leave it out")
-        if of_others and key == "pretrained" and value is True:
-            value = False  # that a network once began from published weights: a checkpoint brings all of them
+        if of_others and is_source(key, value):
+            if not (inspect.isfunction(target) and key in BEGINNINGS):
+                raise opened(at, value)
+            value = None if key != "pretrained" else False
         values[key] = parts_of(value, at, of_others=of_others)
     if target is None:
         return values
@@ -160,6 +161,13 @@ def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
     return Part(path, target, partial, values)
 
 
+def opened(path: str, value: Any) -> UserError:
+    return UserError(
+        f"{path}: {shown(str(value))!r} would open a file or an address, which a checkpoint may not; if you trust it, name its network yourself: "
+        "weights=FILE backbone=..."
+    )
+
+
 def made(described: Any) -> Any:
     """What `parts_of` described."""
     if isinstance(described, Part):
@@ -167,16 +175,6 @@ def made(described: Any) -> Any:
     if isinstance(described, dict):
         return {key: made(value) for key, value in described.items()}
     return [made(value) for value in described] if isinstance(described, list) else described
-
-
-def refuse_openings(node: Any, path: str) -> None:
-    """Raises UserError for what would open a file or an address."""
-    for at, value in openings(node, path):
-        if not (at.endswith(".pretrained") and value is True):
-            raise UserError(
-                f"{at}: {shown(str(value))!r} would open a file or an address, which a checkpoint may not; if you trust it, name its network "
-                "yourself: weights=FILE backbone=..."
-            )
 
 
 def check(config: dict[str, Any], root: Callable[..., Any]) -> None:

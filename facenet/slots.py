@@ -70,6 +70,8 @@ SOURCES = re.compile(
     r"pretrained.*|weights|weights_.+|url|uri|file|filename|path|hub.*|repo.*|.+_(path|file|filename|url|uri|dir)s?",
     re.IGNORECASE,
 )
+# Of these those by which a zoo's function fills a network that it has made. A checkpoint brings all its weights, so there they are left out.
+BEGINNINGS = ("pretrained", "checkpoint_path", "weights", "weights_backbone")
 LOCAL = re.compile(r"(sqlite|file):///((?!://|::).)*", re.DOTALL)
 WORD = re.compile(r"[\w.+\- ]*")  # "relu", "resnet18.a1_in1k", "batch_hard": no path, no address, no hub's name
 

@@ -297,11 +297,23 @@ def test_a_checkpoints_network_fetches_nothing_and_the_users_own_does() -> None:
 
     build(zoo(pretrained=True, drop_path_rate=0.1), "backbone")
     build(zoo(pretrained=True, drop_path_rate=0.1, act_layer="relu"), "backbone", of_others=True)
-    assert [(asked[1], asked[4]["drop_path_rate"]) for asked in timm.models.asked] == [(True, 0.1), (False, 0.1)]
+    build(
+        zoo(checkpoint_path="/etc/passwd", drop_path_rate=0.1), "backbone", of_others=True
+    )  # as where a run of one's own began from a file
+    assert [(asked[1], asked[3], asked[4]["drop_path_rate"]) for asked in timm.models.asked] == [
+        (True, None, 0.1),
+        (False, None, 0.1),
+        (False, None, 0.1),
+    ]
     vision = {**BACKBONE, "trunk": {"_target_": "torchvision.models.resnet18"}}
     build(vision, "backbone")
     build(vision, "backbone", of_others=True)
-    assert [asked[:2] for asked in torchvision.models.nets.asked] == [(None, "DEFAULT"), (None, None)]
+    build(
+        {**vision, "trunk": {**vision["trunk"], "weights": "DEFAULT", "weights_backbone": "DEFAULT"}},
+        "backbone",
+        of_others=True,
+    )
+    assert [asked[:2] for asked in torchvision.models.nets.asked] == [(None, "DEFAULT"), (None, None), (None, None)]
     with pytest.raises(UserError, match="it takes"):
         build(
             {**BACKBONE, "trunk": {"_target_": "torchvision.models.get_model", "name": "resnet18"}},
@@ -311,12 +323,8 @@ def test_a_checkpoints_network_fetches_nothing_and_the_users_own_does() -> None:
 
 
 OPENED = {
-    "checkpoint_path": "x.pth",
     "pretrained_cfg": {"url": "x"},
     "pretrained_cfg_overlay": {"file": "x"},
-    "pretrained": "yes",
-    "weights": "DEFAULT",
-    "weights_backbone": "DEFAULT",
     "weights_path": "x",
     "url": "x",
     "file": "x",
@@ -325,6 +333,7 @@ OPENED = {
     "model_name": "hf-hub:me/x",
     "name": "local-dir:/x",
     "act_layer": "/etc/passwd",
+    "Checkpoint_Path": "x.pth",
     "inner": [{"deep": {"Checkpoint_Path": "x"}}],
 }
 
@@ -338,6 +347,18 @@ def test_what_a_checkpoints_network_may_not_open(key: str) -> None:
     if "name" not in key and key not in ("inner", "act_layer"):
         for nothing in (None, False):
             build(zoo(**{key: nothing}), "backbone", of_others=True)
+
+
+@pytest.mark.parametrize("key", ["pretrained", "checkpoint_path", "weights"])
+def test_a_network_of_ours_begins_from_nothing(key: str) -> None:
+    """Only a zoo's function knows these; anywhere else they could mean anything."""
+    for node in (
+        {**BACKBONE, key: "x"},
+        {**BACKBONE, "trunk": {**TRUNK, key: "x"}},
+        {**BACKBONE, "trunk": {**TRUNK, "init": [{key: "x"}]}},
+    ):
+        with pytest.raises(UserError, match="would open a file or an address"):
+            build(node, "backbone", of_others=True)
 
 
 def test_the_preprocessing_of_a_checkpoint_opens_nothing_either() -> None:
