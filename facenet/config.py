@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,8 @@ from facenet.plain import plain, yaml_text
 from facenet.slots import BEGINNINGS, WORD, closest, is_source, locate, unsaid_sources
 
 RESOLVED, PENDING = "resolved.yaml", "resolved.pending.yaml"
+REFERENCE = re.compile(r"\$\{(\.*)([\w\-.\[\]]+)\}")
+MOST_REFERENCES = 1000  # looked up in 2 s; those of conf are 5
 SPECIAL = {"_target_", "_partial_", "_convert_"}
 RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions that a command gives, not a config
 
@@ -34,10 +37,57 @@ RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions th
 def resolve(config: DictConfig) -> dict[str, Any]:
     """The composed config as plain dicts, lists and scalars; a missing value stays "???" for `check` to name."""
     try:
+        count_references(OmegaConf.to_container(config))
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(problem_list([f"{error.full_key}: {str(error).splitlines()[0]}"])) from None
     return typing.cast("dict[str, Any]", plain)
+
+
+def count_references(raw: Any) -> None:
+    """Raises UserError where references to values that are references make a value that OmegaConf would look up for hours, each time anew."""
+    counted: dict[tuple[str, ...], int] = {}
+
+    def count(place: tuple[str, ...], node: Any) -> int:
+        if place not in counted:
+            counted[place] = 0  # of one that refers to itself, which OmegaConf tells
+            counted[place] = sum(count_in(at, text) for at, text in texts(node, place))
+            if counted[place] > MOST_REFERENCES:
+                named = shown(".".join(place))
+                raise UserError(
+                    f"config: {named}: its references lead to more than {MOST_REFERENCES:,} others; write the values out"
+                )
+        return counted[place]
+
+    def count_in(place: tuple[str, ...], text: str) -> int:
+        total = 0
+        for dots, named in REFERENCE.findall(text):
+            target = (*(place[: -len(dots)] if dots else ()), *filter(None, re.split(r"[.\[\]]", named)))
+            total += 1 + count(target, value_at(raw, target))
+        return total
+
+    try:
+        count((), raw)
+    except RecursionError:
+        raise UserError("config: references that lead to references without an end; write the values out") from None
+
+
+def texts(node: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from texts(value, (*place, str(key)))
+    if isinstance(node, str):
+        yield place, node
+
+
+def value_at(node: Any, place: tuple[str, ...]) -> Any:
+    """None where there is none."""
+    for part in place:
+        if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def of_job(run_dir: Path) -> dict[str, Any]:

@@ -252,6 +252,32 @@ def test_resolve_follows_interpolations():
     assert configs.resolve(composed) == {"data": {"size": 64}, "sides": [64, 64]}
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "doubled",
+    [
+        {f"x{n}": f"${{x{n - 1}}}${{x{n - 1}}}" for n in range(1, 40)},
+        {f"x{n}": [f"${{x{n - 1}}}", f"${{x{n - 1}}}"] for n in range(1, 40)},
+        {f"x{n}": {"a": f"${{x{n - 1}}}", "b": f"${{..x{n - 1}}}"} for n in range(1, 40)},
+        {f"x{n}": f"${{x{n - 1}}}" for n in range(1, 3000)},
+    ],
+    ids=["text", "lists", "dicts", "a chain"],
+)
+def test_references_that_would_not_end_are_refused(doubled: dict[str, Any]):
+    composed = OmegaConf.create({"x0": "x", **doubled})
+    with pytest.raises(UserError, match="^config: "):
+        configs.resolve(composed)
+
+
+def test_references_as_configs_have_them_are_followed():
+    composed = OmegaConf.create(
+        {"a": {"x": 1, "y": "${.x}", "z": ["${..x}", "${b}"]}, "b": "${a.x}-${a.z[0]}", "c": "${a}"}
+    )
+    found = configs.resolve(composed)
+    assert found["b"] == "1-1" and found["c"] == found["a"] == {"x": 1, "y": 1, "z": [1, "1-1"]}
+    assert configs.resolve(OmegaConf.create({"n": 1, "many": ["${n}"] * 500}))["many"] == [1] * 500
+
+
 def test_resolve_names_a_broken_interpolation():
     composed = OmegaConf.create({"data": {"size": "${nope.size}"}})
     with pytest.raises(UserError) as refused:
