@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,13 @@ from facenet.errors import UserError
 
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
 PRECISION = {"_target_": "facenet.accelerator.Precision", "dtype": "fp32"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Before any test: the import of albumentations sets variables of the environment."""
+    importlib.import_module("facenet.data.transforms")
+    importlib.import_module("albumentations")
 
 
 def root(*, optimizer: functools.partial[Any], precision: Precision, epochs: int, run: Any = None) -> None:

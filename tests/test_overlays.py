@@ -191,6 +191,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "experiments" / "preset").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["facenet-train"])
+    for variable in ("HYDRA_FULL_ERROR", "PYTHONSAFEPATH"):  # a command sets them, for what it starts
+        monkeypatch.setenv(variable, "1")
     return tmp_path
 
 

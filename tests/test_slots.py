@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import functools
+import importlib
 import sys
 import typing
 from collections.abc import Iterator
@@ -27,6 +28,13 @@ TRUNK = {"_target_": "facenet.backbones.mobilenet_v1.MobileNetV1"}
 BACKBONE = {"_target_": "facenet.backbones.embedder.FaceNet", "trunk": TRUNK}
 PREPROCESS = {"_target_": "facenet.data.transforms.Preprocess", "size": [8, 8]}
 TERM = {"_target_": "facenet.losses.heads.SoftmaxHead"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Before any test: the import of albumentations sets variables of the environment."""
+    importlib.import_module("facenet.data.transforms")
+    importlib.import_module("albumentations")
 
 
 class Text(str):
