@@ -57,7 +57,8 @@ def deliver(client: MlflowClient, path: Path) -> Delivered:
                 if not hopeless(error):
                     raise
                 delivered.refused.append(masked(first_line(error)))
-                log.warning("MLflow refused a record of run %s: %s", run_id, delivered.refused[-1])
+                if len(delivered.refused) == 1:  # of a run that was deleted it refuses all
+                    log.warning("MLflow refused a record of run %s: %s", run_id, delivered.refused[0])
             mark.move(end)
     return delivered
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from pathlib import Path
@@ -16,15 +17,17 @@ PAUSE_S = 1.0  # at least, between two deliveries: a call on SQLite takes 24 ms 
 SHARE = 0.01  # of one core at most, for the cores are the training's: after a second of work it pauses for 100
 LONGEST_PAUSE_S = 60.0
 RETRY_S = 10.0
+QUIET_S = 600.0
 FAREWELL_S = 30.0  # at most, at the end of a run; what is left then stays on the disk
 
 
 class Sender:
-    """Sends until closed. A store that goes away is told once, and once that it is back; nothing is lost by it."""
+    """Sends until closed. A store that goes away is told once, and once that it is back, not more often than every QUIET_S where it comes and
+    goes; nothing is lost by it."""
 
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self.path = uri, path
-        self.away = False
+        self.away, self.told, self.told_at = False, False, -math.inf
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.work, name="mlflow", daemon=True)
         self.thread.start()
@@ -49,7 +52,8 @@ class Sender:
             self.tell_away(error)
 
     def tell_away(self, error: Exception) -> None:
-        if not self.away:
+        if not self.away and time.monotonic() - self.told_at > QUIET_S:
+            self.told, self.told_at = True, time.monotonic()
             log.warning(
                 "MLflow at %s is away (%s); the run goes on, its records wait in %s",
                 masked(self.uri),
@@ -59,7 +63,8 @@ class Sender:
         self.away = True
 
     def tell_back(self) -> None:
-        if self.away:
+        if self.told:
+            self.told = False
             log.warning("MLflow at %s is back and has all records until now", masked(self.uri))
         self.away = False
 

@@ -51,9 +51,11 @@ def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
 
 
 def quiet_mlflow() -> None:
-    """Its schema migrations write a page of INFO lines, its retries a page of warnings."""
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Its schema migrations write a page of INFO lines, its retries a page of warnings, and each try at a full database a traceback."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # it raises what it logs, and that is reported
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries; what they end in is reported
 
 

@@ -1,13 +1,14 @@
 """Working directories with any name, and the database in them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 
 from facenet.errors import UserError
-from facenet.tracking import store
 from facenet.tracking.sqlite_file import address_of, file_of
+from facenet.tracking.store import open_experiment, store_state, where
 
 NAMES = [
     "my faces",
@@ -63,22 +64,22 @@ def test_a_relative_address_is_of_this_directory(tmp_path, monkeypatch):
     assert file_of("sqlite:///mlflow.db") == tmp_path / "mlflow.db"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["my%20faces", "a?b"])
-def test_each_directory_has_a_database_of_its_own(tmp_path, monkeypatch, name):
+def test_each_directory_has_a_database_of_its_own(store, tmp_path, monkeypatch, name):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if "?" in name and not READS_ESCAPES:
         pytest.skip("refused under this SQLAlchemy")
     found = {}
     for each in (name, "my faces"):
         (tmp_path / each).mkdir(exist_ok=True)
+        shutil.copyfile(store / "mlflow.db", tmp_path / each / "mlflow.db")
         monkeypatch.chdir(tmp_path / each)
-        client, experiment = store.open_experiment(store.where(), "faces")
+        client, experiment = open_experiment(where(), "faces")
         run = client.create_run(experiment).info
         (tmp_path / each / "note.txt").write_text(each)
         client.log_artifact(run.run_id, str(tmp_path / each / "note.txt"))
         found[each] = run.run_id
-        assert store.store_state(store.where()) == "1 runs"
+        assert store_state(where()) == "1 runs"
         kept = [path for path in (tmp_path / each / "mlartifacts").rglob("note.txt") if run.run_id in path.parts]
         assert [path.read_text() for path in kept] == [each]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "my faces"])
