@@ -115,7 +115,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
             )
             for rank in range(num_processes)
         ]
-        errors = [process.communicate(timeout=180)[1] for process in processes]
+        errors = [process.communicate(timeout=600)[1] for process in processes]
         assert [process.returncode for process in processes] == [0] * num_processes, "\n".join(errors)
 
     return run
@@ -139,7 +139,7 @@ def standin() -> dict[str, str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return environment

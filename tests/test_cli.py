@@ -50,7 +50,7 @@ class Ran:
 def run(directory: Path, *command: str, python: tuple[str, ...] = ()) -> Ran:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "FACENET_"))}
     arguments = [*python, str(BIN / command[0]), *command[1:]]
-    done = subprocess.run(arguments, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(arguments, cwd=directory, env=environment, capture_output=True, text=True, timeout=600)
     return Ran(done.returncode, done.stdout, done.stderr, directory)
 
 

@@ -37,7 +37,7 @@ from facenet import collectives
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.distributed import Distributed
 
-started = Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=60)
+started = Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=300)
 device = started.__enter__()
 rank, world = device.rank, device.world_size
 """

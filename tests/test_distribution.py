@@ -23,7 +23,7 @@ pytestmark = [
 
 def run(directory: Path, *command: str, **environment: str) -> str:
     done = subprocess.run(
-        command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
+        command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

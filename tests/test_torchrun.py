@@ -56,7 +56,7 @@ def start(directory: Path, *arguments: str, said: str = "said", **environment: s
 
 def ended(directory: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     """Exit code and output."""
-    code = start(directory, *arguments, **environment).wait(timeout=240)
+    code = start(directory, *arguments, **environment).wait(timeout=600)
     return code, (directory / "said").read_text()
 
 
@@ -66,7 +66,7 @@ def status(directory: Path) -> list[tuple[str]]:
 
 
 def wait_for(process: subprocess.Popen[bytes], path: Path, text: str) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not (path.exists() and text in path.read_text()):
         assert time.monotonic() < end and process.poll() is None, "waited in vain"
         time.sleep(0.1)
@@ -113,7 +113,7 @@ def test_two_processes_are_one_job_with_one_directory_and_one_run(job: tuple[Pat
 @pytest.mark.slow
 def test_the_result_is_that_of_processes_started_by_facenet_train(job: tuple[Path, int, str], tmp_path: Path):
     command = [str(BIN / "facenet-train"), *JOB, "tracking=none", "distributed=ddp", "distributed.num_processes=2"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=600)
     here, there = (checkpoint.load(path / "run" / "checkpoints" / "last.pt") for path in (tmp_path, job[0]))
     assert here["embedder"].keys() == there["embedder"].keys()
     assert all(torch.equal(value, there["embedder"][name]) for name, value in here["embedder"].items())
@@ -143,13 +143,13 @@ def test_a_users_mistake_is_told_once_and_nobody_waits(tmp_path: Path, arguments
     # torchrun ends a process that is slower to leave than the first by its own signal.
     own, signalled = said.count("exitcode  : 2 "), said.count("exitcode  : -15 ")
     assert own >= 1 and own + signalled == 2 and "facenet/cli.py" not in said
-    assert time.monotonic() - begun < 90
+    assert time.monotonic() - begun < 300
 
 
 @pytest.mark.slow
 def test_help_ends_at_once_under_the_older_command(tmp_path: Path):
     command = [sys.executable, "-m", "torch.distributed.launch", *TWO, "-m", "facenet", "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.count("Examples\n") == 1, done.stderr
 
 
@@ -175,7 +175,7 @@ def test_two_agents_are_one_job(tmp_path: Path, rendezvous: str):
         agents.append(
             start(tmp_path / f"node{node}", "--nnodes=2", "--nproc-per-node=1", *arguments, "-m", "facenet", *JOB)
         )
-    codes = [agent.wait(timeout=240) for agent in agents]
+    codes = [agent.wait(timeout=600) for agent in agents]
     said = [(tmp_path / f"node{node}" / "said").read_text() for node in range(2)]
     assert codes == [0, 0], said
     (leader,) = (node for node in range(2) if "checkpoint  " in said[node])
@@ -193,8 +193,8 @@ def test_two_agents_end_together_when_there_is_no_job(tmp_path: Path, arguments:
         start(tmp_path, "--nnodes=2", "--nproc-per-node=1", *where, "-m", "facenet", *arguments, said=f"said{node}")
         for node in range(2)
     ]
-    assert [agent.wait(timeout=120) for agent in agents] == ([1, 1] if "sed=1" in arguments else [0, 0])
-    assert time.monotonic() - begun < 90
+    assert [agent.wait(timeout=600) for agent in agents] == ([1, 1] if "sed=1" in arguments else [0, 0])
+    assert time.monotonic() - begun < 300
 
 
 @pytest.mark.slow
@@ -237,7 +237,7 @@ def test_a_signal_to_torchrun_saves_and_marks_the_run_killed(tmp_path: Path, num
     process = start(tmp_path, *TWO, "-m", "facenet", *JOB, "trainer.max_steps=null", "trainer.epochs=100000")
     wait_for(process, tmp_path / "run" / "train.log", "step 2 of")
     process.send_signal(number)
-    assert process.wait(timeout=90) != 0
+    assert process.wait(timeout=300) != 0
     assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["step"] >= 2
     assert status(tmp_path) == [("KILLED",)] and processes_in(tmp_path) == []
     said = (tmp_path / "said").read_text()
@@ -253,7 +253,7 @@ def test_no_process_outlives_a_torchrun_that_is_killed(tmp_path: Path):
     assert len(processes_in(tmp_path)) == 4  # torchrun, its two, and the one that trains as rank 0
     process.kill()
     process.wait()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while processes_in(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -274,7 +274,7 @@ def test_two_jobs_at_once_do_not_meet(tmp_path: Path):
         )
         for n in (1, 2)
     )
-    assert first.wait(timeout=240) == second.wait(timeout=240) == 0
+    assert first.wait(timeout=600) == second.wait(timeout=600) == 0
     weights = [checkpoint.load(tmp_path / f"run{n}" / "checkpoints" / "last.pt")["embedder"] for n in (1, 2)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert status(tmp_path) == [("FINISHED",), ("FINISHED",)]

@@ -12,7 +12,7 @@ def test_the_gate_passes():
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=800,
+        timeout=1700,
         check=False,
     )
     assert done.returncode == 0 and done.stdout.endswith("gate: passed\n"), done.stdout + done.stderr

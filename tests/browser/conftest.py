@@ -126,7 +126,7 @@ def sweep(chromium: str, lfw: Path, tmp_path_factory: pytest.TempPathFactory) ->
         uri = f"sqlite:///{folder / 'mlflow.db'}"
         place = ["benchmark=lfw", f"benchmark.root={lfw}", f"hydra.sweep.dir={folder / sweep_id}"]
         command = [str(BIN / "facenet-train"), "-m", *AXES, *TINY, *place]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=800)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return Sweep(uri, read_study(uri, sweep_id), reading.runs_of_sweep(uri, sweep_id))
 
@@ -152,7 +152,7 @@ def server(sweep: Sweep) -> Iterator[str]:
         yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 240) -> None:

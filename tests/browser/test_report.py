@@ -132,5 +132,5 @@ def test_mlflow_shows_it_among_the_artifacts_of_the_best_run(browser, server, sw
     inside = page.frame_locator("iframe")
     inside.locator(".answer").wait_for(timeout=120_000)
     assert inside.locator(".answer").inner_text() == verdict(rank(sweep.study))
-    inside.locator("#chart0 svg").first.wait_for(timeout=30_000)
+    inside.locator("#chart0 svg").first.wait_for(timeout=120_000)
     page.close()

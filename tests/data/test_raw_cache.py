@@ -176,7 +176,7 @@ def test_ranks_share_one(tmp_path: Path) -> None:
     ranks = [
         subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in "ab"
     ]
-    told = [rank.communicate(timeout=100)[0].split() for rank in ranks]
+    told = [rank.communicate(timeout=300)[0].split() for rank in ranks]
     assert sorted(int(drawn) for drawn, _ in told) == [0, 200], "one draws all of them, the other none"
     assert told[0][1] == told[1][1]
 

@@ -70,7 +70,7 @@ def start(
 ) -> AbstractContextManager[Accelerator]:
     """With the product's first scale fp16 would leave out the first steps, and not the same ones everywhere."""
     precision = Precision(dtype=dtype, init_scale=init_scale, growth_interval=growth_interval)
-    return Accelerator.start(DeviceChoice(name=name), precision, timeout_s=60)
+    return Accelerator.start(DeviceChoice(name=name), precision, timeout_s=300)
 
 
 def batches(count: int, *, rank: int = 0, world_size: int = 1, size: int = BATCH) -> Iterator[Batch]:

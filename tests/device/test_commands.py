@@ -47,7 +47,7 @@ def command(program: str, run_dir: Path, *arguments: str, **environment: str) ->
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -148,7 +148,7 @@ def test_a_plugin_without_a_card_is_passed_over_and_refused_by_name(simulated, t
         env={**os.environ, "SDAA_SIM_DEVICE_COUNT": "0"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert "'cpu', 'sdaa: torch sees no such device; cuda: " in done.stdout
     assert done.returncode == 2

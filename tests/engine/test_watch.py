@@ -321,6 +321,17 @@ def test_training_accuracy_without_benchmark_accuracy(watching):
     assert tags == {"watch.generalisation": "accuracy is 0.950 on training identities and 0.550 on lfw"}
 
 
+def looking():
+    return [thread for thread in threading.enumerate() if thread.name == "watch-hang"]
+
+
+def until(reached):
+    end = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_hang_writes_stacks_and_a_note_and_ends_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr("facenet.engine.watch.hang.OTHERS_S", 0.05)
     for action, left in (("warn", []), ("stop", [FAILURE])):
@@ -329,24 +340,41 @@ def test_a_hang_writes_stacks_and_a_note_and_ends_the_process(tmp_path, monkeypa
         alarm = Alarm(Watch(hang=action, hang_s=0.2), tags)
         hang = Hang(alarm, run_dir=tmp_path / action, rank=1, leave=codes.append)
         with hang.watching():
-            time.sleep(0.6)
+            until(lambda: not looking())
         assert codes == left and "no batch done in 0.2 s" in tags.found["watch.hang"]
         assert "test_a_hang_writes_stacks" in (tmp_path / action / "ranks" / "hang-1.txt").read_text()
         assert [failure.rank for failure in noted_failures(tmp_path / action)] == [1] * len(left)
     assert noted_failures(tmp_path / "stop")[0].text.startswith("stopped by watch.hang: no batch done")
-    assert not [thread for thread in threading.enumerate() if thread.name == "watch-hang"]
+    assert not looking()
 
 
-def test_no_hang_while_batches_are_done_nor_between_epochs(tmp_path):
-    tags = Tags()
-    hang = Hang(Alarm(Watch(hang="warn", hang_s=0.3), tags), run_dir=tmp_path, rank=0)
+class Clock:
+    """Goes on as a test says, and counts who looks."""
+
+    now, looks = 0.0, 0
+
+    def monotonic(self):
+        self.looks += 1
+        return self.now
+
+
+def test_no_hang_while_batches_are_done_nor_between_epochs(tmp_path, monkeypatch):
+    tags, clock = Tags(), Clock()
+    monkeypatch.setattr("facenet.engine.watch.hang.time", clock)
+    hang = Hang(Alarm(Watch(hang="warn", hang_s=0.04), tags), run_dir=tmp_path, rank=0)
+
+    def looked_at():
+        before = clock.looks
+        until(lambda: clock.looks >= before + 2)  # one look may have begun before
+
     with hang.watching():
         for _ in range(6):
-            time.sleep(0.1)
+            clock.now += 0.03
+            looked_at()
             hang.beat()
-    time.sleep(0.4)
+    clock.now += 1.0
     with hang.watching():
-        time.sleep(0.1)
+        looked_at()
     assert tags.found == {} and not (tmp_path / "ranks").exists()
 
 

@@ -19,7 +19,7 @@ def test_the_loop_goes_on_while_one_write_at_a_time_is_done():
     may_end, order = threading.Event(), []
 
     def slow(name):
-        may_end.wait(10)
+        may_end.wait(60)
         order.append(name)
 
     with Writer() as background:

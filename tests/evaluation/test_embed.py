@@ -180,7 +180,7 @@ sys.path.insert(0, "{here}")
 from test_embed import PREPROCESS, Patches, Projection, embed
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
 alone = Accelerator("cpu", Precision(), rank=0, local_rank=0, world_size=1)
-with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=60) as device:
+with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=300) as device:
     # 6 batches over the processes, the last of 3 images; 1 batch, so that some process has none; none at all
     for options in ({{}}, {{"flip": "concat"}}, {{"indices": np.array([5, 3, 40])}}, {{"indices": np.array([], np.int64)}}):
         network, done = Projection(), []

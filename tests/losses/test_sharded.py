@@ -242,7 +242,7 @@ from facenet.losses.mix import LossMix
 from facenet.losses.sharded import ShardedMarginHead, ShardedSoftmaxHead
 from facenet.losses.triplet import TripletLoss
 
-started = Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=60)
+started = Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=300)
 device = started.__enter__()
 rank, world = device.rank, device.world_size
 LOCAL, SIZE, NUM_IDENTITIES = 6, 4, 11  # which neither 2 nor 3 divides

@@ -140,7 +140,7 @@ class Reference:
     start_up_s: float
 
 
-def wait_until(reached, limit_s: float = 120.0) -> None:
+def wait_until(reached, limit_s: float = 600.0) -> None:
     end = time.monotonic() + limit_s
     while not reached():
         assert time.monotonic() < end, "waited in vain"
@@ -153,7 +153,7 @@ def undisturbed(run: Run) -> Reference:
     composed = time.monotonic()
     wait_until(run.said.exists)
     stepped = time.monotonic()
-    assert process.wait(timeout=180) == 0, run.output()
+    assert process.wait(timeout=600) == 0, run.output()
     return Reference(run, composed - began, stepped - composed)
 
 
@@ -173,12 +173,12 @@ def strike(run: Run, hit: Hit, reference: Reference) -> tuple[int, bool]:
     before = process.poll() is None
     with contextlib.suppress(ProcessLookupError):
         os.kill(victim, hit.signal)
-    code = process.wait(timeout=120)
+    code = process.wait(timeout=600)
     return code, before
 
 
 def check_what_is_left(run: Run, hit: Hit, code: int) -> None:
-    wait_until(lambda: not run.processes(), limit_s=10)
+    wait_until(lambda: not run.processes(), limit_s=60)
     for path in run.dir.rglob("*"):
         if path.suffix == ".json" and not path.name.startswith("."):
             json.loads(path.read_text())
@@ -239,7 +239,7 @@ def trial(hit: Hit, folder: Path, reference: Reference, database: Path) -> tuple
             run_reap(uri=run.uri, experiment=None, dry_run=False, all_hosts=False, older_than=24)
             assert "RUNNING" not in run.states().values()
         if code != 0:
-            assert run.start().wait(timeout=180) == 0, "resuming failed"
+            assert run.start().wait(timeout=600) == 0, "resuming failed"
         if not hit.reaped_first:
             run_reap(uri=run.uri, experiment=None, dry_run=False, all_hosts=False, older_than=24)
         check_it_is_the_reference(run, reference)

@@ -101,7 +101,7 @@ def soak(folder: Path, minutes: float) -> tuple[list[Sample], int, Path]:
                     samples.append(found)
                 time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
-            code = process.wait(120)
+            code = process.wait(600)
         finally:
             process.kill()
             process.wait()

@@ -36,9 +36,8 @@ COMMAND = (
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_an_absurd_learning_rate_ends_after_its_first_epoch_and_the_others_do_not(tmp_path):
-    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second, absurd = reading.runs_of_sweep(f"sqlite:///{tmp_path / 'mlflow.db'}", "sweep")
     assert [run.status for run in (first, second, absurd)] == ["FINISHED"] * 3
@@ -55,10 +54,9 @@ def test_an_absurd_learning_rate_ends_after_its_first_epoch_and_the_others_do_no
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_without_mlflow_nothing_can_be_compared(tmp_path):
     command = [*COMMAND, "tracking=none", "optimizer.lr=1e-3"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 2 and "set tracking=mlflow, or sweep.prune=null" in done.stderr
 
 

@@ -37,7 +37,7 @@ def dead(tmp_path_factory):
     """A folder with mlflow.db and the runs finished, failed, killed and moved of a process that is no more."""
     folder = tmp_path_factory.mktemp("dead")
     uri, names = f"sqlite:///{folder}/mlflow.db", ("finished", "failed", "killed", "moved")
-    done = subprocess.run([sys.executable, "-c", DIES, uri, *[str(folder / name) for name in names]], timeout=120)
+    done = subprocess.run([sys.executable, "-c", DIES, uri, *[str(folder / name) for name in names]], timeout=300)
     assert done.returncode == 9
     (folder / "finished" / "result.json").write_text(json.dumps({"objective": 1.0}))
     failure = {"rank": 1, "time": 1.0, "user": False, "induced": False, "text": "ValueError: boom"}
@@ -143,7 +143,7 @@ def test_sync_of_nothing(folders, message, tmp_path, monkeypatch):
 
 def test_the_command(tmp_path):
     def command(*arguments):
-        return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300)
 
     (tmp_path / "outputs").mkdir()
     done = command("sync")

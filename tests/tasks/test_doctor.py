@@ -36,7 +36,7 @@ def doctor(cwd: Path, *flags: str, **settings: str) -> subprocess.CompletedProce
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment |= {"TMPDIR": str(cwd / "tmp"), **settings}
     (cwd / "tmp").mkdir(parents=True)
-    return subprocess.run([*DOCTOR, *flags], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*DOCTOR, *flags], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path):
     ) as process:
         wait_until(lambda: len(processes_of(tmp_path)) == 2)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
     assert process.returncode == 130 and told.decode().splitlines()[-1] == "interrupted"
     assert processes_of(tmp_path) == [] and list(tmp_path.iterdir()) == []
 
@@ -188,7 +188,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def wait_until(condition, limit_s=120.0):
+def wait_until(condition, limit_s=300.0):
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end

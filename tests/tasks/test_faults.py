@@ -72,7 +72,7 @@ def job(tiny, tmp_path):
     ]
 
 
-def until(reached, process, limit_s=300):
+def until(reached, process, limit_s=600):
     end = time.monotonic() + limit_s
     while not reached():
         assert time.monotonic() < end and process.poll() is None, "ended before that"

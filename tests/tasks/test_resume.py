@@ -36,7 +36,7 @@ def unequal(first, second, path=""):
 
 
 def wait_for_step(run_dir, step, process):
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     while not (run_dir / "train.log").exists() or f"step {step} of" not in (run_dir / "train.log").read_text():
         assert time.monotonic() < end and process.poll() is None, "ended before that step"
         time.sleep(0.02)

@@ -37,7 +37,7 @@ def test_a_killed_run_that_goes_on_leaves_the_curves_of_one_that_was_left_alone(
     assert whole.code == 0, whole.err
     run_dir = tmp_path / "killed"
     process = started("facenet-train", run_dir, *job)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while last_step(run_dir) < 14:  # in the fourth epoch of four steps
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.01)

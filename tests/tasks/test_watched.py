@@ -160,7 +160,7 @@ def test_a_rank_that_stands_still_ends_the_run_with_the_stacks_of_the_others(sta
     job = [*tiny, "distributed=ddp", "trainer.epochs=200", "tracking=none", "watch.hang_s=6", "trainer.log_every=1"]
     process = started("facenet-train", run_dir, *job)
     log = run_dir / "train.log"
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not log.exists() or "step 5 of" not in log.read_text():
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
@@ -170,8 +170,8 @@ def test_a_rank_that_stands_still_ends_the_run_with_the_stacks_of_the_others(sta
     ranks = {rank_of(pid): int(pid) for pid in children if is_worker(pid)}
     os.kill(ranks["1"], signal.SIGSTOP)
     begun = time.monotonic()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1 and time.monotonic() - begun < 60
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and time.monotonic() - begun < 200
     assert "stopped by watch.hang: no batch done in 6 s" in err
     assert (
         "Current thread" in (run_dir / "ranks" / "hang-0.txt").read_text()

@@ -17,6 +17,7 @@ from facenet.tracking.facts import RunFacts
 folder, number = pathlib.Path(sys.argv[1]), sys.argv[2]
 run_dir = folder / number
 run_dir.mkdir()
+(run_dir / "ready").touch()
 while not (folder / "start").exists():
     time.sleep(0.01)
 mlflow = MlflowTracking(uri=f"sqlite:///{folder}/mlflow.db", system_metrics=False)
@@ -36,7 +37,10 @@ def test_sixteen_jobs_on_a_fresh_database_all_succeed_and_lose_nothing(tmp_path)
         subprocess.Popen([sys.executable, "-c", JOB, str(tmp_path), str(number)], stderr=subprocess.PIPE, text=True)
         for number in range(16)
     ]
-    time.sleep(10)  # all have imported what they need
+    end = time.monotonic() + 600
+    while len(list(tmp_path.glob("*/ready"))) < len(jobs):  # all have imported what they need
+        assert time.monotonic() < end and all(job.poll() is None for job in jobs)
+        time.sleep(0.05)
     (tmp_path / "start").touch()
     errors = [job.communicate(timeout=600)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0] * 16, errors

@@ -174,6 +174,6 @@ def test_a_stop_signal_leaves_no_run_that_seems_to_run(store, tmp_path):
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "running\n"
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=120) == 143
     with sqlite3.connect(store / "mlflow.db") as database:
         assert database.execute("select status from runs where name = 'killed'").fetchall() == [("KILLED",)]

@@ -56,7 +56,7 @@ def test_points_arrive_while_the_run_goes_on(mlflow, client, facts, tmp_path, mo
         tracker = mlflow.tracker(run_id, tmp_path)
         tracker.metrics({"a": 1.0}, step=1)
         tracker.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not client.get_run(run_id).data.metrics and time.monotonic() < deadline:
             time.sleep(0.05)
         assert client.get_run(run_id).data.metrics == {"a": 1.0}
@@ -144,7 +144,7 @@ def test_a_database_that_breaks_in_mid_run_costs_nothing(own, facts, tmp_path, m
 
 
 def until(reached):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -268,7 +268,7 @@ def test_a_server_that_answers_500_or_slowly_costs_nothing(
     ending = time.monotonic()
     away.close()
     assert time.monotonic() - ending < 10 and f"send them later: facenet-runs sync {tmp_path}" in caplog.text
-    away.thread.join(30)
+    away.thread.join(120)
     deliver(client, path)
     assert points(client, run_id) == of_the_journal(path) and len(points(client, run_id)["loss"]) == 100
 

@@ -28,9 +28,13 @@ def test_the_machines_load_is_sampled_into_the_journal_until_the_run_ends(tmp_pa
     assert not any((tmp_path / "here").iterdir())  # no second database beside the store
 
 
-def test_it_ends_at_once_with_the_run(tmp_path, mlflow):
+def test_it_ends_at_once_with_the_run(tmp_path, mlflow, monkeypatch):
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    looked = threading.Event()
+    monkeypatch.setattr(SystemMetricsMonitor, "collect_metrics", lambda self: looked.set())
     path = journal.begin(tmp_path, "a" * 32, None)
     with sampled(path, "a" * 32, mlflow.uri, every_s=1000.0):
-        time.sleep(0.2)
+        assert looked.wait(120)
         began = time.monotonic()
     assert time.monotonic() - began < 5 and not samples(path)
