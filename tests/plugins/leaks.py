@@ -25,8 +25,12 @@ LIBRARIES = (
     "asyncio_",  # executors that loops of libraries keep
     "ThreadPoolExecutor-albumentations",
 )
-# The last two are set by torch and cv2 when they are imported.
-VARIABLES = (MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT", "TORCHINDUCTOR_CACHE_DIR", "LD_LIBRARY_PATH")
+VARIABLES = (
+    *(MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT"),
+    *("TORCHINDUCTOR_CACHE_DIR", "LD_LIBRARY_PATH"),  # by torch and cv2 when they are imported
+    # By facenet.tracking.store when a process first opens a store.
+    *("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"),
+)
 
 
 def processes() -> set[str]:
