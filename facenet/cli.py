@@ -13,17 +13,18 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet import overlays, torchrun
+from facenet import addresses, overlays, torchrun
 from facenet.atomic import refuse_links
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import SAFE_PATH, RankFailed, stop_signals_raise
+from facenet.logs import guard_logs
 from facenet.surroundings import settle
-from facenet.tracking.store import masked
 
 CHOICES = ("facenet.conf", "facenet.experiments")
 EXTRAS = {  # Hydra's plugins, by what hydra/launcher= and hydra/sweeper= call them
@@ -54,7 +55,7 @@ def train() -> None:
 
     Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
     with told():
-        sys.argv[1:] = going_on(without_password(resumed(sys.argv[1:])))
+        sys.argv[1:] = going_on(without_secrets(resumed(sys.argv[1:])))
     command = functools.partial(hydra_command, train_job, "train")
     if torchrun.active():
         torchrun.command(command)
@@ -97,21 +98,39 @@ def is_override(argument: str) -> bool:
     return "=" in argument and not argument.startswith("-")
 
 
-def without_password(arguments: list[str]) -> list[str]:
-    """The arguments; a store's address with a password goes into the environment instead, since Hydra, the notes of a sweep and the tags
-    of runs keep what was on the command line. Raises UserError where the jobs would not have the environment of this command."""
-    kept = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key.lstrip("+") == "tracking.uri" and masked(value) != value:
-            if "hydra/launcher=ray_cluster" in arguments:
-                raise UserError(
-                    "tracking.uri: an address with a password is not sent to Ray's workers; set MLFLOW_TRACKING_URI for them"
-                )
-            os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
-            argument = f"{key}=null"
-        kept.append(argument)
-    return kept
+def without_secrets(arguments: list[str]) -> list[str]:
+    """The arguments with each address as it may be recorded, since Hydra, the notes of a sweep and the tags of runs keep what was on the command
+    line; `addresses` keeps the rest. Raises UserError where the jobs would not have the environment of this command."""
+    found = [without_secret(argument) for argument in arguments]
+    if found != arguments and "hydra/launcher=ray_cluster" in arguments:
+        key = next(one.partition("=")[0] for one, before in zip(found, arguments, strict=True) if one != before)
+        raise UserError(
+            f"{key}: an address with a secret is not sent to Ray's workers; set MLFLOW_TRACKING_URI for them, or use a mounted folder"
+        )
+    return found
+
+
+def without_secret(argument: str) -> str:
+    """Whatever the grammar of Hydra takes for text is looked at as a whole; what it does not read, up to a blank or a quotation mark."""
+    if "://" not in argument and "pipe:" not in argument:
+        return argument
+    try:
+        for text in texts_in(OverridesParser.create().parse_override(argument).value()):
+            argument = argument.replace(text, str(addresses.kept(text)))
+    except HydraException:  # told by Hydra, if what is left is wrong too
+        pass
+    return addresses.kept_in(argument)
+
+
+def texts_in(value: Any) -> list[str]:
+    """Those of a value of Hydra's grammar, also of a sweep."""
+    value = getattr(value, "list", value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for each in value for text in texts_in(each)]
+    text = getattr(value, "text", value)
+    return [text] if isinstance(text, str) and text else []
 
 
 def train_job(composed: DictConfig) -> float | None:
@@ -148,7 +167,7 @@ def evaluate() -> None:
     """facenet-evaluate"""
     settle()
     with told():
-        sys.argv[1:] = without_password(sys.argv[1:])
+        sys.argv[1:] = without_secrets(sys.argv[1:])
     hydra_command(evaluate_job, "evaluate")
 
 
@@ -191,6 +210,8 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     def task(composed: DictConfig) -> Any:
         try:
             with stop_signals_raise():
+                guard_logs()
+                hide_addresses()
                 return job(composed)
         except (UserError, RankFailed) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -224,6 +245,16 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
     end_sweep()
+
+
+def hide_addresses() -> None:
+    """In what Hydra has written of the config where hydra.output_subdir asks for it."""
+    from facenet import config
+
+    if (name := HydraConfig.get().output_subdir) is not None:
+        with contextlib.suppress(FileNotFoundError):
+            path = output_dir() / name / "config.yaml"
+            config.write(config.read(path), path)
 
 
 def end_sweep() -> None:

@@ -22,6 +22,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from facenet import addresses
 from facenet.atomic import replacing, sync
 from facenet.errors import UserError, shown
 from facenet.plain import plain, yaml_text
@@ -35,13 +36,16 @@ RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions th
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain dicts, lists and scalars; a missing value stays "???" for `check` to name."""
+    """The composed config as plain dicts, lists and scalars, its addresses as they may be recorded; a missing value stays "???" for `check` to
+    name."""
     try:
+        if addresses.secrets():  # which may refer to variables of the environment
+            config = OmegaConf.create(addresses.restored(OmegaConf.to_container(config)))
         count_references(OmegaConf.to_container(config))
-        plain = OmegaConf.to_container(config, resolve=True)
+        found = addresses.kept(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(problem_list([f"{error.full_key}: {str(error).splitlines()[0]}"])) from None
-    return typing.cast("dict[str, Any]", plain)
+    return typing.cast("dict[str, Any]", found)
 
 
 def count_references(raw: Any) -> None:
@@ -113,7 +117,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no config ({str(error).splitlines()[0]})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: no config of a run")
-    return typing.cast("dict[str, Any]", plain(found, str(path)))
+    return typing.cast("dict[str, Any]", addresses.kept(plain(found, str(path))))
 
 
 def chosen(choices: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +138,7 @@ def write(config: dict[str, Any], path: Path) -> None:
 
 
 def to_yaml(config: dict[str, Any]) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create(config))
+    return OmegaConf.to_yaml(OmegaConf.create(addresses.kept(config)))
 
 
 def fingerprint(config: dict[str, Any]) -> str:
@@ -175,6 +179,8 @@ def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:
     Raises UserError for what may not be built, or cannot.
     """
     checked = plain(node, slot or "config")
+    if not of_others:
+        checked = addresses.restored(checked)
     return made(parts_of(checked, slot, of_others=of_others))
 
 

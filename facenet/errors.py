@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -15,15 +16,32 @@ class UserError(Exception):
 
 
 def shown(text: str) -> str:
-    """A name from outside as one line that any log, terminal or JSON file can hold: quoted and escaped where it has line breaks, control
-    characters or bytes that are no UTF-8."""
-    return text if text.isprintable() else ascii(text)
+    """A name from outside as one line that any log, terminal or JSON file can hold. Line breaks, control characters, those that turn the direction
+    of writing or cannot be seen, and bytes that are no UTF-8 are spelled as in Python; letters of all languages stay."""
+    return text if text.isprintable() else "".join(map(spelled, text))
+
+
+def printable(text: str) -> str:
+    """The same of a text of several lines."""
+    return "\n".join(
+        part if part.isprintable() else "\t".join(map(shown, part.split("\t"))) for part in text.split("\n")
+    )
+
+
+def in_picture(name: str) -> str:
+    """The same for matplotlib, which sets text between dollar signs as a formula, and fails for what is none."""
+    return shown(name).replace("$", r"\$")
+
+
+def spelled(letter: str) -> str:
+    odd = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return ascii(letter)[1:-1] if odd else letter
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the command with a message on stderr, after what it said so far."""
     sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facenet.addresses import masked
 from facenet.atomic import replacing
 from facenet.errors import Halted, UserError
 
@@ -37,7 +38,7 @@ class Failure:
             if isinstance(error, (UserError, Halted))
             else "".join(traceback.format_exception(error)).rstrip()
         )
-        return cls(rank=rank, time=time.time(), user=user, induced=isinstance(error, RuntimeError), text=text)
+        return cls(rank=rank, time=time.time(), user=user, induced=isinstance(error, RuntimeError), text=masked(text))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Failure:

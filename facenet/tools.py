@@ -7,7 +7,8 @@ import sys
 from importlib.resources import files
 from typing import Any
 
-from facenet.errors import FAILURE, told
+from facenet.errors import FAILURE, printable, told
+from facenet.logs import guard_logs
 from facenet.surroundings import settle
 
 Commands = Any  # what argparse's add_subparsers gives, whose class is private
@@ -22,6 +23,7 @@ def data() -> None:
         add(commands)
     arguments = vars(parser.parse_args())
     run = arguments.pop("run")
+    guard_logs()
     with told():
         clean = run(**arguments)
     sys.exit(0 if clean else FAILURE)
@@ -39,7 +41,7 @@ def add_annotate(commands: Commands) -> None:
     def run(**arguments: Any) -> bool:
         from facenet.tasks.annotate import run_annotate
 
-        print(run_annotate(**arguments))
+        print(printable(run_annotate(**arguments)))
         return True
 
     parser.set_defaults(run=run)
@@ -62,7 +64,7 @@ def add_pack(commands: Commands) -> None:
     def run(**arguments: Any) -> bool:
         from facenet.tasks.pack import run_pack
 
-        print(run_pack(**arguments))
+        print(printable(run_pack(**arguments)))
         return True
 
     parser.set_defaults(run=run)
@@ -89,7 +91,7 @@ def add_shard(commands: Commands) -> None:
     def run(**arguments: Any) -> bool:
         from facenet.tasks.shard import run_shard
 
-        print(run_shard(**arguments))
+        print(printable(run_shard(**arguments)))
         return True
 
     parser.set_defaults(run=run)
@@ -124,7 +126,7 @@ def add_audit(commands: Commands) -> None:
         from facenet.tasks.audit import run_audit
 
         report, clean = run_audit(**arguments)
-        print(report)
+        print(printable(report))
         return clean
 
     parser.set_defaults(run=run)
@@ -156,6 +158,7 @@ def doctor() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     arguments = parser.parse_args()
+    guard_logs()
     with told():
         from facenet.tasks.doctor import run_doctor
 
@@ -184,11 +187,12 @@ def compare_loss() -> None:
     parser.add_argument("--plot", metavar="FILE.png", help="draw both curves and their difference")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
+    guard_logs()
     with told():
         from facenet.tasks.compare_loss import run_compare_loss
 
         text, passed = run_compare_loss(**vars(arguments))
-        print(text)
+        print(printable(text))
     sys.exit(0 if passed else FAILURE)
 
 
@@ -204,10 +208,11 @@ def report() -> None:
     parser.add_argument("--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this directory)")
     parser.add_argument("--out", metavar="FILE", help="page to write (default: report-SWEEP_ID.html)")
     arguments = parser.parse_args()
+    guard_logs()
     with told():
         from facenet.sweeps.report import run_report
 
-        print(run_report(**vars(arguments)))
+        print(printable(run_report(**vars(arguments))))
 
 
 def runs() -> None:
@@ -247,7 +252,8 @@ def runs() -> None:
     sync.add_argument("--uri", help="MLflow store (default: the one that the run was recorded in)")
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")
+    guard_logs()
     with told():
         from facenet.sweeps.runs import run_reap, run_sync
 
-        print(run_reap(**arguments) if command == "reap" else run_sync(**arguments))
+        print(printable(run_reap(**arguments) if command == "reap" else run_sync(**arguments)))

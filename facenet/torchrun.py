@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from facenet import addresses
 from facenet.distributed import Distributed
 from facenet.errors import FAILURE, USER, UserError, fail
 from facenet.failure import Failure
@@ -98,7 +99,9 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str])
         )
     group = store()
     settings = config.of_job(run_dir)
-    publish({"config": settings, "run_dir": str(run_dir), "run_id": environment.get("FACENET_RUN_ID")})
+    known = os.environ.get(addresses.VARIABLE)  # which no file holds
+    job = {"config": settings, "run_dir": str(run_dir), "run_id": environment.get("FACENET_RUN_ID"), "secrets": known}
+    publish(job)
     place = {name: os.environ[name] for name in INHERITED if name in os.environ}
     with changed_environment(environment):
         grace_s = min(distributed.grace_s, GRACE_S)
@@ -126,6 +129,8 @@ def follow() -> int:
     from facenet.tasks.train import run
     from facenet.worker import start_logging
 
+    if job["secrets"] is not None:
+        os.environ[addresses.VARIABLE] = job["secrets"]
     run_dir, rank = Path(job["run_dir"]), int(os.environ["RANK"])
     stop = StopFlag(min(job["config"]["distributed"]["grace_s"], GRACE_S), longest_s=GRACE_S)
     start_logging(run_dir, rank)

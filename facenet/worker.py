@@ -16,6 +16,7 @@ from facenet.atomic import own, replacing
 from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, note_failure
 from facenet.launch import LOCK, PARENT, WHERE_SIGNAL, StopFlag, die_with_parent
+from facenet.logs import guard_logs
 from facenet.surroundings import keep_open
 
 TASKS = {"train": "facenet.tasks.train:run", "collectives": "facenet.tasks.doctor:run_collectives"}
@@ -81,6 +82,7 @@ def start_logging(run_dir: Path, rank: int) -> None:
         handlers=handlers,
         force=True,
     )
+    guard_logs()
     logging.captureWarnings(True)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two long lines where there is no home directory
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facenet.atomic import replacing
+from facenet.errors import in_picture
 
 
 def save_curves(directory: Path, history: list[dict[str, float]]) -> list[Path]:
@@ -41,7 +42,7 @@ def draw(path: Path, axis: str, curves: dict[str, list[tuple[float, float]]]) ->
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, points in curves.items():
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name)
+        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=in_picture(name))
     axes.set(xlabel="epoch", ylabel=axis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from facenet.atomic import replacing
+from facenet.errors import in_picture
 from facenet.evaluation.verification import Roc, Verification
 
 ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
@@ -93,7 +94,11 @@ def save_roc(path: Path, curves: dict[str, Verification]) -> None:
     FigureCanvasAgg(figure)
     for axes, scale in zip(figure.subplots(1, 2, sharey=True), ("linear", "log"), strict=True):
         for name, result in curves.items():
-            axes.plot(result.roc.fpr, result.roc.tpr, label=f"{name}: {percent(result.accuracy)}, AUC {result.auc:.4f}")
+            axes.plot(
+                result.roc.fpr,
+                result.roc.tpr,
+                label=in_picture(f"{name}: {percent(result.accuracy)}, AUC {result.auc:.4f}"),
+            )
         limits = (0, 1) if scale == "linear" else (1e-4, 1)
         axes.set(xscale=scale, xlabel=f"false-accept rate ({scale})", xlim=limits, ylim=(0, 1.02))
         axes.grid(alpha=0.3)

@@ -12,8 +12,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from facenet import addresses
+from facenet.config import walk
 from facenet.data.split import replace_text
 from facenet.errors import UserError, told
 
@@ -26,10 +28,19 @@ class PlanFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with told():
+            hide_addresses(config)
             if "direction" in config.hydra.sweeper:
                 check_direction(config)
             if "facenet" not in config.hydra.launcher._target_:
                 begin(config)
+
+
+def hide_addresses(config: DictConfig) -> None:
+    """In the config that Hydra is about to write beside the jobs. Those of the command line are hidden before Hydra sees them."""
+    with read_write(config), read_write(config.hydra):
+        for path, value in walk(OmegaConf.to_container(config)):
+            if isinstance(value, str) and (hidden := addresses.kept_in(value)) != value:
+                OmegaConf.update(config, path, hidden)
 
 
 def check_direction(config: DictConfig) -> None:

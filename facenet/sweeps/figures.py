@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from facenet.errors import shown
 from facenet.sweeps.ranking import Ranking, Setting
 from facenet.sweeps.study import NOT_NUMBERS, Job
 
@@ -21,7 +22,7 @@ MOST_TICKS, MOST_NAMES = 8, 10  # on an axis, in a legend: more would lie over e
 
 
 def text(name: str) -> str:
-    return html.escape(name, quote=False)
+    return html.escape(shown(name), quote=False).replace("%{", "% {")  # its templates fill in what stands in %{}
 
 
 def figure(height: int, **layout: object) -> go.Figure:

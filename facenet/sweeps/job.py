@@ -13,9 +13,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from facenet.errors import FAILURE, INTERRUPTED, USER, UserError
+from facenet.addresses import masked
+from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, printable
 from facenet.failure import RankFailed, note_failure, noted_failures
 from facenet.launch import die_with_parent, launch
+from facenet.logs import guard_logs
 from facenet.stop import STOP_SIGNALS, requeued_after, stop_signals_raise
 from facenet.surroundings import keep_open
 
@@ -66,11 +68,13 @@ def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning:
     from facenet.tasks.pruning import VARIABLE
     from facenet.tasks.resume import stored_in
     from facenet.tracking.choice import MlflowTracking
+    from facenet.tracking.store import where
 
     tracking = configs.build(config["tracking"], "tracking")
     if not isinstance(tracking, MlflowTracking):
         raise UserError("sweep.prune: compares runs that are in MLflow; set tracking=mlflow, or sweep.prune=null")
-    rule = {"uri": stored_in(run_dir) or tracking.where(), "sweep_id": tags["sweep_id"], "job_num": tags["job_num"]}
+    uri = where(stored_in(run_dir) or tracking.where())
+    rule = {"uri": uri, "sweep_id": tags["sweep_id"], "job_num": tags["job_num"]}
     return {VARIABLE: json.dumps({**rule, **pruning})}
 
 
@@ -98,7 +102,7 @@ def main(run_dir: Path) -> tuple[int, dict[str, Any]]:
         return int(end.code or 0), {}
     except Exception as error:
         known = isinstance(error, (UserError, RankFailed))
-        text = str(error) if known else traceback.format_exc()
+        text = printable(masked(str(error) if known else traceback.format_exc()))
         print(text, file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             if not noted_failures(run_dir):  # it failed before a rank did
@@ -110,6 +114,7 @@ if __name__ == "__main__":
     die_with_parent(int(sys.argv[3]))
     keep_open()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    guard_logs()
     sys.argv[0] = "facenet-train"  # for the command on record
     code, answer = main(Path(sys.argv[1]))
     os.write(int(sys.argv[2]), json.dumps(answer).encode())

@@ -15,6 +15,7 @@ from importlib.resources import files
 
 from plotly.offline import get_plotlyjs
 
+from facenet.errors import printable
 from facenet.sweeps.figures import Curves, all_figures
 from facenet.sweeps.ranking import ALPHA, COMPARED, Comparison, Ranking, Setting, least_p, rank, verdict
 from facenet.sweeps.study import Job, Study
@@ -71,7 +72,7 @@ def policy(scripts: Iterable[str]) -> str:
 
 
 def escaped(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(printable(str(value)))
 
 
 def counted(ranking: Ranking) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facenet.errors import shown
 from facenet.sweeps.study import Job, Study
 
 ALPHA = 0.05
@@ -192,15 +193,19 @@ def ranked_table(study: Study) -> str:
         tested = "" if comparison is None else f"{comparison.p:.2g}" + ("" if comparison.apart else "  not told apart")
         behind = f"{gap:+.4f}" if setting is not ranking.settings[0] else ""
         rows.append([str(setting.rank), *(setting.axes[key] for key in axes), setting.value, behind, tested])
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    left_out = [f"  job {job.number} ({', '.join(job.axes.values())}) {job.why_unranked}" for job in ranking.unranked]
+    left_out = [
+        f"  job {job.number} ({shown(', '.join(job.axes.values()))}) {shown(job.why_unranked)}"
+        for job in ranking.unranked
+    ]
     settings = "1 setting" if len(ranking.settings) == 1 else f"{len(ranking.settings)} settings"
     return "\n".join(
         [
-            f"sweep {study.sweep_id}: {settings} of {len(study.jobs)} jobs",
+            f"sweep {shown(study.sweep_id)}: {settings} of {len(study.jobs)} jobs",
             *(f"  {line}" for line in lines[: len(rows) if ranking.settings else 0]),
             *left_out,
-            verdict(ranking),
+            shown(verdict(ranking)),
         ]
     )

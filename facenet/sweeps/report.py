@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 from facenet.sweeps.ranking import rank, verdict
 from facenet.sweeps.study import Study, read_curves, read_study
 from facenet.tracking import reading
@@ -34,7 +34,7 @@ def run_report(sweep_id: str, uri: str | None, out: str | None) -> str:
         raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another") from None
     run_id = home(study)
     reading.attach(address, run_id, path, "report")
-    return f"{verdict(rank(study))}\n{path} ({path.stat().st_size / 1e6:.1f} MB), also in the artifacts of run {run_id}"
+    return f"{shown(verdict(rank(study)))}\n{shown(str(path))} ({path.stat().st_size / 1e6:.1f} MB), also in the artifacts of run {run_id}"
 
 
 def home(study: Study) -> str:

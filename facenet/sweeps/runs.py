@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from facenet.errors import UserError
+from facenet.addresses import masked
+from facenet.errors import UserError, shown
 from facenet.failure import cause, noted_failures
 from facenet.tracking import process, reading, settling
 from facenet.tracking.journal import NAME, header, journals, last_end
@@ -26,8 +27,10 @@ def run_sync(folders: Sequence[str], uri: str | None) -> str:
             told = sync(path, uri)
         except UserError as error:
             told, refused = str(error), True
+        except Exception as error:  # of records that are none, of a disk, or of a database's driver
+            told, refused = shown(f"cannot be sent ({type(error).__name__}: {masked(str(error))})"), True
         if told:
-            lines.append(f"{path.parent}: {told}")
+            lines.append(f"{shown(str(path.parent))}: {told}")
     if refused:
         raise UserError("\n".join(lines))
     return "\n".join(lines or [f"MLflow has all of {len(paths)} runs"])
@@ -83,7 +86,7 @@ def run_reap(*, uri: str | None, experiment: str | None, dry_run: bool, all_host
         if left is None:
             state = planned_state(run) if dry_run else reap(store, run)
             left = f"would be closed as {state}" if dry_run else f"closed as {state}"
-        lines.append(f"{run.id} {run.name}: {left}")
+        lines.append(f"{shown(run.id)} {shown(run.name)}: {left}")
     return "\n".join(lines or ["no run is marked as running"])
 
 

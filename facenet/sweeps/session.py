@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from facenet import addresses
 from facenet import config as configs
 from facenet.atomic import alone_in
 from facenet.data.split import replace_text
-from facenet.errors import UserError
+from facenet.errors import UserError, printable, shown
 from facenet.failure import one_line
 from facenet.overlays import strange_arguments
 from facenet.sweeps import table
@@ -23,7 +24,7 @@ from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
 from facenet.sweeps.state import write_command
 from facenet.tracking.choice import NoTracking
-from facenet.tracking.store import masked
+from facenet.tracking.store import where
 
 
 class Session:
@@ -81,7 +82,7 @@ class Session:
         for job in batch:
             if job.problem:
                 self.outcomes[job.num] = Outcome(code=2, reason=one_line(job.problem))
-                print(f"job {job.num} cannot run: {job.problem}", file=sys.stderr, flush=True)
+                print(printable(f"job {job.num} cannot run: {job.problem}"), file=sys.stderr, flush=True)
             elif job.state.kind == "finished":
                 self.outcomes[job.num] = Outcome(code=0, objective=job.state.objective)
 
@@ -103,7 +104,7 @@ class Session:
         return {"config": job.config, **told, "pruning": self.sweep.pruning()}
 
     def began(self, job: Job) -> None:
-        say(f"job {job.num}: {job.label}; {job.directory}")
+        say(f"job {job.num}: {shown(job.label)}; {job.directory}")
 
     def ended(self, job: Job, outcome: Outcome) -> bool:
         """Reports a job. Returns whether the sweep goes on."""
@@ -138,12 +139,14 @@ class Session:
             say(self.way_on())
         for job in self.failures():
             outcome = self.outcomes[job.num]
-            print(f"job {job.num} ({job.label}) {outcome.how}{log_of(job)}", file=sys.stderr, flush=True)
+            print(
+                printable(f"job {job.num} ({shown(job.label)}) {outcome.how}{log_of(job)}"), file=sys.stderr, flush=True
+            )
         return worst([self.outcomes[job.num] for job in self.failures()])
 
     def way_on(self) -> str:
         said_again = [
-            masked(argument)
+            addresses.masked(argument)
             for argument, _ in strange_arguments(self.arguments)
             if not argument.startswith("hydra.sweep.dir=")
         ]
@@ -158,7 +161,7 @@ def compare(uri: str, sweep_id: str) -> None:
 
     with contextlib.suppress(UserError):
         say(f"\n{ranked_table(read_study(uri, sweep_id))}")
-        say(f"the page of this sweep: facenet-report {sweep_id} --uri '{masked(uri)}'")
+        say(f"the page of this sweep: facenet-report {sweep_id} --uri '{addresses.masked_address(uri)}'")
         say(f"compare the runs: {reading.compare_url(uri, reading.runs_of_sweep(uri, sweep_id))}")
 
 
@@ -167,11 +170,11 @@ def where_of(job: Job) -> str | None:
     from facenet.tasks.resume import stored_in
 
     tracking = configs.build(job.config["tracking"], "tracking")
-    return None if isinstance(tracking, NoTracking) else stored_in(job.directory) or tracking.where()
+    return None if isinstance(tracking, NoTracking) else where(stored_in(job.directory) or tracking.where())
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def log_of(job: Job) -> str:

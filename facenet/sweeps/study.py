@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from facenet.errors import UserError
+from facenet.addresses import masked_address
+from facenet.errors import UserError, shown
 from facenet.evaluation.report import lower_is_better
 from facenet.failure import one_line
 from facenet.tracking import reading
 from facenet.tracking.reading import RunRecord
-from facenet.tracking.store import masked
 
 NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
 UNRANKED = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "not ended", "SCHEDULED": "not started"}
@@ -77,8 +77,10 @@ def read_study(uri: str, sweep_id: str) -> Study:
         records = reading.runs_of_sweep(uri, sweep_id)
     except UserError:
         known = sorted({run.tags["sweep_id"] for run in reading.search(uri) if "sweep_id" in run.tags})
-        sweeps = ", ".join(known) or "none"
-        raise UserError(f"{sweep_id}: no such sweep in MLflow at {masked(uri)}; it has {sweeps}; see --uri") from None
+        sweeps = shown(", ".join(known)) or "none"
+        raise UserError(
+            f"{shown(sweep_id)}: no such sweep in MLflow at {masked_address(uri)}; it has {sweeps}; see --uri"
+        ) from None
     return study_of(sweep_id, records)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from facenet.errors import shown
 from facenet.sweeps.plans import Job
 from facenet.tasks import pace
 
@@ -21,7 +22,8 @@ STATES = {
 def rows_of(jobs: Sequence[Job], *, skip_duplicates: bool) -> list[dict[str, str]]:
     """One per job, all with the same keys: number, state, swept keys, and what the plan makes of them."""
     axes = list(dict.fromkeys(key for job in jobs for key in job.changed))
-    return [{**row(job, axes, skip_duplicates), "time": time_of(job), "note": note(job)} for job in jobs]
+    rows = [{**row(job, axes, skip_duplicates), "time": time_of(job), "note": note(job)} for job in jobs]
+    return [{shown(key): shown(cell) for key, cell in each.items()} for each in rows]
 
 
 def row(job: Job, axes: list[str], skip_duplicates: bool) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.engine.dllogger import read_metric
-from facenet.errors import UserError
+from facenet.errors import UserError, in_picture, shown
 from facenet.tracking.reading import history
 from facenet.tracking.store import where
 
@@ -153,9 +153,9 @@ def as_text(figures: dict[str, Any]) -> str:
     span = f"{figures['num_iterations']} common iterations, {figures['first_iteration']} to {figures['last_iteration']}"
     return "\n".join(
         [
-            f"{figures['metric']}: {span}",
-            f"  A  {figures['a']}",
-            f"  B  {figures['b']} (reference)",
+            f"{shown(figures['metric'])}: {span}",
+            f"  A  {shown(figures['a'])}",
+            f"  B  {shown(figures['b'])} (reference)",
             f"  mean (A - B) / B       {vendor['mean_relative']:+.6f}",
             f"  mean  A - B            {vendor['mean']:+.6f}",
             f"  vendor's rule          {verdict[vendor['passed']]}: the first <= {VENDOR_RELATIVE} or the second <= {VENDOR_ABSOLUTE}; "
@@ -177,9 +177,9 @@ def draw(path: Path, curves: Curves, figures: dict[str, Any]) -> None:
     figure = Figure(figsize=(7, 6), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, sharex=True, height_ratios=(2, 1))
-    above.plot(curves.iterations, curves.a, linewidth=1, label=f"A {figures['a']}")
-    above.plot(curves.iterations, curves.b, "--", linewidth=1, label=f"B {figures['b']}")
-    above.set(ylabel=figures["metric"])
+    above.plot(curves.iterations, curves.a, linewidth=1, label=in_picture(f"A {figures['a']}"))
+    above.plot(curves.iterations, curves.b, "--", linewidth=1, label=in_picture(f"B {figures['b']}"))
+    above.set(ylabel=in_picture(figures["metric"]))
     above.legend(fontsize=8)
     below.plot(curves.iterations, 100 * relative(curves), color="tab:red", linewidth=1)
     below.set(xlabel="iteration", ylabel="(A - B) / B, %")

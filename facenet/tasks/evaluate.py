@@ -10,11 +10,12 @@ from typing import Any
 
 from facenet import config as configs
 from facenet.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.addresses import masked_address
 from facenet.atomic import replacing
 from facenet.backbones.embedder import Embedder
 from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
-from facenet.errors import UserError, shown
+from facenet.errors import UserError, printable, shown
 from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
@@ -97,10 +98,9 @@ def evaluate(
         tracker.metrics(figures, step=int(restored.content.get("step", 0)))
         tracker.artifact(run_dir / "roc.png", "curves")
         tracker.artifact(written, "records")
-    print(report.table(name, result))
-    print(f"\ndirectory   {run_dir}")
+    print(printable(f"{report.table(name, result)}\n\ndirectory   {run_dir}"))
     if (view := tracking.view(run_id)) is not None:
-        print(f"see the run: {view}")
+        print(printable(f"see the run: {view}"))
     return float(result.accuracy)
 
 
@@ -141,8 +141,8 @@ def heldout_data(config: dict[str, Any], places: dict[str, str]) -> Data:
     for path, address in addresses_in(node, "data"):
         if path.removeprefix("data.") not in places:
             raise UserError(
-                f"benchmark=heldout: {path}={shown(address)} is an address that only the checkpoint names, which is not opened on its word; say it "
-                f"again on the command line, {path}=..., or use benchmark=lfw"
+                f"benchmark=heldout: {path}={shown(masked_address(address))} is an address that only the checkpoint names, which is not opened on "
+                f"its word; say it again on the command line, {path}=..., or use benchmark=lfw"
             )
     data = configs.build(node, "data")
     if not isinstance(data, Data):

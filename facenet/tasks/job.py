@@ -17,8 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from facenet import addresses
 from facenet import config as configs
 from facenet.distributed import Distributed
+from facenet.errors import printable
 from facenet.evaluation.readable import unreadable_in, without
 from facenet.launch import LOCK, launch
 from facenet.tasks import pace
@@ -28,7 +30,6 @@ from facenet.tasks.progress import image_bar
 from facenet.tasks.registration import network_of
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
-from facenet.tracking.store import masked
 
 log = logging.getLogger(__name__)
 Start = Callable[[Path, Distributed, dict[str, str]], Any]
@@ -51,7 +52,7 @@ def run_job(
         config, run_dir = resuming.config_of(earlier, config, overrides), earlier.run_dir
         configs.check(config, train)
     material, plan = prepare(config)
-    print(plan, flush=True)
+    print(printable(str(plan)), flush=True)
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
     if earlier is not None:
@@ -62,7 +63,7 @@ def run_job(
             return left_as_it_is(earlier, plan, config)
     look_at_images(material, num_workers=config["data"]["num_workers"])
     tracking = configs.build(config["tracking"], "tracking")
-    config = {**without_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
+    config = {**addresses.kept(config), "resume": str(earlier.checkpoint) if earlier else None}
     facts = RunFacts(
         name=run_name(overrides, tags),
         run_dir=run_dir,
@@ -81,17 +82,9 @@ def run_job(
             tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
-        print(summary(result, run_dir, tracking.view(run_id)), flush=True)
+        print(printable(summary(result, run_dir, tracking.view(run_id))), flush=True)
     objective = result["objective"]
     return None if objective is None else float(objective)
-
-
-def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without a store's password: runs and checkpoints are shown to others, and ranks need no address."""
-    uri = config["tracking"].get("uri")
-    if uri is None or masked(uri) == uri:
-        return config
-    return {**config, "tracking": {**config["tracking"], "uri": None}}
 
 
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
@@ -139,7 +132,7 @@ def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str
 
 def origin(overrides: list[str]) -> dict[str, str]:
     """Where a run came from: code, machine, versions and the command that repeats it."""
-    overrides = [masked(override) for override in overrides]
+    overrides = [addresses.masked(override) for override in overrides]
     command = shlex.join([Path(sys.argv[0]).name, *overrides])
     tags = {
         "command": command,

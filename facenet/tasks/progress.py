@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 
+from facenet import errors
+
 log = logging.getLogger(__name__)
 
 
@@ -28,6 +30,7 @@ def step_bar(total_steps: int, *, shown: bool) -> Iterator[Callable[[int, dict[s
             text = f"{figures['images_per_s']:.0f} images/s, " + ", ".join(
                 f"{name} {value}" for name, value in terms.items()
             )
+            text = errors.shown(text)  # names of terms are the config's
             bar.n = step
             bar.set_postfix_str(text)
             if not terminal and shown:

@@ -12,7 +12,7 @@ from facenet import config as configs
 from facenet import tensor_file
 from facenet.accelerator import Accelerator, DeviceChoice
 from facenet.engine.step import TrainStep
-from facenet.errors import UserError, fail, told
+from facenet.errors import UserError, fail, printable, told
 from facenet.plain import plain
 from facenet.plain_pickle import Refused
 from facenet.spread_rows import gradient_of
@@ -79,4 +79,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         fail("usage: python -m facenet.tasks.replay RUN_DIR/nonfinite-0.pt", 2)
     with told():
-        print("\n".join(replay(Path(sys.argv[1]))))
+        print(printable("\n".join(replay(Path(sys.argv[1])))))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facenet import atomic
+from facenet import addresses, atomic
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
@@ -24,7 +24,8 @@ from facenet.slots import addresses_in, openings
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tracking.journal import NAME, last_end
-from facenet.tracking.store import masked
+from facenet.tracking.sqlite_file import address_of
+from facenet.tracking.store import sqlite_path
 
 log = logging.getLogger(__name__)
 STORE = "tracking.json"
@@ -118,7 +119,7 @@ def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
             raise UserError(
                 f"resume={candidate}: {run_dir} has no resolved.yaml, so it is not the run of this checkpoint"
             )
-        return Earlier(run_dir, content["config"], candidate, content)
+        return Earlier(run_dir, addresses.kept(content["config"]), candidate, content)
     return None
 
 
@@ -259,15 +260,21 @@ def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
 
 
 def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:
-    """Where the run is recorded: a command in another directory would look into another default store. Not an address with a password."""
-    told = uri if uri is not None and masked(uri) == uri else None
-    replace_text(run_dir / STORE, json.dumps({"uri": told, "run_id": run_id}) + "\n")
+    """Where the run is recorded: a command in another directory would look into another default store."""
+    told = {"uri": None if uri is None else addresses.masked_address(uri), "run_id": run_id}
+    if uri is not None and (database := sqlite_path(uri)) is not None:
+        told["from_here"] = os.path.relpath(database, run_dir.absolute())  # which holds when both are moved
+    replace_text(run_dir / STORE, json.dumps(told) + "\n")
 
 
 def stored_in(run_dir: Path) -> str | None:
-    """The address that `remember_store` left, if it did."""
-    with contextlib.suppress(OSError, ValueError):
-        uri: str | None = json.loads((run_dir / STORE).read_text(encoding="utf-8"))["uri"]
+    """The address that `remember_store` left, if it did; that of a database file from where it is now."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads((run_dir / STORE).read_text(encoding="utf-8"))
+        uri = told["uri"] if isinstance(told["uri"], str) else None
+        if uri and (database := sqlite_path(uri)) and not database.is_file() and "from_here" in told:
+            moved = Path(os.path.normpath(run_dir.absolute() / told["from_here"]))
+            return address_of(moved) if moved.is_file() else uri
         return uri
     return None
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facenet.addresses import masked_address
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.run import open_run
-from facenet.tracking.store import cause, masked, open_client, page, where
+from facenet.tracking.store import cause, open_client, page, where
 from facenet.tracking.system import sampled
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker
 
@@ -78,7 +79,7 @@ class MlflowTracking:
         try:
             experiment_id = open_client(uri).get_run(run_id).info.experiment_id
         except Exception:  # gone since the run began; what it trained is on the disk
-            return f"run {run_id} at {masked(uri)}, which does not answer now"
+            return f"run {run_id} at {masked_address(uri)}, which does not answer now"
         return page(uri, f"#/experiments/{experiment_id}/runs/{run_id}")
 
     def register_best(self, run_id: str | None, network: Network) -> None:
@@ -90,6 +91,8 @@ class MlflowTracking:
         try:
             version = register(self.where(), run_id, self.register, *network())
         except Exception as error:  # of the store, or of torch.export for a network that it cannot trace
-            log.warning("tracking.register=%s: the network was not registered (%s)", self.register, cause(error))
+            log.warning(
+                "tracking.register=%s: the network was not registered (%s)", self.register, cause(error, self.where())
+            )
         else:
             log.info("registered as models:/%s/%s, alias %s", self.register, version, ALIAS)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facenet.errors import UserError
 from facenet.tracking.journal import Mark, Record, header, marked, read
-from facenet.tracking.store import first_line, masked
+from facenet.tracking.store import first_line, mlflow_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,8 +57,9 @@ def deliver(client: MlflowClient, path: Path) -> Delivered:
             except Exception as error:
                 if not hopeless(error):
                     raise
-                delivered.refused.append(masked(first_line(error)))
-                if len(delivered.refused) == 1:  # of a run that was deleted it refuses all
+                check_not_deleted(client, run_id)
+                delivered.refused.append(first_line(error))
+                if len(delivered.refused) == 1:
                     log.warning("MLflow refused a record of run %s: %s", run_id, delivered.refused[0])
             mark.move(end)
     return delivered
@@ -110,6 +112,15 @@ def log_points(client: MlflowClient, run_id: str, points: list[tuple[str, float,
 
     for start in range(0, len(points), METRICS_PER_BATCH):  # a single record may hold more
         client.log_batch(run_id, [Metric(*point) for point in points[start : start + METRICS_PER_BATCH]])
+
+
+def check_not_deleted(client: MlflowClient, run_id: str) -> None:
+    """Raises UserError for a run that was deleted: it takes nothing until it is brought back, and its records are kept until then."""
+    if client.get_run(run_id).info.lifecycle_stage == "deleted":
+        command = mlflow_command(str(getattr(client, "tracking_uri", "")))
+        raise UserError(
+            f"run {run_id} was deleted in MLflow; bring it back with: {command} runs restore --run-id {run_id}"
+        )
 
 
 def hopeless(error: Exception) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facenet.tracking.store import masked
+from facenet.addresses import masked
+from facenet.errors import shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +45,7 @@ def run_name(overrides: list[str], tags: dict[str, str]) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         if key in axes if axes else not key.startswith(UNNAMED):
             chosen.append(f"{key}={value}")
-    return masked(", ".join(chosen))[:200] or "default"
+    return shown(masked(", ".join(chosen)))[:200] or "default"
 
 
 def params(facts: RunFacts) -> dict[str, str]:

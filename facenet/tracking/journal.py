@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facenet.atomic import own
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 
 NAME = "metrics.jsonl"
+LONGEST_MARK = 32  # digits
+FIELDS = {"metrics": ("step", "time"), "tag": ("value",), "artifact": ("folder",), "end": ("error", "time")}
+TYPES: dict[str, type] = {"metrics": dict, "step": int, "time": int}  # the others are text
 Record = dict[str, Any]
 
 
@@ -71,7 +74,7 @@ def begin(run_dir: Path, run_id: str, store: str | None) -> Path:
 
 def journals(folder: Path) -> list[Path]:
     """Those of a run directory, or of all below a folder."""
-    return sorted(path for path in folder.rglob("metrics*.jsonl") if "run" in header(path))
+    return sorted(path for path in folder.rglob("metrics*.jsonl") if isinstance(header(path).get("run"), str))
 
 
 def header(path: Path) -> Record:
@@ -109,7 +112,31 @@ def read(path: Path, start: int = 0) -> Iterator[tuple[Record, int]]:
             if not line.endswith(b"\n"):
                 return
             end += len(line)
-            yield json.loads(line), end
+            yield record_of(line, path, end - len(line)), end
+
+
+def record_of(line: bytes, path: Path, start: int) -> Record:
+    """Raises UserError for what no `Journal` wrote."""
+    try:
+        found = json.loads(line)
+        if isinstance(found, dict) and (reason := unfit(found)) is None:
+            return found
+        reason = "no JSON object" if not isinstance(found, dict) else f"{reason} is missing or of another type"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise UserError(
+        f"{path}: the line at byte {start} is damaged ({shown(reason)}); restore the file, or delete that line: what follows it is sent then"
+    )
+
+
+def unfit(record: Record) -> str | None:
+    """The field that is missing from a record or of another type, if one is."""
+    for kind in FIELDS.keys() & record.keys():
+        for name in (kind, *FIELDS[kind]):
+            if not isinstance(record.get(name), TYPES.get(name, str)):
+                return name
+    numbers = all(isinstance(value, (int, float)) for value in record.get("metrics", {}).values())
+    return None if numbers else "metrics"
 
 
 def last_steps(path: Path) -> dict[str, int]:
@@ -127,7 +154,7 @@ def last_end(path: Path) -> Record | None:
     with path.open("rb") as file:
         start = line_start(file, end - 1)
         file.seek(start)
-        last: Record = json.loads(file.read(end - start) or b"{}")
+        last = record_of(file.read(end - start) or b"{}", path, start)
     return last if "end" in last else None
 
 
@@ -136,19 +163,36 @@ def mark_path(path: Path) -> Path:
 
 
 def sent(path: Path) -> int:
-    """How many bytes MLflow has."""
+    """How many bytes MLflow has. Raises UserError for a mark that is none."""
     try:
-        return int(mark_path(path).read_text(encoding="ascii") or 0)
+        return number_in(mark_path(path).read_bytes(), path)
     except FileNotFoundError:
         return 0
+
+
+def number_in(mark: bytes, path: Path) -> int:
+    text = mark.decode("ascii", "replace").strip()
+    good = text.isascii() and text.isdecimal() and len(text) < LONGEST_MARK and starts_line(path, int(text))
+    if text and not good:
+        raise UserError(
+            f"{mark_path(path)}: damaged; delete it: all records are sent again then, and MLflow passes over those that it has"
+        )
+    return int(text or 0)
+
+
+def starts_line(path: Path, place: int) -> bool:
+    """Whether a record begins, or the file ends, at a byte."""
+    with path.open("rb") as file:
+        file.seek(max(0, place - 1))
+        return place == 0 or file.read(1) == b"\n"
 
 
 class Mark:
     """The place up to which MLflow has a journal, while this process alone may move it."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: Path) -> None:
         self.descriptor = descriptor
-        self.place = int(os.pread(descriptor, 32, 0) or 0)
+        self.place = number_in(os.pread(descriptor, LONGEST_MARK, 0), path)
 
     def move(self, place: int) -> None:
         self.place = place
@@ -164,6 +208,6 @@ def marked(path: Path) -> Iterator[Mark]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        yield Mark(descriptor)
+        yield Mark(descriptor, path)
     finally:
         os.close(descriptor)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facenet.errors import UserError
-from facenet.tracking.store import cause, masked, open_client, page, sqlite_path
+from facenet.addresses import masked_address
+from facenet.errors import UserError, shown
+from facenet.tracking.store import cause, follow_move, open_client, page, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +41,7 @@ def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None) -> lis
     found = search(uri, f"tags.sweep_id = '{quoted(sweep_id)}'", experiment)
     if not found:
         raise UserError(
-            f"{sweep_id}: no run of this sweep in MLflow at {masked(uri)}; set --uri or MLFLOW_TRACKING_URI"
+            f"{shown(sweep_id)}: no run of this sweep in MLflow at {masked_address(uri)}; set --uri or MLFLOW_TRACKING_URI"
         )
     return sorted(found, key=lambda run: (int(run.tags.get("job_num", 0)), run.start))
 
@@ -56,7 +57,7 @@ def search(uri: str, condition: str = "", experiment: str | None = None) -> list
     with reader(uri) as client:
         experiments = [each.experiment_id for each in client.search_experiments() if experiment in (None, each.name)]
         if not experiments:
-            raise UserError(f"{experiment}: no experiment of this name in MLflow at {masked(uri)}")
+            raise UserError(f"{shown(str(experiment))}: no experiment of this name in MLflow at {masked_address(uri)}")
         token = None
         while True:
             part = client.search_runs(experiments, condition, order_by=["attributes.start_time"], page_token=token)
@@ -75,7 +76,7 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
     with reader(uri) as client:
         points = client.get_metric_history(run_id, key)
         if not points:
-            names = ", ".join(sorted(client.get_run(run_id).data.metrics)) or "none"
+            names = shown(", ".join(sorted(client.get_run(run_id).data.metrics))) or "none"
             raise UserError(f"run {run_id}: no metric {key} in it; it has {names}")
     return [(point.step, point.value) for point in sorted(points, key=lambda point: (point.timestamp, point.step))]
 
@@ -137,11 +138,12 @@ def reader(uri: str) -> Iterator[MlflowClient]:
     database = sqlite_path(uri)
     if database is not None and not database.is_file():  # asking would create it
         raise UserError(f"no MLflow database {database}; set --uri or MLFLOW_TRACKING_URI")
+    follow_move(database)
     try:
         yield open_client(uri)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"MLflow at {masked(uri)} cannot be read ({cause(error)}); set --uri or MLFLOW_TRACKING_URI"
+            f"MLflow at {masked_address(uri)} cannot be read ({cause(error, uri)}); set --uri or MLFLOW_TRACKING_URI"
         ) from None

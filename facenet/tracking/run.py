@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facenet.errors import UserError
+from facenet import addresses
+from facenet.errors import UserError, printable, shown
 from facenet.stop import postponed
 from facenet.tracking import journal
 from facenet.tracking.delivery import deliver
 from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, shortened
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
-from facenet.tracking.store import cause, masked, open_client, open_experiment, usable
+from facenet.tracking.store import cause, mlflow_command, open_client, open_experiment, sqlite_path, usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +30,8 @@ WAY_OUT = "start it, set tracking.uri, or tracking=none"
 def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str | None) -> Iterator[tuple[str, Path]]:
     """Id and journal of a new, described run, or of an earlier one that runs again; what comes into the journal is sent until the end, and
     at last how it ended. Raises UserError when the store cannot be used."""
+    if run_id is not None:
+        check_there(uri, run_id)
     with contextlib.ExitStack() as stack:
         with usable(uri, WAY_OUT):
             client, experiment_id = open_experiment(uri, experiment)
@@ -41,6 +44,16 @@ def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str 
                     stack.enter_context(sent_until_its_end(uri, run_id, path))
                     mark_running(client, run_id, facts)
         yield run_id, path
+
+
+def check_there(uri: str, run_id: str) -> None:
+    """Raises UserError where the database of an earlier run is not, which opening would make anew and empty."""
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():
+        raise UserError(
+            f"resume: the MLflow database {shown(str(database))} of run {run_id} is not there; name the place where it is now: "
+            f"tracking.uri=sqlite:////PATH/{shown(database.name)}, or set tracking=none"
+        )
 
 
 def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts: RunFacts) -> tuple[str, Path]:
@@ -60,20 +73,25 @@ def whereabouts(facts: RunFacts) -> dict[str, str]:
 
 
 def begin(run_dir: Path, run_id: str, uri: str) -> Path:
-    """Its journal, which names the store if it may be shown to others."""
-    return journal.begin(run_dir, run_id, uri if masked(uri) == uri else None)
+    """Its journal, which names the store."""
+    return journal.begin(run_dir, run_id, addresses.masked_address(uri))
 
 
 def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
     """The journal of an earlier run. What its process could not send is sent first."""
     try:
-        client.get_run(run_id)
+        stage = client.get_run(run_id).info.lifecycle_stage
     except Exception as error:
         if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise UserError(
-            f"resume: run {run_id} is not in MLflow at {masked(uri)}; set tracking.uri to its store, or tracking=none"
+            f"resume: run {run_id} is not in MLflow at {addresses.masked_address(uri)}; set tracking.uri to its store, or tracking=none"
         ) from None
+    if stage == "deleted":
+        raise UserError(
+            f"resume: run {run_id} was deleted in MLflow at {addresses.masked_address(uri)}; bring it back with: "
+            f"{mlflow_command(uri)} runs restore --run-id {run_id}, or set tracking=none"
+        )
     path = begin(facts.run_dir, run_id, uri)
     deliver(client, path)
     return path
@@ -101,7 +119,7 @@ def sent_until_its_end(uri: str, run_id: str, path: Path) -> Iterator[None]:
         state = "KILLED"
         raise
     except Exception as error:
-        reason = masked(str(error))[-5000:]
+        reason = printable(addresses.masked(str(error)))[-5000:]
         raise
     finally:
         with postponed():
@@ -128,4 +146,9 @@ def end_without_journal(uri: str, run_id: str, state: str, reason: str) -> None:
         client.set_tag(run_id, "error", reason)
         client.set_terminated(run_id, state)
     except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
-        log.error("MLflow at %s does not know the end of run %s (%s)", masked(uri), run_id, cause(error))
+        log.error(
+            "MLflow at %s does not know the end of run %s (%s)",
+            addresses.masked_address(uri),
+            run_id,
+            cause(error, uri),
+        )

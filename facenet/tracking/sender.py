@@ -8,8 +8,9 @@ import threading
 import time
 from pathlib import Path
 
+from facenet.addresses import masked_address
 from facenet.tracking.delivery import deliver
-from facenet.tracking.store import cause, masked, open_client
+from facenet.tracking.store import cause, open_client
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ class Sender:
             self.told, self.told_at = True, time.monotonic()
             log.warning(
                 "MLflow at %s is away (%s); the run goes on, its records wait in %s",
-                masked(self.uri),
-                cause(error),
+                masked_address(self.uri),
+                cause(error, self.uri),
                 self.path,
             )
         self.away = True
@@ -65,7 +66,7 @@ class Sender:
     def tell_back(self) -> None:
         if self.told:
             self.told = False
-            log.warning("MLflow at %s is back and has all records until now", masked(self.uri))
+            log.warning("MLflow at %s is back and has all records until now", masked_address(self.uri))
         self.away = False
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from facenet.errors import UserError
 from facenet.tracking.delivery import Delivered, deliver
 from facenet.tracking.journal import Journal, header, journals, last_end, sent, whole
 from facenet.tracking.reading import RunRecord, reader
@@ -17,8 +18,12 @@ def waiting(path: Path) -> bool:
 
 
 def address(path: Path, uri: str | None) -> str:
-    """Where a journal's run is recorded: the store given, else the one it names."""
-    return where(uri or header(path).get("store"))
+    """Where a journal's run is recorded: the store given, else the one it names. Raises UserError for one that is no address, or lacks its
+    secret."""
+    named = header(path).get("store")
+    if not isinstance(named, str | None):
+        raise UserError(f"{path}: names no store in its first line; name it: --uri")
+    return where(uri or named, "--uri")
 
 
 def send(path: Path, uri: str) -> Delivered:
@@ -38,7 +43,7 @@ def journal_of(run: RunRecord) -> Path | None:
     run_dir = Path(run.tags.get("run_dir", ""))
     if not run_dir.is_absolute() or not run_dir.is_dir():
         return None
-    return next((path for path in journals(run_dir) if header(path)["run"] == run.id), None)
+    return next((path for path in journals(run_dir) if header(path).get("run") == run.id), None)
 
 
 def end_without_journal(uri: str, run: RunRecord, state: str) -> None:

@@ -12,18 +12,31 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from facenet.addresses import masked_address, masked_in, restored_address
 from facenet.atomic import own
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
+from facenet.logs import guard_logs
 from facenet.tracking.sqlite_file import address_of, file_of, no_other_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+FILES = "mlartifacts"  # beside a database, for the files of its runs
+PLACES = (  # in a database, where MLflow has them as absolute paths
+    *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
+    *(("model_versions", "source"), ("model_versions", "storage_location")),
+)
 
-def where(uri: str | None = None) -> str:
-    """The address given, else MLFLOW_TRACKING_URI, else `mlflow.db` in this directory."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path.cwd() / "mlflow.db")
+
+def where(uri: str | None = None, key: str = "tracking.uri") -> str:
+    """The address given, else MLFLOW_TRACKING_URI, else `mlflow.db` in this directory. Raises UserError, which names the `key` that gave it, for
+    one that is known without its secret alone."""
+    if uri:
+        return restored_address(uri, key)
+    return os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path.cwd() / "mlflow.db")
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -34,6 +47,7 @@ def open_client(uri: str) -> MlflowClient:
     quiet_mlflow()
     from mlflow import MlflowClient
 
+    guard_logs("mlflow")  # which has a handler of its own
     with no_other_folder(uri):
         return MlflowClient(tracking_uri=uri)
 
@@ -42,11 +56,17 @@ def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     """A client, and the id of the experiment, which is made if there is none of this name."""
     database = sqlite_path(uri)
     with locked(database):
+        follow_move(database)
         client = open_client(uri)
         found = client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"tracking.experiment={shown(name)}: was deleted in MLflow at {masked_address(uri)}; bring it back with: "
+                f"{mlflow_command(uri)} experiments restore --experiment-id {found.experiment_id}, or set tracking.experiment to another name"
+            )
         if found is not None:
             return client, str(found.experiment_id)
-        location = None if database is None else (database.parent / "mlartifacts" / slug(name)).as_uri()
+        location = None if database is None else (database.parent / FILES / slug(name)).as_uri()
         return client, str(client.create_experiment(name, artifact_location=location))
 
 
@@ -65,6 +85,36 @@ def slug(name: str) -> str:
 
 def sqlite_path(uri: str) -> Path | None:
     return file_of(uri)
+
+
+def mlflow_command(uri: str) -> str:
+    return f"MLFLOW_TRACKING_URI={shlex.quote(masked_address(uri))} mlflow"
+
+
+def follow_move(database: Path | None) -> None:
+    """Tells a database that was moved, with the files beside it, where these are now. MLflow knows them by absolute paths and would make the old
+    folder anew. Files that are still at their old place stay what they are."""
+    if database is None or not database.is_file():
+        return
+    here = (database.parent / FILES).as_uri()
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        places = [str(place) for (place,) in connection.execute("SELECT DISTINCT artifact_location FROM experiments")]
+        roots = {place.rpartition(f"/{FILES}/")[0] + f"/{FILES}" for place in places if f"/{FILES}/" in place}
+        for old in roots - {here}:
+            if old.startswith("file:///") and not Path(unquote(urlsplit(old).path)).exists():
+                for table, column in PLACES:
+                    change_places(connection, table, column, old, here)
+                log.warning(
+                    "%s was moved: the files of its runs are looked for in %s", shown(str(database)), shown(here)
+                )
+
+
+def change_places(connection: sqlite3.Connection, table: str, column: str, old: str, new: str) -> None:
+    with contextlib.suppress(sqlite3.OperationalError):  # a table or column that this version of MLflow does not have
+        connection.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+            (new, len(old) + 1, len(old) + 1, f"{old}/"),
+        )
 
 
 @contextlib.contextmanager
@@ -87,32 +137,28 @@ def usable(uri: str, way_out: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # MlflowException, OSError, or whatever the database's driver raises
-        raise UserError(f"tracking: MLflow at {masked(uri)} cannot be used ({cause(error)}); {way_out}") from None
+        raise UserError(
+            f"tracking: MLflow at {masked_address(uri)} cannot be used ({cause(error, uri)}); {way_out}"
+        ) from None
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error) or repr(error)).splitlines()[0]
+def first_line(error: BaseException, uri: str = "") -> str:
+    """Of what the store at an address said, without a secret of that or of others."""
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return shown(masked_in(lines[0], uri))
 
 
-def cause(error: BaseException) -> str:
+def cause(error: BaseException, uri: str) -> str:
     """Why a store was of no use, in a few words without a password."""
-    told = first_line(error)
-    return "it does not answer" if "failed with exception" in told else masked(told)
-
-
-def masked(text: str) -> str:
-    """Without the passwords of URIs, before the host or in the query; those with a slash or @ in them too, which should be escaped there."""
-    text = re.sub(r"(://[^/\s:@]*):(?!\d+(?:[/?#]|\s|$))[^\s'\"]*@", r"\1:***@", text)
-    return re.sub(
-        r"([?&][^=&\s]*(?:password|passwd|pwd|secret|token)[^=&\s]*=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE
-    )
+    return "it does not answer" if "failed with exception" in str(error).partition("\n")[0] else first_line(error, uri)
 
 
 def page(uri: str, path: str) -> str:
     """How to open a page of MLflow's: its address, or for a database also the command that serves it."""
     if uri.startswith(("http:", "https:")):
-        return f"{masked(uri).rstrip('/')}/{path}"
-    command = f"mlflow server --backend-store-uri {shlex.quote(masked(uri))} --host 127.0.0.1 --port 5000 --workers 1"
+        return f"{masked_address(uri).rstrip('/')}/{path}"
+    store = shlex.quote(masked_address(uri))
+    command = f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000 --workers 1"
     return f"{command}\n    then open http://127.0.0.1:5000/{path}"
 
 

@@ -136,7 +136,7 @@ def test_a_broken_environment_is_told_line_by_line(tmp_path):
         "or run with accelerator=auto",
         "  - RANK, WORLD_SIZE left in the environment: a command would take itself for one of several processes; "
         "unset RANK WORLD_SIZE",
-        "  - tracking: MLflow at http://me:***@127.0.0.1:1 cannot be used (it does not answer); start it, "
+        "  - tracking: MLflow at http://***@127.0.0.1:1 cannot be used (it does not answer); start it, "
         "set MLFLOW_TRACKING_URI, or tracking=none",
     ]
     assert done.stderr == ""

@@ -46,7 +46,7 @@ def test_learning_rates_are_also_there_as_logarithms(facts):
     [
         ([], [], "default"),
         (["optimizer.lr=1e-3", "hydra.run.dir=x", "tracking.uri=http://a:b@c", "resume=auto"], [], "optimizer.lr=1e-3"),
-        (["data.root=http://a:b@c"], [], "data.root=http://a:***@c"),
+        (["data.root=http://a:b@c"], [], "data.root=http://***@c"),
         (["+preset=x", "optimizer.lr=1e-3", "seed=1"], ["optimizer.lr", "seed"], "optimizer.lr=1e-3, seed=1"),
         (["preset=x", "optimizer.lr=1e-3"], ["preset"], "preset=x"),
     ],

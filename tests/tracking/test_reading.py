@@ -106,7 +106,7 @@ def test_where_runs_are_compared(sweep):
     runs = reading.runs_of_sweep(uri, "s-9")
     chosen = json.dumps([run.id for run in runs], separators=(",", ":"))
     at = f'/#/compare-runs?runs={chosen}&experiments=["{runs[0].experiment_id}"]'
-    assert reading.compare_url("http://me:secret@host:5000/", runs) == f"http://me:***@host:5000{at}"
+    assert reading.compare_url("http://me:secret@host:5000/", runs) == f"http://***@host:5000{at}"
     assert reading.compare_url(uri, runs).endswith(f"then open http://127.0.0.1:5000{at}")
 
 

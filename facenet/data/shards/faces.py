@@ -13,13 +13,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from facenet.addresses import masked_address
 from facenet.atomic import replacing
 from facenet.data.cache_dir import cache_dir
 from facenet.data.contents import Contents
 from facenet.data.decode import DEFAULT, Decode
 from facenet.data.identities import PART, Indices, Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.data.shards.index import FILE_NAME, ShardIndex, counted, load_index
-from facenet.data.shards.places import Shard, beside, existing, expanded, is_remote, tars_in
+from facenet.data.shards.places import (
+    Shard,
+    as_folder,
+    beside,
+    existing,
+    expanded,
+    folder_of,
+    is_remote,
+    name_of,
+    tars_in,
+    told,
+)
 from facenet.errors import UserError, shown
 
 log = logging.getLogger(__name__)
@@ -36,16 +48,17 @@ class ShardFaces:
     def __init__(self, shards: str, decode: Decode = DEFAULT) -> None:
         self.decode = decode
         self.addresses, self.index = opened(shards)
+        self.names = [masked_address(address) for address in self.addresses]
         self.labels: Indices = self.index.labels
         self.identities, self.fingerprint = self.index.identities, self.index.fingerprint
         self.first: Indices = np.concatenate([[0], np.cumsum(self.index.counts)])
         if len(self.identities) < 2:
-            raise UserError(f"{shown(shards)}: {len(self.identities)} identities, at least two are needed")
+            raise UserError(f"{told(shards)}: {len(self.identities)} identities, at least two are needed")
         if side_by_side(self.labels[:PART]):
             log.warning(
                 "%s: images of one identity lie side by side, so that batches hold few identities and the last ones alone validate; "
                 "write them in random order with: facenet-data shard",
-                shards,
+                told(shards),
             )
 
     def __len__(self) -> int:
@@ -56,7 +69,7 @@ class ShardFaces:
 
     def name(self, index: int) -> str:
         shard = self.shard_of(index)
-        return f"{self.addresses[shard]}@{self.index.offsets[index]}"
+        return f"{self.names[shard]}@{self.index.offsets[index]}"
 
     def open(self, shard: int) -> Shard:
         return Shard(self.addresses[shard], int(self.index.lengths[shard]))
@@ -100,24 +113,24 @@ def side_by_side(labels: Indices) -> bool:
 def opened(shards: str) -> tuple[list[str], ShardIndex]:
     """(addresses, index)."""
     addresses = expanded(shards)
-    if not all(address.endswith(".tar") for address in addresses):
+    if not all(name_of(address).endswith(".tar") for address in addresses):
         if len(addresses) > 1:
-            raise UserError(f"data.shards={shown(shards)}: expected .tar files, or one folder with {FILE_NAME}")
-        return in_folder(addresses[0].rstrip("/") + "/")
-    folders = {beside(address, "") for address in addresses}
+            raise UserError(f"data.shards={told(shards)}: expected .tar files, or one folder with {FILE_NAME}")
+        return in_folder(as_folder(addresses[0]))
+    folders = {folder_of(address) for address in addresses}
     stored = stored_index(beside(addresses[0], FILE_NAME)) if len(folders) == 1 else None
-    part = stored.part([address.rpartition("/")[2] for address in addresses]) if stored else None
+    part = stored.part([name_of(address) for address in addresses]) if stored else None
     return whole(addresses, part or remembered(addresses))
 
 
 def in_folder(folder: str) -> tuple[list[str], ShardIndex]:
-    stored = stored_index(folder + FILE_NAME)
+    stored = stored_index(beside(folder, FILE_NAME))
     if stored is not None:
-        return whole([folder + name for name in stored.names], stored)
+        return whole([beside(folder, name) for name in stored.names], stored)
     addresses = [] if is_remote(folder) else tars_in(folder)
     if not addresses:
         raise UserError(
-            f"data.shards={shown(folder)}: no {FILE_NAME} there; name shards like {shown(folder)}casia-{{000000..000099}}.tar, "
+            f"data.shards={told(folder)}: no {FILE_NAME} there; name shards like {told(beside(folder, 'casia-{000000..000099}.tar'))}, "
             "or write some with: facenet-data shard ROOT OUT"
         )
     return addresses, remembered(addresses)
@@ -133,7 +146,7 @@ def whole(addresses: list[str], index: ShardIndex) -> tuple[list[str], ShardInde
     for (address, length), (size, _) in zip(files, existing([address for address, _ in files]), strict=True):
         if size != length:
             raise UserError(
-                f"{shown(address)}: has {size} bytes, the index says {length}; it is cut or another file, copy it again"
+                f"{told(address)}: has {size} bytes, the index says {length}; it is cut or another file, copy it again"
             )
     return addresses, index
 
@@ -158,7 +171,9 @@ def remembered(addresses: Sequence[str]) -> ShardIndex:
     """Counted now, or when these shards were first seen: files of the same sizes and times, addresses of the same names."""
     states = existing([address for address in addresses if not is_remote(address)])
     key = hashlib.sha256(
-        repr([*map(os.path.abspath, addresses), states]).encode("utf-8", "surrogateescape")
+        repr([*(os.path.abspath(masked_address(address)) for address in addresses), states]).encode(
+            "utf-8", "surrogateescape"
+        )
     ).hexdigest()
     kept = cache_dir()
     place = None if kept is None else kept / "shards" / f"{key[:24]}.npz"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from facenet.data.folder_index import IMAGE_SUFFIXES
 from facenet.data.identities import Indices, hex_digest
-from facenet.data.shards.places import Shard, webdataset
+from facenet.data.shards.places import Shard, name_of, told, webdataset
 from facenet.errors import UserError, shown
 
 FILE_NAME = "index.npz"
@@ -114,7 +114,7 @@ def load_index(data: bytes, address: str) -> ShardIndex:
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, EOFError, MemoryError) as error:
         reason = shown(str(error)) or type(error).__name__
         raise UserError(
-            f"{shown(address)}: damaged ({reason}); copy it again, or delete it: shards are then counted"
+            f"{told(address)}: damaged ({reason}); copy it again, or delete it: shards are then counted"
         ) from error
     return index
 
@@ -172,11 +172,11 @@ def scanned(address: str) -> ShardIndex:
         samples = list(samples_in(shard))
         length = shard.source.size
     if length is None:
-        raise UserError(f"{shown(address)}: the server does not say how long it is; serve it with a Content-Length")
+        raise UserError(f"{told(address)}: the server does not say how long it is; serve it with a Content-Length")
     rows = np.array([sample[1:] for sample in samples], np.int64).reshape(-1, 4)
     texts = (f"{key}\n{label} {checksum}" for key, label, _, _, checksum in samples)
     return ShardIndex(
-        names=(address.rpartition("/")[2],),
+        names=(name_of(address),),
         identities=(),
         fingerprint=hex_digest(row.encode("utf-8", "surrogateescape") for row in texts),
         lengths=np.array([length], np.int64),
@@ -207,7 +207,7 @@ class Forward:
 
 def samples_in(shard: Shard) -> Iterator[tuple[str, int, int, int, int]]:
     """(key, label, first byte of the image, its bytes, their CRC-32) of each sample in order."""
-    file, where = Forward(shard), shown(shard.address)
+    file, where = Forward(shard), told(shard.address)
     try:
         with tarfile.open(fileobj=file, mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]  # read() is all that it calls
             for sample in webdataset().tariterators.group_by_keys(members(tar, shard.address)):
@@ -235,7 +235,7 @@ def members(tar: tarfile.TarFile, address: str) -> Iterator[dict[str, Any]]:
         largest = LONGEST_LABEL if suffix == "cls" else LARGEST
         if member.issparse() or member.size > largest:
             kind = "is sparse" if member.issparse() else f"has {member.size} bytes, at most {largest} are read"
-            raise UserError(f"{shown(address)}: {shown(member.name)} {kind}; leave it out")
+            raise UserError(f"{told(address)}: {shown(member.name)} {kind}; leave it out")
         plain = tar.extractfile(member)
         data = b"" if plain is None else plain.read()
         content = data if suffix == "cls" else (member.offset_data, member.size, zlib.crc32(data))

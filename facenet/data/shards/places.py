@@ -6,16 +6,19 @@ expansion of patterns is used, and every other kind of address is refused.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import os
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 
+from facenet.addresses import HIDDEN, masked_address, masked_in, restored_address
 from facenet.errors import UserError, shown
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -52,9 +55,7 @@ def checked(address: str) -> str:
         raise UserError(
             f"data.shards: {shown(scheme[0])}{danger}; use paths or http(s) addresses: object stores serve them, and mount as folders"
         )
-    if "@" in address.split("/")[2]:
-        raise UserError("data.shards: an address with a password would be recorded with the run; use one without")
-    return address
+    return restored_address(address, "data.shards") if HIDDEN in address else address
 
 
 def expanded(pattern: str) -> list[str]:
@@ -66,12 +67,38 @@ def expanded(pattern: str) -> list[str]:
     try:
         return [checked(address) for address in webdataset().shardlists.expand_urls(pattern)]
     except (ValueError, AssertionError) as error:
-        raise UserError(f"data.shards={shown(pattern)}: {error}; write it like casia-{{000000..000099}}.tar") from error
+        raise UserError(f"data.shards={told(pattern)}: {error}; write it like casia-{{000000..000099}}.tar") from error
+
+
+def told(address: str) -> str:
+    """An address in a message or a name: without what could be secret in it."""
+    return shown(masked_address(address))
+
+
+def parted(address: str) -> tuple[str, str]:
+    """An address up to its query, which may be the signature that lets one read, and the query with its question mark."""
+    at = address.find("?") if is_remote(address) else -1
+    return (address, "") if at < 0 else (address[:at], address[at:])
+
+
+def name_of(address: str) -> str:
+    """Of the file or folder there."""
+    return parted(address)[0].rstrip("/").rpartition("/")[2]
+
+
+def folder_of(address: str) -> str:
+    return beside(address, "")
+
+
+def as_folder(address: str) -> str:
+    path, query = parted(address)
+    return path.rstrip("/") + "/" + query
 
 
 def beside(address: str, name: str) -> str:
-    """The address of `name` in the folder of `address`."""
-    return address[: address.rfind("/") + 1] + name
+    """The address of `name` in the folder of `address`, which a signature of the folder opens as well."""
+    path, query = parted(address)
+    return path[: path.rfind("/") + 1] + name + query
 
 
 class LocalShard:
@@ -115,7 +142,7 @@ class RemoteShard:
                 self.close()
                 final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in PASSING
                 if wait is None or final or isinstance(error, ValueError):
-                    raise unread(self.address, str(error) or type(error).__name__) from error
+                    raise unread(self.address, masked_in(str(error), self.address) or type(error).__name__) from error
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -138,7 +165,7 @@ class RemoteShard:
     def _open(self, offset: int) -> None:
         self.close()
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        response = opener().open(urllib.request.Request(self.address, headers=headers), timeout=TIMEOUT_S)
+        response = opener().open(request(self.address, headers), timeout=TIMEOUT_S)
         self.response, self.at = response, offset if response.status == 206 else 0
         whole = response.headers.get("Content-Range", "").rpartition("/")[2] if self.at else ""
         whole = whole or ("" if self.at else response.headers.get("Content-Length", ""))
@@ -162,7 +189,7 @@ class Shard:
         data = self.source.read(offset, size)
         if None not in (self.expected, self.source.size) and self.source.size != self.expected:
             raise UserError(
-                f"{shown(self.address)}: has {self.source.size} bytes, the index says {self.expected}; it is cut or another file, copy it again"
+                f"{told(self.address)}: has {self.source.size} bytes, the index says {self.expected}; it is cut or another file, copy it again"
             )
         return data
 
@@ -173,6 +200,18 @@ class Shard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.source.close()
+
+
+def request(address: str, headers: dict[str, str]) -> urllib.request.Request:
+    """A user and password in the address are sent as such, to this server and to none that it redirects to."""
+    scheme, place, path, query, _ = urllib.parse.urlsplit(address)
+    user, at, host = place.rpartition("@")
+    made = urllib.request.Request(urllib.parse.urlunsplit((scheme, host, path, query, "")), headers=headers)
+    if at:
+        name, _, password = user.partition(":")
+        plain = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}"
+        made.add_unredirected_header("Authorization", f"Basic {base64.b64encode(plain.encode()).decode()}")
+    return made
 
 
 def opener() -> urllib.request.OpenerDirector:
@@ -192,7 +231,7 @@ def opener() -> urllib.request.OpenerDirector:
 
 
 def unread(address: str, reason: str) -> UserError:
-    return UserError(f"{shown(address)}: cannot be read ({shown(reason)}); put it there, or correct data.shards")
+    return UserError(f"{told(address)}: cannot be read ({shown(reason)}); put it there, or correct data.shards")
 
 
 def existing(addresses: Sequence[str]) -> list[tuple[int, int]]:
@@ -206,7 +245,7 @@ def existing(addresses: Sequence[str]) -> list[tuple[int, int]]:
             missing.append(address)
     if missing:
         raise UserError(
-            f"data.shards: {len(missing)} of {len(addresses)} shards are missing, first {shown(missing[0])}; copy them there, or correct the pattern"
+            f"data.shards: {len(missing)} of {len(addresses)} shards are missing, first {told(missing[0])}; copy them there, or correct the pattern"
         )
     return states
 

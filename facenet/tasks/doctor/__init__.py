@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+from facenet.errors import printable
 from facenet.launch import changed_environment
 from facenet.tasks.doctor.collectives import check_collectives, run_collectives
 from facenet.tasks.doctor.machine import check_machine, check_tracking
@@ -25,8 +26,8 @@ __all__ = ["run_collectives", "run_doctor"]
 def run_doctor(accelerator: str, *, num_processes: int | None, as_json: bool) -> bool:
     """Whether one can train on `accelerator`; prints the findings, or with `as_json` one object on stdout when all are known."""
     if not as_json:
-        report = examine(Report(say=lambda line: print(line, flush=True)), accelerator, num_processes)
-        print(f"\n{report.summary()}", flush=True)
+        report = examine(Report(say=lambda line: print(printable(line), flush=True)), accelerator, num_processes)
+        print(printable(f"\n{report.summary()}"), flush=True)
     else:
         with stdout_to_stderr():
             report = examine(Report(say=lambda line: None), accelerator, num_processes)

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from facenet import addresses
 from facenet.launch import available_cores
 from facenet.tasks.doctor.report import Report
 
@@ -62,9 +63,9 @@ def memory_of_host(key: str) -> int:
 
 def check_tracking(report: Report) -> None:
     """The store that `tracking=mlflow` would take; an absent database stays absent."""
-    from facenet.tracking.store import masked, store_state, where
+    from facenet.tracking.store import store_state, where
 
     uri = where()
-    report.fact("tracking", "store", masked(uri))
+    report.fact("tracking", "store", addresses.masked_address(uri))
     with report.finding("tracking", "set MLFLOW_TRACKING_URI, or tracking=none"):
         report.fact("tracking", "state", store_state(uri))

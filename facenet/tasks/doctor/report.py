@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from facenet.errors import UserError
+from facenet.addresses import masked
+from facenet.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,4 @@ class Report:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
+    return shown(masked((str(error).strip() or repr(error)).splitlines()[0]))
