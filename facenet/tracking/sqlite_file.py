@@ -13,7 +13,7 @@ from facenet.errors import UserError, shown
 
 def address_of(path: Path) -> str:
     """Raises UserError for a name that an address cannot have under this SQLAlchemy (before 2.1, a question mark)."""
-    import sqlalchemy  # MLflow brings it
+    import sqlalchemy
 
     plain = f"sqlite:///{path}"
     if file_of(plain) == path:

@@ -173,7 +173,7 @@ def remote_state(uri: str) -> str:
     if uri.startswith("file:") or "://" not in uri:
         raise OSError("a folder, which newer MLflow refuses")
     if uri.startswith(("postgresql", "mysql", "mssql")):
-        import sqlalchemy  # MLflow brings it
+        import sqlalchemy
 
         with sqlalchemy.create_engine(uri).connect():
             return "the database answers"

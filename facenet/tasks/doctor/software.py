@@ -28,7 +28,7 @@ def check_software(report: Report) -> bool:
 
 def requirements() -> Iterator[Requirement]:
     """Those that every installation of facenet has, without the extras."""
-    from packaging.requirements import Requirement  # Hydra and MLflow bring it
+    from packaging.requirements import Requirement
 
     for line in metadata.requires("facenet") or []:
         requirement = Requirement(line)
