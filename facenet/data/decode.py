@@ -9,7 +9,9 @@
 | turned by EXIF                         | upright where `orientation` is set; TIFF always, since Pillow turns it     |
 | animated, several pages                | the first frame                                                           |
 | another suffix than its content        | by its content                                                            |
-| more than `max_pixels`                 | refused before a pixel is decoded                                         |
+| more than `max_pixels`                 | a JPEG at the half, quarter or eighth of its size, which costs no memory   |
+|                                        | for the rest; others are refused before a pixel is decoded                |
+| a JPEG of very many scans              | refused: each passes over all pixels                                      |
 | truncated, empty, of other formats     | refused; PostScript too, for which Pillow would start a program           |
 | pipes, devices, folders                | refused: a read could wait forever                                        |
 """
@@ -20,16 +22,21 @@ import io
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from facenet.data.jpeg import scans, too_many_scans
 from facenet.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-PILLOWS_LIMIT = 178_956_970  # pixels; Pillow refuses more whatever is configured here
+PILLOWS_LIMIT = 178_956_970  # pixels of an image in memory; Pillow's own
+LARGEST = 1 << 28  # pixels of a JPEG in its file
+LONGEST = 1 << 30  # bytes of a file
+Image.MAX_IMAGE_PIXELS = LARGEST  # it warns of more and refuses twice that; by itself, a photo that is read reduced
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,7 +51,7 @@ TURNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """max_pixels: of a whole image; 50 million are 150 MB decoded. orientation: turn upright as EXIF says. alpha: what transparent
+    """max_pixels: of a decoded image; 50 million are 150 MB. orientation: turn upright as EXIF says. alpha: what transparent
     pixels show."""
 
     max_pixels: int = 50_000_000
@@ -66,18 +73,48 @@ class Decode:
 
     def opened(self, source: str | bytes) -> Image.Image:
         """Its header read and its size allowed; no pixel decoded yet."""
-        if isinstance(source, str) and not stat.S_ISREG(os.stat(source).st_mode):
-            raise ValueError("not a regular file")
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        data = contents_of(source) if isinstance(source, str) else source
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        size = image.size
+        if image.format in ("JPEG", "MPO"):
+            if image.width * image.height <= LARGEST:
+                reduce(image, self.max_pixels)
+            if too_many_scans(data, size[0] * size[1]):
+                raise ValueError(
+                    f"{size[0]} x {size[1]} pixels in {scans(data)} scans take too long; save it with fewer"
+                )
         if image.width * image.height > self.max_pixels:
             image.close()
-            raise ValueError(f"{image.width} x {image.height} pixels are more than data.max_pixels={self.max_pixels}")
+            raise ValueError(f"{size[0]} x {size[1]} pixels are more than data.max_pixels={self.max_pixels}")
         return image
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         turn = TURNS.get(orientation(image)) if self.orientation else None
         flat = flattened(image, self.alpha)
         return np.asarray(flat if turn is None else flat.transpose(turn))
+
+
+def contents_of(path: str) -> bytes:
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("not a regular file")
+    check_length(state.st_size)
+    return Path(path).read_bytes()
+
+
+def check_length(size: int) -> None:
+    """ValueError for a file that is larger than any image."""
+    if size > LONGEST:
+        raise ValueError(f"{size} bytes, an image has {LONGEST} at most")
+
+
+def reduce(image: Image.Image, max_pixels: int) -> None:
+    """Lets a JPEG be decoded at the half, quarter or eighth of its size where it has too many pixels: photos of phones have up to 200 million."""
+    for part in (1, 2, 4, 8):
+        if -(-image.width // part) * -(-image.height // part) <= max_pixels:
+            if part > 1:
+                image.draft(None, (image.width // part, image.height // part))
+            return
 
 
 def orientation(image: Image.Image) -> int:

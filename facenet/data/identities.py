@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from facenet.data import contents
 from facenet.data.contents import Contents
-from facenet.data.decode import DEFAULT, Decode
+from facenet.data.decode import DEFAULT, Decode, check_length
 from facenet.data.folder_index import folder_index
 from facenet.data.jpeg import decode_plain
 from facenet.errors import UserError, shown
@@ -82,11 +82,12 @@ def read_image(path: str, decode: Decode = DEFAULT) -> Pixels:
             state = os.fstat(file)
             if not stat.S_ISREG(state.st_mode):
                 raise UnreadableImage(path, "not a regular file")
+            check_length(state.st_size)
             data = os.read(file, state.st_size)
         finally:
             os.close(file)
-    except (OSError, MemoryError) as error:
-        raise UnreadableImage(path, getattr(error, "strerror", None) or type(error).__name__) from error
+    except (OSError, MemoryError, ValueError) as error:
+        raise UnreadableImage(path, getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
     return decode_image(data, path, decode)
 
 
