@@ -57,6 +57,10 @@ FAREWELL_S = 4.0  # after a failure: for the others to notice, flush their metri
 STACK_S = 1.0  # for a process that is about to be killed to write where it stands
 WHERE_SIGNAL = signal.SIGUSR1  # faulthandler's, which answers also from within a collective
 PARENT, LOCK = "FACENET_PARENT", "FACENET_LOCK_FD"  # environment variables
+WHY = {
+    signal.SIGKILL: ", as the kernel does when memory runs out",
+    signal.SIGBUS: ", as the kernel does when a file is cut or its disk fails while it is read (a raw cache, a .rec pack): copy or make it again",
+}
 FINE = (0, *(128 + number for number in STOP_SIGNALS))
 
 
@@ -273,8 +277,7 @@ def silent_end(run_dir: Path, rank: Rank) -> Failure | None:
     if rank.code == USER and (told := rank.stood()):  # where its disk took no note
         return Failure(rank=rank.number, time=rank.ended, user=True, induced=False, text=told)
     reason = f"killed by {signal.Signals(-rank.code).name}" if rank.code < 0 else f"ended with exit code {rank.code}"
-    if rank.code == -signal.SIGKILL:
-        reason += ", as the kernel does when memory runs out"
+    reason += WHY.get(-rank.code, "")
     text = "\n".join(filter(None, [f"{reason}, without a traceback", rank.stood()]))
     # Some backends abort the process when a peer is gone.
     return Failure(rank=rank.number, time=rank.ended, user=False, induced=rank.code == -signal.SIGABRT, text=text)

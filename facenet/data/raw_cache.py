@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import mmap
 import os
 import threading
 import time
@@ -49,10 +50,12 @@ class RawCache:
             whole = zlib.crc32(self.checksums.tobytes()) == about["checksum"] and about["shape"][0] == len(
                 self.checksums
             )
-            self.images: NDArray[np.uint8] = np.memmap(place / "images", np.uint8, "r", shape=tuple(about["shape"]))
+            with (place / "images").open("rb") as file:
+                self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.images: NDArray[np.uint8] = np.frombuffer(self.mapped, np.uint8).reshape(about["shape"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(str(error)) from error
-        if not whole or os.path.getsize(place / "images") != self.images.nbytes:
+        if not whole:
             raise self.damaged("its parts do not belong together")
         self.checked = np.zeros(len(self.checksums), bool)
 
@@ -61,6 +64,7 @@ class RawCache:
 
     def take(self, rows: Indices, out: NDArray[np.uint8]) -> None:
         """Copies images into `out` (B, H, W, 3); an image is checked when it is first taken. UserError where one is damaged."""
+        self._whole()
         np.take(self.images, rows, axis=0, out=out, mode="clip")
         if not (known := self.checked[rows]).all():
             for row, image in zip(rows[~known].tolist(), out[~known], strict=True):
@@ -70,6 +74,7 @@ class RawCache:
         """Checks every image and hands each block (first row, images) to `use`; afterwards the file is in memory, as far as there is room."""
 
         def block(start: int) -> None:
+            self._whole()
             images = self.images[start : start + BLOCK]
             for row, image in enumerate(images, start):
                 self._check(row, image)
@@ -78,6 +83,12 @@ class RawCache:
         with ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="facenet-cache") as pool:
             for _ in pool.map(block, range(0, len(self), BLOCK)):
                 pass
+
+    def _whole(self) -> None:
+        """Beyond the end of a file that was cut, to look at its pages ends the process (SIGBUS). Asking takes 0.4 us; what is cut within the batch
+        that follows is left to the launcher's words."""
+        if self.mapped.size() < len(self.mapped):
+            raise self.damaged("it was cut while it was in use")
 
     def _check(self, row: int, image: NDArray[np.uint8]) -> None:
         if zlib.crc32(image.data) != self.checksums[row]:

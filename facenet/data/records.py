@@ -74,6 +74,8 @@ class RecordFile:
 
     def _part(self, at: int) -> tuple[int, bytes, int]:
         """(flag, bytes, where the next part begins)."""
+        if self.bytes.size() < len(self.bytes):  # to look beyond its end would end the process (SIGBUS)
+            raise DamagedRecord("the file was cut while it was in use; copy it again")
         if not 0 <= at <= len(self.bytes) - 8:
             raise DamagedRecord(f"byte {at}: no record there, the file has {len(self.bytes)} bytes")
         magic, word = struct.unpack_from("<II", self.bytes, at)
@@ -87,6 +89,8 @@ class RecordFile:
 
     def heads(self, positions: Indices) -> Head:
         """Of all these records in a few steps, without their bodies; UserError where one does not begin there."""
+        if self.bytes.size() < len(self.bytes):
+            raise UserError(f"{self.path}: the file was cut while it was in use; copy it again")
         data, found = np.frombuffer(self.bytes, np.uint8), np.zeros((len(positions), 40), np.uint8)
         wrong = (positions < 0) | (positions > len(data) - 32)
         near = np.minimum(positions, len(data) - 1)

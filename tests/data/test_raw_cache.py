@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -249,3 +250,19 @@ def test_rows_are_found_through_subsets() -> None:
     assert rows_in(Subset(Subset(faces, [4, 3, 1]), [2, 0]), faces).tolist() == [1, 4]
     with pytest.raises(ValueError, match="no part"):
         rows_in(NumberedFaces([0, 1]), faces)
+
+
+def test_a_cache_that_is_cut_while_it_is_in_use_is_told(tmp_path: Path) -> None:
+    """Without a look at its size, the kernel ends the process."""
+    cache = made(Stamped(list(range(200))), Preprocess(size=[64, 64]), tmp_path)
+    out = np.empty((2, 64, 64, 3), np.uint8)
+    cache.take(np.array([0, 199]), out)
+    os.truncate(cache.place / "images", 4096)
+    with pytest.raises(
+        UserError, match=r"damaged \(it was cut while it was in use\); remove this folder, it is made again"
+    ):
+        cache.take(np.array([0, 199]), out)
+    with pytest.raises(UserError, match="cut while it was in use"):
+        cache.read_all(lambda *_: None, num_threads=2)
+    with pytest.raises(UserError, match="damaged"):
+        RawCache(cache.place)

@@ -249,3 +249,16 @@ def test_an_interrupted_command_leaves_no_pack_and_the_next_one_writes_it(tmp_pa
     assert "8 images of 2 identities" in third.stdout and f"data=record data.path={tmp_path / 'packed'}" in third.stdout
     assert RecordFaces(tmp_path / "packed").load(3).shape == (32, 32, 3)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_pack_that_is_cut_while_it_is_in_use_is_told(tmp_path: Path) -> None:
+    """Without a look at its size, the kernel ends the process."""
+    with RecordWriter(tmp_path / "a") as writer:
+        positions = np.array([writer.write(key, pack(0.0, key, bytes(6000))) for key in range(10)])
+    file = RecordFile(tmp_path / "a.rec")
+    assert len(file.read(int(positions[9]))) == 6024
+    os.truncate(tmp_path / "a.rec", 4096)
+    with pytest.raises(DamagedRecord, match="the file was cut while it was in use"):
+        file.read(int(positions[9]))
+    with pytest.raises(UserError, match=r"a\.rec: the file was cut while it was in use; copy it again"):
+        file.heads(positions)
