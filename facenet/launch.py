@@ -57,7 +57,7 @@ FAREWELL_S = 4.0  # after a failure: for the others to notice, flush their metri
 STACK_S = 1.0  # for a process that is about to be killed to write where it stands
 WHERE_SIGNAL = signal.SIGUSR1  # faulthandler's, which answers also from within a collective
 PARENT, LOCK = "FACENET_PARENT", "FACENET_LOCK_FD"  # environment variables
-WHY = {
+WHY: dict[int, str] = {
     signal.SIGKILL: ", as the kernel does when memory runs out",
     signal.SIGBUS: ", as the kernel does when a file is cut or its disk fails while it is read (a raw cache, a .rec pack): copy or make it again",
 }

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from facenet.data.decode import DEFAULT, Decode
+from facenet.data.files import regular
 from facenet.data.identities import FolderFaces, ImageList
 from facenet.data.split import replace_text
 from facenet.errors import UserError, shown
@@ -18,7 +21,8 @@ from facenet.home import expanded
 
 log = logging.getLogger(__name__)
 LARGEST_LABEL = 2**62  # int64; labels are numbered anew
-TRAILING = " \t\r"  # what a line may end with besides the path; so no path may end with it
+LONGEST_LINE = 1 << 14  # characters; no system opens a path of more than 4,096 bytes
+TRAILING = " \t\r\n"  # what a line may end with besides the path; so no path may end with it
 
 
 def annotate(root: str | Path, out: str | Path) -> FolderFaces:
@@ -74,16 +78,11 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
 
 
 def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
-    try:
-        text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    except OSError as error:
-        raise UserError(
-            f"data.list: {file} cannot be read ({error.strerror}); "
-            f"write one with: facenet-data annotate FOLDER --out {file.name}"
-        ) from error
     labels, paths = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.rstrip(TRAILING)
+    for number, whole in enumerate(_lines(file), start=1):
+        if len(whole) == LONGEST_LINE:
+            raise UserError(f"{file}:{number}: a line of more than {LONGEST_LINE} characters; expected <label>;<path>")
+        line = whole.rstrip(TRAILING)
         if not line:
             continue
         label, separator, image = line.partition(";")
@@ -102,6 +101,18 @@ def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
     if not paths:
         raise UserError(f"{file}: lists no images; expected lines <label>;<path>")
     return labels, paths
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Its lines, of a longer one the beginning."""
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n", opener=regular) as lines:
+            yield from iter(partial(lines.readline, LONGEST_LINE), "")
+    except OSError as error:
+        raise UserError(
+            f"data.list: {file} cannot be read ({error.strerror}); "
+            f"write one with: facenet-data annotate FOLDER --out {file.name}"
+        ) from error
 
 
 def _check_within(file: Path, paths: list[str], within: str) -> None:

@@ -6,9 +6,9 @@ an old protocol) lead to functions of this file, every other one is refused, so 
 
 from __future__ import annotations
 
-import codecs
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,26 @@ from numpy.typing import NDArray
 
 from facenet.data import contents
 from facenet.data.contents import Contents
+from facenet.data.files import regular
 from facenet.data.identities import Indices, Pixels, decode_image, hex_digest
 from facenet.errors import UserError
 from facenet.home import expanded
 
+MOST_STEPS = 1 << 23  # three for an image and its answer; the largest set of the field has 24,000 images
+NEVER = {
+    "EMPTY_DICT",
+    "DICT",
+    "EMPTY_SET",
+    "ADDITEMS",
+    "FROZENSET",
+    "LONG4",
+    "INST",
+    "OBJ",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "NEXT_BUFFER",
+    "BYTEARRAY8",
+}
 SCALAR = {("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")}
 
 
@@ -57,13 +73,15 @@ class BinFaces:
 def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
     """(2P encoded images, P answers). UserError for a file that is missing, damaged or holds anything else."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb", opener=regular) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); expected a verification set of insightface, as lfw.bin"
         ) from error
     try:
-        content = PlainValues(io.BytesIO(data), encoding="bytes").load()
+        check_size(data)
+        content = PlainValues(data).load()
     except Refused as error:
         raise UserError(f"{path}: {error}; it is no verification set, and nothing of it was run") from error
     except Exception as error:  # what unpickling raises depends on the damage: any error there is
@@ -86,6 +104,21 @@ def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
     return images, np.array(same, np.bool_)
 
 
+def check_size(data: bytes) -> None:
+    """Refuses, before pickle in C makes anything, what a few bytes could make large or slow: a memo of billions of places, sets and dicts (whose keys
+    may be lists that share lists, each looked at anew), numbers of millions of digits, and more steps than any set needs."""
+    count = 0
+    for count, (operation, argument, _) in enumerate(pickletools.genops(data), start=1):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
+            raise Refused(f"it puts value {count} at place {argument}")
+        if operation.name in NEVER:
+            raise Refused(f"it holds {operation.name.lower().replace('_', ' ')}")
+        if count > MOST_STEPS:
+            raise Refused(f"more than {MOST_STEPS:,} steps")
+    if count == 0:
+        raise EOFError
+
+
 class Refused(pickle.UnpicklingError):
     """A name that plain values do not need."""
 
@@ -93,16 +126,29 @@ class Refused(pickle.UnpicklingError):
 class PlainValues(pickle.Unpickler):
     """Lists, tuples, bytes, text, numbers and numpy bools, which become bools."""
 
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self.encoded_left = len(data)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in SCALAR:
             return lambda dtype, data: _bool(dtype, data)
         if (module, name) == ("numpy", "dtype"):
             return lambda code, *_: _Dtype(code)
         if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: codecs.encode(_text(text), "latin1")
+            return lambda text, encoding: self.encoded(text)
         if name == "bytes" and module in ("builtins", "__builtin__"):
             return lambda: b""
         raise Refused(f"it names {module}.{name}")
+
+    def encoded(self, text: Any) -> bytes:
+        """Bytes as protocol 2 writes them, of no text more than once: a file may name the same long one again and again."""
+        if not isinstance(text, str):
+            raise Refused("it encodes what is no text")
+        self.encoded_left -= len(text)
+        if self.encoded_left < 0:
+            raise Refused("it encodes one text again and again")
+        return text.encode("latin1")
 
     def persistent_load(self, pid: Any) -> Any:
         raise Refused("it names an object elsewhere")
@@ -125,9 +171,3 @@ def _bool(dtype: Any, data: Any) -> bool:
     if code not in ("b1", b"b1", "?", b"?") or data not in (b"\0", b"\1"):
         raise Refused(f"it holds a number of type {code!r}")
     return bool(data == b"\1")
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise Refused("it encodes what is no text")
-    return value

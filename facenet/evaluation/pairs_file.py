@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facenet.data.files import regular
 from facenet.errors import UserError
 
+LARGEST = 1 << 28  # characters; of several million pairs
 LONGEST_NUMBER = 9  # digits; Python refuses to convert thousands of them
 
 
@@ -49,12 +51,16 @@ def read_pairs(path: Path) -> ListedPairs:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", opener=regular) as file:
+            text = file.read(LARGEST + 1)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be read ({reason}); set benchmark.pairs to a list of LFW pairs") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not text; set benchmark.pairs to a list of LFW pairs") from error
+    if len(text) > LARGEST:
+        raise UserError(f"{path}: more than {LARGEST:,} characters; set benchmark.pairs to a list of LFW pairs")
+    return text
 
 
 def _header(path: Path, line: str) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from facenet.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 TOLD_EVERY_S = 10.0
+LARGEST_INDEX = 1 << 31  # bytes; of a hundred million images
 
 
 class ShardFaces:
@@ -158,8 +159,12 @@ def stored_index(address: str) -> ShardIndex | None:
     try:
         with Shard(address) as shard:
             data = io.BytesIO()
-            while block := shard.read(data.tell(), 1 << 24):
+            while block := shard.read(data.tell(), 1 << 22):
                 data.write(block)
+                if data.tell() > LARGEST_INDEX:
+                    raise UserError(
+                        f"{shown(address)}: more than {LARGEST_INDEX:,} bytes, which no index has; correct data.shards"
+                    )
     except UserError as error:
         if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code in (403, 404):
             return None

@@ -32,6 +32,7 @@ VERSION = 1
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 64 * BLOCK  # tarfile copies the rest of a chunk at every read: 100 us an image, at 1 MB 300
 LARGEST = 1 << 28  # bytes of an image; the largest that data.max_pixels lets in have fewer
+LONGEST_HEAD = 1 << 20  # bytes of a member before its content, which tarfile keeps in memory
 LONGEST_LABEL = 20  # bytes of a .cls member
 LARGEST_OWN = 2**62  # int64; labels are numbered anew
 ARRAYS: dict[str, type[np.generic]] = {
@@ -111,7 +112,17 @@ def load_index(data: bytes, address: str) -> ShardIndex:
             **numbers,
         )
         check(index)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, EOFError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        RecursionError,
+        zipfile.BadZipFile,
+        EOFError,
+        MemoryError,
+    ) as error:
         reason = shown(str(error)) or type(error).__name__
         raise UserError(
             f"{told(address)}: damaged ({reason}); copy it again, or delete it: shards are then counted"
@@ -127,14 +138,16 @@ def check(index: ShardIndex) -> None:
     lengths = [len(getattr(index, name)) for name in ARRAYS]
     if lengths != [num_shards] * 2 + [num_images] * 4:
         raise ValueError("its parts have different lengths")
-    if (index.counts < 0).any() or index.counts.sum() != num_images:
+    if (
+        (index.counts < 0).any() or (index.counts > num_images).any() or index.counts.sum() != num_images
+    ):  # a sum may wrap around
         raise ValueError("the shards' counts do not add up")
-    if any("/" in name or not name.endswith(".tar") for name in index.names):
+    if any("/" in name or "\0" in name or not name.endswith(".tar") for name in index.names):
         raise ValueError("a shard's name that is none")
     ends = np.repeat(index.lengths, index.counts)
     if (index.offsets < 0).any() or (index.sizes < 0).any() or (index.sizes > LARGEST).any():
         raise ValueError("an image of an impossible size")
-    if (index.offsets + index.sizes > ends).any():
+    if (index.offsets > ends).any() or (index.offsets + index.sizes > ends).any():
         raise ValueError("an image outside of its shard")
     if not np.array_equal(np.unique(index.labels), np.arange(len(index.identities))):
         raise ValueError("labels that are not 0 to the number of identities - 1")
@@ -193,8 +206,11 @@ class Forward:
 
     def __init__(self, shard: Shard) -> None:
         self.shard, self.at, self.last = shard, 0, b""
+        self.limit = LONGEST_HEAD
 
     def read(self, size: int) -> bytes:
+        if self.at > self.limit:
+            raise tarfile.ReadError(f"a member's head of more than {LONGEST_HEAD} bytes")
         self.last = self.shard.read(self.at, size)
         self.at += len(self.last)
         return self.last
@@ -210,7 +226,7 @@ def samples_in(shard: Shard) -> Iterator[tuple[str, int, int, int, int]]:
     file, where = Forward(shard), told(shard.address)
     try:
         with tarfile.open(fileobj=file, mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]  # read() is all that it calls
-            for sample in webdataset().tariterators.group_by_keys(members(tar, shard.address)):
+            for sample in webdataset().tariterators.group_by_keys(members(tar, shard.address, file)):
                 yield one_sample(sample, where)
             # tarfile takes damage between two members, and a file cut there, for the end.
             if file.block(tar.offset) != bytes(BLOCK):
@@ -221,10 +237,11 @@ def samples_in(shard: Shard) -> Iterator[tuple[str, int, int, int, int]]:
         ) from error
 
 
-def members(tar: tarfile.TarFile, address: str) -> Iterator[dict[str, Any]]:
+def members(tar: tarfile.TarFile, address: str, file: Forward) -> Iterator[dict[str, Any]]:
     """Plain files of the archive as the library groups them, with (first byte, bytes, CRC-32) for an image and the text for a label."""
     for member in tar:
         tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all
+        file.limit = member.offset_data + max(0, member.size) + LONGEST_HEAD
         suffix = member.name.rpartition(".")[2].lower()
         if (
             not member.isreg()

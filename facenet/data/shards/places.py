@@ -7,9 +7,12 @@ expansion of patterns is used, and every other kind of address is refused.
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import os
 import re
+import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -23,7 +26,8 @@ from facenet.errors import UserError, shown
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 REMOTE = ("http://", "https://")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0  # of each wait, of an answer's head, and of a part that is read besides what SLOWEST allows
+SLOWEST = 1 << 16  # bytes a second; below that a line is one that drips, which no wait of its own would end
 WAITS_S = (1.0, 4.0)  # before the second and the third try
 NEAR = 1 << 20  # bytes that are read and dropped rather than asked for anew
 PASSING = (408, 429)  # what a server says that may answer later, besides 5xx
@@ -156,7 +160,7 @@ class RemoteShard:
 
     def _next(self, size: int) -> bytes:
         assert self.response is not None
-        data = self.response.read(size)
+        data = in_time(self.response, size)
         self.at += len(data)
         if len(data) < size and self.size is not None and self.at < self.size:
             raise ConnectionError(f"the connection ended after {self.at} of {self.size} bytes")
@@ -165,7 +169,7 @@ class RemoteShard:
     def _open(self, offset: int) -> None:
         self.close()
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        response = opener().open(request(self.address, headers), timeout=TIMEOUT_S)
+        response: http.client.HTTPResponse = opener().open(request(self.address, headers), timeout=TIMEOUT_S)
         self.response, self.at = response, offset if response.status == 206 else 0
         whole = response.headers.get("Content-Range", "").rpartition("/")[2] if self.at else ""
         whole = whole or ("" if self.at else response.headers.get("Content-Length", ""))
@@ -175,6 +179,53 @@ class RemoteShard:
         if self.response is not None:
             self.response.close()
         self.response = None
+
+
+def in_time(response: http.client.HTTPResponse, size: int) -> bytes:
+    """Fewer bytes only where the answer ends. Raises TimeoutError where they come too slowly."""
+    parts, left, last_s = [], size, time.monotonic() + TIMEOUT_S + size / SLOWEST
+    while left and (part := response.read1(left)):
+        parts.append(part)
+        left -= len(part)
+        if left and time.monotonic() > last_s:
+            raise TimeoutError(f"{size - left} of {size} bytes came in {TIMEOUT_S + size / SLOWEST:.0f} s")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class HeadInTime(http.client.HTTPConnection):
+    """Ends the wait for an answer's head, which may come byte by byte."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        self.late = False
+        timer = threading.Timer(TIMEOUT_S, self.end)
+        timer.start()
+        try:
+            response = super().getresponse()
+        finally:
+            timer.cancel()
+            timer.join()
+        if self.late:  # what came of the head passes for a whole one
+            raise TimeoutError(f"no answer in {TIMEOUT_S:.0f} s")
+        return response
+
+    def end(self) -> None:
+        self.late = True
+        with contextlib.suppress(OSError, AttributeError):  # it has ended by itself
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class SafeHeadInTime(HeadInTime, http.client.HTTPSConnection):
+    pass
+
+
+class Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(HeadInTime, request)
+
+
+class Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(SafeHeadInTime, request)
 
 
 class Shard:
@@ -219,8 +270,8 @@ def opener() -> urllib.request.OpenerDirector:
     made = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        Http(),
+        Https(),
         urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
