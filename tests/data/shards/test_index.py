@@ -132,7 +132,7 @@ def header_of(path: Path, name: str) -> int:
         (lambda p: tar(p, [*GOOD, ("2.jpg", b"x"), ("2.cls", b"-1")]), "2.cls is b'-1', expected a number"),
         (lambda p: tar(p, [*GOOD, ("2.jpg", b"x"), ("2.cls", b"9" * 20)]), "2.cls is b'9+', expected a number"),
         (lambda p: tar(p, [*GOOD, ("2.jpg", b"x"), ("2.cls", b"9" * 999)]), "2.cls has 999 bytes, at most 20 are read"),
-        (lambda p: tar(p, [*GOOD, ("a\n\x1b[2J.jpg", b"x")]), r"'a\\n\\x1b\[2J'.cls is missing"),
+        (lambda p: tar(p, [*GOOD, ("a\n\x1b[2J.jpg", b"x")]), r"a\\n\\x1b\[2J.cls is missing"),
         (lambda p: tar(p, GOOD[:2]), "1 identities in 1 shards, at least two are needed"),
     ],
 )  # fmt: skip
