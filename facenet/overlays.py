@@ -25,6 +25,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from facenet.addresses import masked_address
 from facenet.errors import UserError, shown
 from facenet.plain import plain, yaml_text
 from facenet.slots import ANY, WORD, addresses_in, is_source, named_by
@@ -170,8 +171,9 @@ def text_problems(text: str, path: str) -> Iterator[str]:
     if "${" in left:
         yield f"{path}: {shown(text)!r} is more than a reference to a key of facenet's own; {ON_THE_COMMAND_LINE}"
     for _, address in addresses_in(text, path):
-        if not any(address in argument for argument in sys.argv[1:]):
-            yield f"{path}={shown(address)}: an address is only opened when the command line says it too; add {path}=..."
+        hidden = masked_address(address)  # as the command line has it by now
+        if not any(hidden in argument for argument in sys.argv[1:]):
+            yield f"{path}={shown(hidden)}: an address is only opened when the command line says it too; add {path}=..."
 
 
 def opens(key: str, value: Any, path: str) -> bool:
