@@ -99,7 +99,7 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
 def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
     """From the newest checkpoint that is whole, or from the one named. A damaged one is passed over, and said."""
     folder = run_dir / "checkpoints"
-    candidates = [path] if path else [folder / "last.pt", *sorted(folder.glob("epoch-*.pt"), reverse=True)]
+    candidates = [path] if path else [folder / "last.pt", *reversed(checkpoints.numbered(folder)), folder / "best.pt"]
     for candidate in candidates:
         if not candidate.is_file():
             continue

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from facenet.tasks import job
+from facenet.engine import checkpoint
+from facenet.tasks import job, resume
 from facenet.tasks.job import run_job
 
 
@@ -70,3 +71,18 @@ def test_a_run_with_something_left_goes_on(tiny_run, resumed, tmp_path, monkeypa
         (tiny_run.run_dir / "resolved.yaml").write_bytes(before)
         if left == "no result":
             (tmp_path / "result.json").rename(tiny_run.run_dir / "result.json")
+
+
+def test_the_newest_whole_checkpoint_beyond_999_and_where_only_the_best_is_left(tmp_path):
+    folder = tmp_path / "checkpoints"
+    content = {"config": {"seed": 1}, "identities": [], "embedder": {}, "loss": {}, "metrics": {}, "step": 1}
+    content |= {"training": {"progress": {}}, "data_fingerprint": "0" * 16}
+    for name, epoch in (("best", 7), ("epoch-999", 999), ("epoch-1000", 1000)):
+        checkpoint.save({**content, "epoch": epoch}, folder / f"{name}.pt")
+    (folder / "epoch-mine.pt").write_text("the user's")
+    (folder / "last.pt").write_bytes(b"cut")
+    (tmp_path / "resolved.yaml").write_text("seed: 1\n")
+    assert resume.find("auto", tmp_path).content["epoch"] == 1000
+    for path in folder.glob("epoch-*.pt"):
+        path.unlink()
+    assert resume.find("auto", tmp_path).content["epoch"] == 7
