@@ -36,7 +36,6 @@ NO_SWEEP = (
 )
 WAIT_S = 1800.0  # rank 0 lists the images and reaches the tracking store meanwhile
 GRACE_S = 20.0  # torchrun kills 30 s after its signal; the run must be closed by then
-PARENT = os.getppid()  # torchrun, as soon as one can know
 
 
 def active() -> bool:
@@ -46,11 +45,11 @@ def active() -> bool:
 
 def command(job: Callable[[], Any]) -> NoReturn:
     """Runs a command as one process of torchrun's, and ends it."""
+    die_with_parent(os.getppid())
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from facenet.worker import leave
 
-    die_with_parent(PARENT)
     # torch.distributed.launch adds it to the arguments
     sys.argv[1:] = [each for each in sys.argv[1:] if not each.startswith(("--local-rank=", "--local_rank="))]
     try:

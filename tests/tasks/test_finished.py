@@ -34,6 +34,7 @@ def resumed(compose, tiny_run, tmp_path, monkeypatch):
         return value, begun
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # else its thread stays
     return run
 
 
