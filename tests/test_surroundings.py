@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from facenet import home, surroundings
-from facenet.data.cache_dir import cache_dir
+from facenet.cache_dir import cache_dir
 
 BIN = Path(sys.executable).parent
 # Prints more than a pipe holds, then says on a file how it went, and which number a new file gets.

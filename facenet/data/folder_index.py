@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.atomic import replacing
-from facenet.data.cache_dir import cache_dir
+from facenet.cache_dir import cache_dir
 from facenet.errors import UserError, shown
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from facenet.errors import UserError, shown
 from facenet.failure import cause, noted_failures
 from facenet.tracking import process, reading, settling
 from facenet.tracking.journal import NAME, header, journals, last_end
+from facenet.tracking.known import check_named
 from facenet.tracking.reading import RunRecord
 from facenet.tracking.store import where
 
@@ -51,6 +52,8 @@ def sync(path: Path, uri: str | None) -> str:
     """What was done, empty where there was nothing to do. A run whose process is gone is ended."""
     if not settling.waiting(path):
         return ""
+    if not uri:
+        check_named(header(path).get("store"), str(path), "--uri ")
     store = settling.address(path, uri)
     if last_end(path) is None:
         run = reading.run(store, header(path)["run"])

@@ -24,6 +24,7 @@ from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
 from facenet.sweeps.state import write_command
 from facenet.tracking.choice import NoTracking
+from facenet.tracking.known import check_named
 from facenet.tracking.store import where
 
 
@@ -170,7 +171,11 @@ def where_of(job: Job) -> str | None:
     from facenet.tasks.resume import stored_in
 
     tracking = configs.build(job.config["tracking"], "tracking")
-    return None if isinstance(tracking, NoTracking) else where(stored_in(job.directory) or tracking.where())
+    if isinstance(tracking, NoTracking):
+        return None
+    if stored := stored_in(job.directory):
+        check_named(stored, str(job.directory), "tracking.uri=")
+    return where(stored or tracking.where())
 
 
 def say(text: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from facenet.accelerator import Accelerator
+from facenet.cache_dir import cache_dir
 from facenet.data.buffers import Buffers
-from facenet.data.cache_dir import cache_dir
 from facenet.data.cached_loader import CachedLoader, Images, MappedImages, ResidentImages
 from facenet.data.feed_choice import Need, Room, choose, free_disk, free_memory
 from facenet.data.identities import Faces, Subset

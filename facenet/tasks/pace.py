@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet.atomic import replacing
-from facenet.data.cache_dir import cache_dir
+from facenet.cache_dir import cache_dir
 from facenet.tasks.plan import Plan
 
 

@@ -24,6 +24,7 @@ from facenet.slots import addresses_in, openings
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tracking.journal import NAME, last_end
+from facenet.tracking.known import check_named
 from facenet.tracking.sqlite_file import address_of
 from facenet.tracking.store import sqlite_path
 
@@ -280,10 +281,12 @@ def stored_in(run_dir: Path) -> str | None:
 
 
 def with_store(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-    """The config with the store that the run is recorded in, where neither config nor environment name one."""
+    """The config with the store that the run is recorded in, where neither config nor environment name one. Raises UserError for one that
+    only the run directory names."""
     uri, tracking = stored_in(run_dir), config["tracking"]
     if uri is None or tracking.get("uri", uri) is not None or "MLFLOW_TRACKING_URI" in os.environ:
         return config
+    check_named(uri, str(run_dir / STORE), "tracking.uri=")
     return {**config, "tracking": {**tracking, "uri": uri}}
 
 

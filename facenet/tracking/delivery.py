@@ -23,7 +23,7 @@ METRICS_PER_BATCH = 1000  # MLflow takes no more
 
 
 class Gone(Exception):
-    """A file that was to be sent is not there any more."""
+    """A file that was to be sent is not there, or not the run's."""
 
 
 @dataclass
@@ -92,9 +92,7 @@ def send(client: MlflowClient, run_id: str, run_dir: Path, records: list[Record]
         log_points(client, run_id, points)
         delivered.points += len(points)
     elif "artifact" in first:
-        path = run_dir / first["artifact"]
-        if not path.exists():
-            raise Gone(f"{path}: no such file")
+        path = own_file(run_dir, first["artifact"])
         client.log_artifact(run_id, str(path), first["folder"] or None)
         delivered.files += 1
     elif "tag" in first:
@@ -105,6 +103,18 @@ def send(client: MlflowClient, run_id: str, run_dir: Path, records: list[Record]
             client.set_tag(run_id, "error", first["error"])
         client.set_terminated(run_id, first["end"], end_time=first["time"])
         delivered.end = first["end"]
+
+
+def own_file(run_dir: Path, name: str) -> Path:
+    """A file of the run. The journal may be anybody's: raises Gone for one that lies elsewhere, by its name or through a link."""
+    path = run_dir / name
+    if not path.exists():
+        raise Gone(f"{path}: no such file")
+    real, inside = path.resolve(), run_dir.resolve()
+    links = [path, *(path.rglob("*") if path.is_dir() else ())]
+    if inside not in real.parents or any(each.is_symlink() for each in links):
+        raise Gone(f"{path}: is not in the run directory, and is not sent")
+    return path
 
 
 def log_points(client: MlflowClient, run_id: str, points: list[tuple[str, float, int, int]]) -> None:

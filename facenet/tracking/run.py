@@ -14,6 +14,7 @@ from facenet.stop import postponed
 from facenet.tracking import journal
 from facenet.tracking.delivery import deliver
 from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, shortened
+from facenet.tracking.known import remember
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
 from facenet.tracking.store import cause, mlflow_command, open_client, open_experiment, sqlite_path, usable
@@ -35,6 +36,7 @@ def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str 
     with contextlib.ExitStack() as stack:
         with usable(uri, WAY_OUT):
             client, experiment_id = open_experiment(uri, experiment)
+            remember(uri)
             path = None if run_id is None else take_up(client, uri, run_id, facts)
             with postponed():  # else a run could be marked as running that nobody ends
                 if run_id is None or path is None:

@@ -21,7 +21,7 @@ MARK = "FACENET_TEST_PROCESS"  # in the environment of all that this process sta
 GRACE_S = 5.0  # for what is about to end
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LIBRARIES = (
-    "TMonitor",  # tqdm's, which lives on after the first bar
+    "tqdm_monitor",  # lives on after the first bar
     "asyncio_",  # executors that loops of libraries keep
     "ThreadPoolExecutor-albumentations",
 )

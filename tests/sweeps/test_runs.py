@@ -9,7 +9,7 @@ import pytest
 
 from facenet.errors import UserError
 from facenet.sweeps.runs import run_reap, run_sync
-from facenet.tracking import journal, reading
+from facenet.tracking import journal, known, reading
 from facenet.tracking.store import open_experiment
 
 REAP = {"experiment": None, "dry_run": False, "all_hosts": False, "older_than": 24.0}
@@ -123,6 +123,8 @@ def test_sync_sends_what_a_dead_process_left_and_ends_its_runs(stored, dead):
 
 def test_sync_goes_on_where_one_store_is_away(stored, dead, tmp_path):
     shutil.copytree(dead / "killed", tmp_path / "killed")
+    for uri in (stored, f"sqlite:///{tmp_path}/gone.db"):
+        known.remember(uri)
     path = journal.begin(tmp_path, "c" * 32, f"sqlite:///{tmp_path}/gone.db")
     journal.Journal(path).add(end="FINISHED", error="")
     with pytest.raises(UserError) as raised:

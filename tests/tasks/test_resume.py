@@ -13,6 +13,7 @@ import torch
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks import resume
+from facenet.tracking import known
 
 SAMPLED = (
     *("trainer.epochs=6", "trainer.log_every=1", "trainer.clip_grad_norm=5.0"),
@@ -252,6 +253,8 @@ def test_the_store_is_remembered_unless_something_names_one(tmp_path, monkeypatc
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     unnamed = {"tracking": {"uri": None}}
     assert resume.with_store(unnamed, tmp_path) == unnamed
+    for used in ("sqlite:////a/mlflow.db", "postgresql://me:secret@host/db"):  # by a run that was recorded there
+        known.remember(used)
     resume.remember_store(tmp_path, "sqlite:////a/mlflow.db", "id")
     assert resume.with_store(unnamed, tmp_path) == {"tracking": {"uri": "sqlite:////a/mlflow.db"}}
     assert resume.with_store({"tracking": {"uri": "mine"}}, tmp_path) == {"tracking": {"uri": "mine"}}

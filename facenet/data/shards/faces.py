@@ -15,7 +15,7 @@ import numpy as np
 
 from facenet.addresses import masked_address
 from facenet.atomic import replacing
-from facenet.data.cache_dir import cache_dir
+from facenet.cache_dir import cache_dir
 from facenet.data.contents import Contents
 from facenet.data.decode import DEFAULT, Decode
 from facenet.data.identities import PART, Indices, Pixels, UnreadableImage, decode_image, hex_digest

@@ -1,0 +1,51 @@
+"""Which MLflow stores a command takes out of a run directory, which may be anybody's: its own, and those in which this user's commands have
+recorded runs on this machine. Any other has to be named on the command line, once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from facenet.addresses import masked_address
+from facenet.atomic import replacing
+from facenet.cache_dir import cache_dir
+from facenet.errors import UserError, shown
+from facenet.tracking.store import where
+
+NAME = "stores.json"
+
+
+def place() -> Path | None:
+    folder = cache_dir()
+    return None if folder is None else folder / NAME
+
+
+def remember(uri: str) -> None:
+    """Nothing where there is no cache, or it cannot be written."""
+    address, known, path = masked_address(uri), remembered(), place()
+    if path is None or address in known:
+        return
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(sorted({*known, address}), indent=0) + "\n", encoding="utf-8")
+
+
+def remembered() -> set[str]:
+    path = place()
+    with contextlib.suppress(OSError, ValueError):
+        found = [] if path is None else json.loads(path.read_text(encoding="utf-8"))
+        return {each for each in found if isinstance(each, str)} if isinstance(found, list) else set()
+    return set()
+
+
+def check_named(named: object, origin: str, way: str) -> None:
+    """Raises UserError for a store that only `origin`, a file of a run, names. `way` is how the command line names it."""
+    if not isinstance(named, str) or masked_address(named) in {masked_address(where()), *remembered()}:
+        return
+    address = shown(masked_address(named))
+    raise UserError(
+        f"{shown(origin)}: names the store {address}, in which no command of yours has recorded a run here; "
+        f"if it is the one you want, name it: {way}{address}"
+    )
