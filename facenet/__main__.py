@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-if sys.flags.isolated == 0 and not getattr(sys.flags, "safe_path", False):
+if __name__ == "__main__" and not getattr(sys.flags, "safe_path", sys.flags.isolated):
     del sys.path[0]  # the working directory, which may be anybody's
 
 from facenet.cli import train

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -38,14 +39,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def own(path: str | Path, flags: int) -> int:
     """An opener (of `open` and `os.open` alike) for files that a command keeps under a known name: a link at that name is not followed, for
-    whoever made the directory may have put it there. Raises UserError that names it."""
+    whoever made the directory may have put it there, and nothing is written into a pipe. Raises UserError that names it."""
     try:
-        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise UserError(f"{path}: is no ordinary file; remove it or choose another directory")
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(
                 f"{path}: is a link, and what a command writes follows none; remove it or choose another directory"
             ) from None
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads, a folder
+            raise UserError(f"{path}: is no ordinary file; remove it or choose another directory") from None
         raise
 
 
@@ -73,7 +80,8 @@ def tidy(directory: Path, folders: tuple[str, ...] = ()) -> None:
     for place in (directory, *(directory / name for name in folders)):
         for leftover in place.glob(".*.facenet-partial"):
             if PARTIAL.fullmatch(leftover.name):
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+                    leftover.unlink()
 
 
 @contextlib.contextmanager

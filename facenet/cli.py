@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet import addresses, overlays, torchrun
 from facenet.atomic import refuse_links
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
-from facenet.launch import SAFE_PATH, RankFailed, stop_signals_raise
+from facenet.launch import RankFailed, safe_path, stop_signals_raise
 from facenet.logs import guard_logs
-from facenet.surroundings import settle
+from facenet.surroundings import pass_over_matplotlibrc, settle
 
 CHOICES = ("facenet.conf", "facenet.experiments")
 EXTRAS = {  # Hydra's plugins, by what hydra/launcher= and hydra/sweeper= call them
@@ -194,7 +194,7 @@ def refuse_links_of_hydra(argument: str) -> None:
 def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
-    os.environ |= SAFE_PATH  # for what launchers of other packages start
+    os.environ |= safe_path()  # for what launchers of other packages start
     for argument in sys.argv[1:]:
         if argument.startswith("--e"):  # --experimental-rerun, also shortened
             fail(
@@ -212,6 +212,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
             with stop_signals_raise():
                 guard_logs()
                 hide_addresses()
+                pass_over_matplotlibrc()  # in a process that another launcher started
                 return job(composed)
         except (UserError, RankFailed) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:

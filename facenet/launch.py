@@ -46,7 +46,6 @@ INHERITED = (
 RANK_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 # A module as `python -m` runs it, but never from the working directory, which may be anybody's and hold a secrets.py. (-P is of Python 3.11.)
-SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # the same for what libraries start, from Python 3.11 on
 RUN_MODULE = (
     "import sys; sys.path[:] = sys.path[0 if getattr(sys.flags, 'safe_path', False) else 1:]; "
     "from runpy import run_module; run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -189,7 +188,7 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, 
         "FACENET_PATIENCE_FD": str(patience.fileno()),
         "FACENET_STACK_FD": str(stack.fileno()),
         PARENT: str(os.getpid()),
-        **SAFE_PATH,
+        **safe_path(),
     }
     environment = {"OMP_NUM_THREADS": str(threads), **RANK_DEFAULTS, **os.environ, **place, **said}
     command = [*module_command("facenet.worker"), str(run_dir), task]
@@ -207,6 +206,13 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, 
             start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which passes it on once
         )
     return Rank(number, process, stack, patience)
+
+
+def safe_path() -> dict[str, str]:
+    """Variables that keep the working directory off the path of processes: off that of what libraries start by `python -m`, from Python 3.11 on, and
+    where an empty entry of PYTHONPATH (`$PYTHONPATH:/mine` while it was unset) means it."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, named))}
 
 
 def module_command(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -28,6 +29,22 @@ def settle() -> None:
     ):  # a container's user without a name: MLflow and others fail without a path to look below
         os.environ["HOME"] = os.devnull
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two long lines where it cannot write below that
+    pass_over_matplotlibrc()
+
+
+def pass_over_matplotlibrc() -> None:
+    """Matplotlib takes its settings from the working directory before all others, and that may be anybody's: they have LaTeX run on what they say,
+    and its older versions evaluate some. Where there is such a file it is imported from elsewhere, while there is one thread."""
+    if "matplotlib" in sys.modules or not os.path.lexists("matplotlibrc"):
+        return
+    here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
+    try:
+        os.chdir(os.sep)
+        with contextlib.suppress(ImportError):
+            importlib.import_module("matplotlib")
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def keep_open() -> None:

@@ -17,7 +17,7 @@ from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, note_failure
 from facenet.launch import LOCK, PARENT, WHERE_SIGNAL, StopFlag, die_with_parent
 from facenet.logs import guard_logs
-from facenet.surroundings import keep_open
+from facenet.surroundings import keep_open, pass_over_matplotlibrc
 
 TASKS = {"train": "facenet.tasks.train:run", "collectives": "facenet.tasks.doctor:run_collectives"}
 
@@ -26,6 +26,7 @@ def main(run_dir: Path, task: str) -> int:
     """Exit code of the process; rank 0 leaves its return value in `result.json`."""
     die_with_parent(int(os.environ.pop(PARENT)))
     keep_open()
+    pass_over_matplotlibrc()
     grace_s, longest_s = map(float, os.environ["FACENET_GRACE_S"].split())
     stop = StopFlag(grace_s, longest_s=longest_s, tell=teller(int(os.environ["FACENET_PATIENCE_FD"])))
     rank, descriptor = int(os.environ["RANK"]), int(os.environ["FACENET_STACK_FD"])

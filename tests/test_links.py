@@ -13,8 +13,10 @@ import pytest
 from facenet import atomic
 from facenet.data.whole import MARK, partial_of, written_whole
 from facenet.engine.dllogger import VendorLog
+from facenet.engine.watch.nonfinite import dump
 from facenet.errors import UserError
 from facenet.launch import Distributed, launch
+from facenet.sweeps.state import State, state_of
 from facenet.tasks.resume import alone_in
 from facenet.tracking import journal
 from facenet.tracking.store import locked
@@ -152,3 +154,40 @@ def test_what_is_written_is_readable_as_the_umask_says(tmp_path: Path, umask: in
         os.umask(before)
     names = [*(file for file, _ in WRITERS.values()), "result.json"]
     assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(names, mode)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "mark of the journal"])
+def test_what_is_no_file_is_refused_and_waited_for_by_nobody(tmp_path: Path, name: str, kind: str):
+    file, write = WRITERS[name]
+    os.mkfifo(tmp_path / file) if kind == "pipe" else (tmp_path / file).mkdir()
+    with pytest.raises(UserError, match=f"/{file}: is no ordinary file; remove it"):
+        write(tmp_path)
+
+
+def test_a_folder_with_the_name_of_a_partial_file_is_left_alone(tmp_path: Path):
+    folder, file = (tmp_path / f".{name}.{'0' * 16}.facenet-partial" for name in ("folder", "file"))
+    folder.mkdir()
+    file.touch()
+    atomic.tidy(tmp_path)
+    assert folder.is_dir() and not file.exists()
+
+
+def test_a_job_of_a_sweep_is_not_looked_for_behind_a_link(tmp_path: Path, precious: Path):
+    (tmp_path / "0").symlink_to(precious.parent)
+    with pytest.raises(UserError, match="/0: is a link, which a sweep does not follow"):
+        state_of(tmp_path / "0", {})
+    (tmp_path / "sweep").symlink_to(tmp_path)
+    assert state_of(tmp_path / "sweep" / "1", {}) == State("new")
+
+
+def test_a_dump_and_a_mark_go_through_no_link(tmp_path: Path, precious: Path):
+    (tmp_path / "nonfinite-0.pt").symlink_to(precious)
+    dump(tmp_path / "nonfinite-0.pt", [], [], {})
+    assert precious.read_text() == "mine" and not (tmp_path / "nonfinite-0.pt").is_symlink()
+    before = precious.stat().st_mtime_ns
+    partial_of(tmp_path / "packed").mkdir()
+    (partial_of(tmp_path / "packed") / MARK).symlink_to(precious)
+    with pytest.raises(UserError, match="is a link"), written_whole(tmp_path / "packed"):
+        raise AssertionError
+    assert precious.stat().st_mtime_ns == before

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from facenet.atomic import own
 from facenet.errors import UserError
 
 MARK = ".facenet-is-writing"
@@ -78,7 +79,7 @@ def _clear(folder: Path) -> None:
     mark = folder / MARK
     if not mark.is_file() and any(folder.iterdir()):
         raise UserError(f"{folder}: holds files that facenet did not write; move them or choose another place")
-    mark.touch()
+    os.close(own(mark, os.O_WRONLY | os.O_CREAT))
     for left in folder.iterdir():
         if left.name != MARK:
             left.unlink()

@@ -19,7 +19,7 @@ from facenet.failure import RankFailed, note_failure, noted_failures
 from facenet.launch import die_with_parent, launch
 from facenet.logs import guard_logs
 from facenet.stop import STOP_SIGNALS, requeued_after, stop_signals_raise
-from facenet.surroundings import keep_open
+from facenet.surroundings import keep_open, pass_over_matplotlibrc
 
 log = logging.getLogger(__name__)
 TABLES = ("plan.csv", "plan.txt")  # in the directory of the sweep
@@ -113,6 +113,7 @@ def main(run_dir: Path) -> tuple[int, dict[str, Any]]:
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[3]))
     keep_open()
+    pass_over_matplotlibrc()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     guard_logs()
     sys.argv[0] = "facenet-train"  # for the command on record

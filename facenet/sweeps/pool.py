@@ -18,7 +18,7 @@ from facenet.accelerator import only_devices, visible_devices
 from facenet.atomic import own
 from facenet.errors import FAILURE, USER
 from facenet.failure import one_line
-from facenet.launch import SAFE_PATH, Stopped, available_cores, module_command
+from facenet.launch import Stopped, available_cores, module_command, safe_path
 from facenet.stop import held_back, stop_signals
 from facenet.sweeps.plans import Job
 
@@ -133,7 +133,7 @@ class Pool:
 
     def start(self, job: Job, devices: list[str]) -> Running:
         assert job.plan is not None
-        environment = {**os.environ, **only_devices(job.plan.device, devices), **SAFE_PATH}
+        environment = {**os.environ, **only_devices(job.plan.device, devices), **safe_path()}
         if self.num_jobs > 1:
             threads = available_cores() // (self.num_jobs * job.plan.num_processes)
             environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))

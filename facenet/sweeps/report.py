@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
+from facenet.atomic import replacing
 from facenet.errors import UserError, shown
 from facenet.sweeps.ranking import rank, verdict
 from facenet.sweeps.study import Study, read_curves, read_study
@@ -29,7 +31,8 @@ def run_report(sweep_id: str, uri: str | None, out: str | None) -> str:
     }
     path = Path(out or f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep_id)}.html").absolute()
     try:
-        path.write_text(page(study, curves), encoding="utf-8")
+        with contextlib.nullcontext(path) if out else replacing(path) as place:
+            place.write_text(page(study, curves), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another") from None
     run_id = home(study)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from facenet import config as configs
 from facenet.data.split import replace_text
+from facenet.errors import UserError
 from facenet.failure import cause, noted_failures, one_line
 from facenet.tasks.changed import changes, moved
 from facenet.tasks.resume import same_images
@@ -30,7 +31,12 @@ class State:
 
 
 def state_of(job_dir: Path, config: dict[str, Any]) -> State:
-    """The state of the job with this config. A job of another config that ran here is `changed`."""
+    """The state of the job with this config. A job of another config that ran here is `changed`. Raises UserError for a link: the directory of a
+    sweep may be anybody's, and what its jobs write stays in it."""
+    if job_dir.is_symlink():
+        raise UserError(
+            f"{job_dir}: is a link, which a sweep does not follow; put the folder itself there, or set hydra.sweep.dir"
+        )
     try:
         before = configs.read(job_dir / "resolved.yaml")
     except OSError:

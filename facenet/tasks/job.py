@@ -160,31 +160,44 @@ def git_state(directory: Path) -> dict[str, str]:
     """Commit and cleanliness of the working directory's repository; empty outside one.
 
     The repository may be anybody's, and its config may name programs (core.fsmonitor, filters, hooks): `status` runs with an empty
-    repository in its place, which shares the objects and the index and has no config. What submodules hold is not looked at.
+    repository in its place, which shares the objects and the index and has of the config only what is said of the file system. What submodules
+    hold is not looked at.
     """
-    paths = git(directory, "rev-parse", "HEAD", "--show-toplevel", "--git-path", "index", "--git-path", "objects")
-    if paths is None:
+    asked = ("HEAD",), ("--show-toplevel",), ("--git-path", "index"), ("--git-path", "objects")
+    # One by one, since paths may hold line breaks.
+    commit, top, index, objects = (git(directory, "rev-parse", *each) for each in asked)
+    if commit is None:
         return {}
-    commit, top, index, objects = paths.splitlines()
+    if top is None or index is None or objects is None:  # a bare one
+        return {"mlflow.source.git.commit": commit}
     with tempfile.TemporaryDirectory() as empty:
         (Path(empty) / "refs").mkdir()
         (Path(empty) / "HEAD").write_text(commit, encoding="utf-8")
         shared = {"GIT_INDEX_FILE": str(directory / index), "GIT_OBJECT_DIRECTORY": str(directory / objects)}
-        place = (f"--git-dir={empty}", f"--work-tree={top}", "--no-optional-locks")
+        place = (f"--git-dir={empty}", f"--work-tree={top}", "--no-optional-locks", *file_system(directory))
         kinds = ("--porcelain", "--untracked-files=no", "--ignore-submodules=all")
         changed = git(Path(top), *place, "status", *kinds, **shared)
     dirty = {} if changed is None else {"git.dirty": str(bool(changed)).lower()}
     return {"mlflow.source.git.commit": commit, **dirty}
 
 
+def file_system(directory: Path) -> list[str]:
+    """Options of git for a work tree on a file system that keeps no modes or links, and without the watching daemon that the user's own config may
+    ask for."""
+    said = git(directory, "config", "--type=bool", "--get-regexp", r"^core\.(filemode|symlinks|ignorecase)$")
+    known = [line.split(" ") for line in (said or "").splitlines()]
+    options = [f"{each[0]}={each[1]}" for each in known if len(each) == 2 and each[1] in ("true", "false")]
+    return [part for option in (*options, "core.fsmonitor=false") for part in ("-c", option)]
+
+
 def git(directory: Path, *arguments: str, **variables: str) -> str | None:
     """What it says; None where it fails, is missing or takes long."""
     command = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env={**os.environ, **variables})
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        done = subprocess.run(command, capture_output=True, timeout=10, env={**os.environ, **variables})
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return os.fsdecode(done.stdout).removesuffix("\n") if done.returncode == 0 else None
 
 
 def summary(result: dict[str, Any], run_dir: Path, view: str | None) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from facenet.accelerator import host_copy
+from facenet.atomic import replacing
 from facenet.data.loader import Batch
 
 NAMED = 6  # of the files of a batch, in a message
@@ -63,4 +64,5 @@ def dump(path: Path, batches: Sequence[Batch], names: Sequence[str], state: dict
         for batch in batches
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(host_copy({"batches": parts, "names": list(names), **state}), path)
+    with replacing(path) as partial:
+        torch.save(host_copy({"batches": parts, "names": list(names), **state}), partial)
