@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facenet.data.jpeg import scans, too_many_scans
+from facenet.data.jpeg import MOST_SCANS, START, scans, too_many_scans
 from facenet.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
@@ -37,7 +39,12 @@ PILLOWS_LIMIT = 178_956_970  # pixels of an image in memory; Pillow's own
 LARGEST = 1 << 28  # pixels of a JPEG in its file
 LONGEST = 1 << 30  # bytes of a file
 Image.MAX_IMAGE_PIXELS = LARGEST  # it warns of more and refuses twice that; by itself, a photo that is read reduced
-ORIENTATION = 0x0112
+PNG, FEW_CHUNKS, USUAL_CHUNK = b"\x89PNG\r\n\x1a\n", 10_000, 1 << 10
+LEAST_TILE = 1 << 20  # pixels
+LONGEST_HEAD = 1 << 16  # bytes
+NETPBM = re.compile(rb"P[1-7fF]" + 2 * rb"(?:\s|#[^\n]*\n)+\d+")
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags: one image can hold 60,000 lines of them
+ORIENTATION, TILE_WIDTH, TILE_LENGTH = 0x0112, 322, 323
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,15 +81,18 @@ class Decode:
     def opened(self, source: str | bytes) -> Image.Image:
         """Its header read and its size allowed; no pixel decoded yet."""
         data = contents_of(source) if isinstance(source, str) else source
+        check_head(data)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         size = image.size
         if image.format in ("JPEG", "MPO"):
-            if image.width * image.height <= LARGEST:
-                reduce(image, self.max_pixels)
             if too_many_scans(data, size[0] * size[1]):
                 raise ValueError(
                     f"{size[0]} x {size[1]} pixels in {scans(data)} scans take too long; save it with fewer"
                 )
+            if size[0] * size[1] <= LARGEST:
+                reduce(image, self.max_pixels)
+        if image.format == "TIFF" and tile_pixels(image) > max(self.max_pixels, LEAST_TILE):
+            raise ValueError(f"a tile of {tile_pixels(image):,} pixels is more than data.max_pixels={self.max_pixels}")
         if image.width * image.height > self.max_pixels:
             image.close()
             raise ValueError(f"{size[0]} x {size[1]} pixels are more than data.max_pixels={self.max_pixels}")
@@ -106,6 +116,32 @@ def check_length(size: int) -> None:
     """ValueError for a file that is larger than any image."""
     if size > LONGEST:
         raise ValueError(f"{size} bytes, an image has {LONGEST} at most")
+
+
+def check_head(data: bytes) -> None:
+    """ValueError for what Pillow takes seconds to look through before it knows a size: segments without end, a header of comments or blanks."""
+    if data.startswith(START) and scans(data) > MOST_SCANS:
+        raise ValueError("more segments or scans than any picture has; save it again")
+    if data.startswith(PNG) and too_many_chunks(data):
+        raise ValueError("more chunks than any picture has; save it again")
+    if data[:1] == b"P" and not NETPBM.match(data, 0, LONGEST_HEAD):
+        raise ValueError("cannot identify image file: no size at the beginning of a netpbm file")
+
+
+def too_many_chunks(data: bytes) -> bool:
+    """Whether they hold almost nothing: Pillow takes 6 us for each, and the usual ones are of 8 kB."""
+    at, most = len(PNG), FEW_CHUNKS + len(data) // USUAL_CHUNK
+    for _ in range(most):
+        if at >= len(data):
+            return False
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return True
+
+
+def tile_pixels(image: Image.Image) -> int:
+    """A tile is taken into memory whole, however few pixels of it are shown."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    return int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_LENGTH, 0))
 
 
 def reduce(image: Image.Image, max_pixels: int) -> None:

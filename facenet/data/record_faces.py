@@ -86,8 +86,8 @@ class RecordFaces:
         try:
             named: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
             fits = len(named["identities"]) == num_identities and named["num_images"] == len(self)
-            fits &= isinstance(named["fingerprint"], str)
-        except (ValueError, KeyError, TypeError) as error:
+            fits &= all(type(text) is str for text in (named["fingerprint"], *named["identities"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{place}: damaged ({error}); pack again, or delete it to use numbers as names") from error
         if not fits:
             raise UserError(f"{place}: belongs to another pack; pack again, or delete it to use numbers as names")
