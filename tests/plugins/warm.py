@@ -64,6 +64,7 @@ PATH = "PYTHONPATH"
 # PYTHONSAFEPATH: by what the commands do themselves. LD_LIBRARY_PATH: cv2 sets it when it is imported, for itself.
 FOLLOWED = {PATH, "PYTHONSAFEPATH", "LD_LIBRARY_PATH"}
 ROOM = 8192  # bytes for the command line that a forked process shows instead of the parent's
+ENVIRONMENT_ROOM = 32768  # and for its environment
 MEASURING = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")  # a forked process begins to measure by itself
 START = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
 COLD_POPEN = subprocess.Popen
@@ -167,6 +168,7 @@ def parent() -> Parent:
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
         environment = {name: value for name, value in os.environ.items() if name != PATH and name not in MEASURING}
+        environment["WARM_ROOM"] = " " * ENVIRONMENT_ROOM
         with theirs:
             process = COLD_POPEN(
                 command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
@@ -272,15 +274,19 @@ def become(wanted: dict[str, Any], descriptors: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def show(command: list[str]) -> None:
-    """Has /proc say this command line, which is where a process finds its own kind."""
-    content = b"".join(os.fsencode(part) + b"\0" for part in command)[:ROOM]
+def show(command: list[str], environment: Mapping[str, str]) -> None:
+    """Has /proc say this command line and environment, which is where a process is found."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    begin, end = int(fields[45]), int(fields[46])
-    ctypes.memset(begin, 0, ROOM)
+    begin, end, variables, last = (int(field) for field in fields[45:49])
+    content = b"".join(os.fsencode(part) + b"\0" for part in command)[:ROOM]
+    ctypes.memset(begin, 0, end - begin)
     ctypes.memmove(begin, content, len(content))
     if begin + len(content) <= end:  # only root may; else the line ends in zeros
         ctypes.CDLL(None).prctl(MEMORY_MAP, ARG_END, ctypes.c_ulong(begin + len(content)), 0, 0)
+    # Nothing lies there any more: os.environ has been emptied, and what was set since lies elsewhere.
+    said = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items())[: last - variables]
+    ctypes.memset(variables, 0, last - variables)
+    ctypes.memmove(variables, said, len(said))
 
 
 def bring_parent() -> None:
@@ -303,7 +309,7 @@ def run(wanted: dict[str, Any]) -> NoReturn:
     """The command, to its end."""
     bring_parent()
     signal.pthread_sigmask(signal.SIG_SETMASK, wanted["mask"])
-    show(wanted["shown"])
+    show(wanted["shown"], wanted["environment"])
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     for name, number in (("stdout", 1), ("stderr", 2)):
         raw = io.open(number, "wb", -1, closefd=False)  # noqa: SIM115, UP020

@@ -112,7 +112,7 @@ def test_a_server_that_is_killed_in_mid_run_loses_nothing(server, facts, tmp_pat
         tracker.close()
         ending = time.monotonic()
     assert time.monotonic() - ending < 40
-    assert caplog.text.count("is away (") == 2 and caplog.text.count("is back") == 1
+    assert caplog.text.count("is away (") == caplog.text.count("is back") == 1  # the second time within QUIET_S
     assert f"facenet-runs sync {tmp_path}" in caplog.text
     assert slowest < 0.01, "the step never waits for MLflow"
     assert mlflow.view(run_id).endswith("which does not answer now")
