@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet.addresses import masked
+from facenet.atomic import replacing
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, printable
 from facenet.failure import RankFailed, note_failure, noted_failures
 from facenet.launch import die_with_parent, launch
@@ -79,13 +81,15 @@ def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning:
 
 
 def attach_tables(run_dir: Path, sweep_dir: Path) -> None:
-    """Each run of a sweep shows what the others are."""
+    """Each run of a sweep shows what the others are: a copy, since nothing outside of a run's directory is sent."""
     from facenet.tracking.tracker import JournalTracker
 
     with contextlib.closing(JournalTracker(run_dir)) as tracker:
         for path in (sweep_dir / name for name in TABLES):
             if path.is_file():
-                tracker.artifact(path, "sweep")
+                with replacing(run_dir / path.name) as copy:
+                    shutil.copyfile(path, copy)
+                tracker.artifact(run_dir / path.name, "sweep")
 
 
 def main(run_dir: Path) -> tuple[int, dict[str, Any]]:
