@@ -6,11 +6,8 @@ import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +46,12 @@ class Ran:
 
 
 def run(directory: Path, *command: str, python: tuple[str, ...] = ()) -> Ran:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "FACENET_"))}
+    ours = ("FACENET_CACHE", "FACENET_TEST_PROCESS")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ours or not name.startswith(("MLFLOW_", "FACENET_"))
+    }
     arguments = [*python, str(BIN / command[0]), *command[1:]]
     done = subprocess.run(arguments, cwd=directory, env=environment, capture_output=True, text=True, timeout=600)
     return Ran(done.returncode, done.stdout, done.stderr, directory)
@@ -235,21 +237,10 @@ def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-@pytest.fixture(scope="module")
-def running(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ran]]]:
-    """All refused commands, two at a time: most of a command's two seconds is the import of torch."""
-    pool = ThreadPoolExecutor(2)
-    cases: dict[str, Any] = {**REFUSED, **REFUSED_BY_A_RANK}
-    yield {
-        name: pool.submit(run, tmp_path_factory.mktemp("ran"), *(part.format(inputs=inputs) for part in command))
-        for name, (command, *_) in cases.items()
-    }
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("name", REFUSED)
-def test_bad_input_is_refused_in_one_message(name: str, running: dict[str, Future[Ran]], inputs: Path):
-    ran, (_, message, left) = running[name].result(), REFUSED[name]
+def test_bad_input_is_refused_in_one_message(name: str, inputs: Path, tmp_path: Path):
+    command, message, left = REFUSED[name]
+    ran = run(tmp_path, *(part.format(inputs=inputs) for part in command))
     assert ran.code == 2, ran.err
     message = message.format(inputs=inputs)
     assert message in ran.err if name in ("in a sweep", "hostile checkpoint") else ran.err.startswith(message)
@@ -260,8 +251,9 @@ def test_bad_input_is_refused_in_one_message(name: str, running: dict[str, Futur
 
 
 @pytest.mark.parametrize("name", REFUSED_BY_A_RANK)
-def test_bad_input_that_a_rank_finds_is_refused_in_one_message(name: str, running: dict[str, Future[Ran]]):
-    ran, (_, message) = running[name].result(), REFUSED_BY_A_RANK[name]
+def test_bad_input_that_a_rank_finds_is_refused_in_one_message(name: str, inputs: Path, tmp_path: Path):
+    command, message = REFUSED_BY_A_RANK[name]
+    ran = run(tmp_path, *(part.format(inputs=inputs) for part in command))
     assert ran.code == 2, ran.err
     *log, last = ran.err.splitlines()
     assert last.startswith(message)
