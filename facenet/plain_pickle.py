@@ -308,7 +308,7 @@ def is_versions(versions: Any, machine: Machine) -> bool:
         return False
     layers = machine.copied(versions).values()
     return all(
-        type(layer) is dict and all(type(number) is int for number in machine.copied(layer).values())
+        type(layer) is dict and list(machine.copied(layer)) == ["version"] and type(layer["version"]) is int
         for layer in layers
     )
 
@@ -336,6 +336,7 @@ def with_attributes(machine: Machine, function: Any, _: Any, arguments: Any, __:
         type(function) is not Name
         or not function.text.startswith("torch._utils._rebuild_")
         or type(arguments) is not tuple
+        or len(arguments) > MOST_ARGUMENTS
     ):
         raise Refused("a tensor made by no function of torch")
     return function.make(machine, *arguments)
@@ -376,7 +377,7 @@ def encoded(machine: Machine, text: str, encoding: str) -> bytes:
 
 
 def numpy_type(_: Machine, code: Any, *__: Any) -> NumpyType:
-    code = code.decode("ascii") if type(code) is bytes else code
+    code = code.decode("ascii") if type(code) is bytes and len(code) == 2 else code
     if type(code) is not str or code not in NUMBERS:
         raise Refused("a numpy type that is no number's")
     return NumpyType(code)
@@ -384,7 +385,7 @@ def numpy_type(_: Machine, code: Any, *__: Any) -> NumpyType:
 
 def numpy_number(_: Machine, kind: Any, data: Any) -> float | int | bool:
     """As a number of Python's: a best score, mostly."""
-    if type(kind) is not NumpyType or type(data) not in (bytes, str):
+    if type(kind) is not NumpyType or type(data) not in (bytes, str) or len(data) > 8:
         raise Refused("a numpy number without type or value")
     raw = data if type(data) is bytes else data.encode("latin-1")
     found: float | int | bool = np.frombuffer(raw, f"<{kind.code}", 1)[0].item()

@@ -192,6 +192,30 @@ BOMBS = {
         b"(" + text("x" * 1000) + b"q\x00" + (b"c_codecs\nencode\nh\x00" + text("latin1") + b"\x86R") * 50 + b"t.",
         "again",
     ),
+    "one size again and again": (
+        b"(" + b"K\x01" * 2000 + b"tq\x00(" + b"ctorch\nSize\nh\x00\x85R" * 9 + b"t.",
+        "impossible shape",
+    ),
+    "one call's arguments again and again": (
+        b"(" + b"K\x01" * 2000 + b"tq\x00" + b"ccollections\nOrderedDict\nh\x00R.",
+        "it calls what is no name",
+    ),
+    "one list as a set again and again": (
+        b"]("
+        + b"".join(b"M" + struct.pack("<H", n) for n in range(2000))
+        + b"eq\x00("
+        + b"cbuiltins\nset\nh\x00\x85R" * 50
+        + b"t.",
+        "again and again",
+    ),
+    "one set of versions again and again": (
+        b"}("
+        + b"".join(text(str(n)) + b"}" for n in range(500))
+        + b"uq\x00("
+        + (b"ccollections\nOrderedDict\n)R}" + text("_metadata") + b"h\x00sb") * 50
+        + b"t.",
+        "again and again",
+    ),
     "ends early": (b"}q\x00", "IndexError|left over"),
 }
 
@@ -330,6 +354,14 @@ def test_archives_of_another_kind(tmp_path: Path) -> None:
         file.writestr("a/data.pkl", b"\x80\x02N.")
     with pytest.raises(Refused, match="two members of one name"):
         load(path)
+
+
+def test_state_dicts_take_versions_alone_with_them(tmp_path: Path) -> None:
+    """`assign_to_params_buffers` would put the file's own tensors, of any type, in the place of a network's."""
+    state = torch.nn.BatchNorm1d(3).state_dict()
+    state._metadata[""]["assign_to_params_buffers"] = 1  # type: ignore[attr-defined]
+    torch.save(state, tmp_path / "a.pt")
+    assert not hasattr(load(tmp_path / "a.pt"), "_metadata")
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
