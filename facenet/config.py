@@ -184,6 +184,12 @@ def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:
     return made(parts_of(checked, slot, of_others=of_others))
 
 
+COPYING = (
+    "TransformerEncoder",
+    "TransformerDecoder",
+)  # of torch.nn: a part without tensors, which are counted, a billion times
+
+
 def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
     """A copied node with a Part in place of each dict that has a `_target_`."""
     if isinstance(node, list):
@@ -210,6 +216,8 @@ def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
     if target is None:
         return values
     if of_others:
+        if getattr(target, "__name__", "") in COPYING:
+            raise UserError(f"{path}._target_: copies a part as often as a number says, which a checkpoint may not")
         values |= unsaid_sources(target, values)
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool):

@@ -211,7 +211,9 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, 
 def safe_path() -> dict[str, str]:
     """Variables that keep the working directory off the path of processes: off that of what libraries start by `python -m`, from Python 3.11 on, and
     where an empty entry of PYTHONPATH (`$PYTHONPATH:/mine` while it was unset) means it."""
-    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if "PYTHONPATH" not in os.environ:
+        return {"PYTHONSAFEPATH": "1"}
+    named = os.environ["PYTHONPATH"].split(os.pathsep)
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, named))}
 
 

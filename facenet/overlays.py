@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet.addresses import masked_address
 from facenet.errors import UserError, shown
 from facenet.plain import plain, yaml_text
-from facenet.slots import ANY, WORD, addresses_in, is_source, named_by
+from facenet.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by
 
 NAME = r"[A-Za-z0-9_][\w.\-]*"
 REFERENCE = r"\$\{\.*[A-Za-z_][\w\-]*(?:\.[\w\-]+|\[\w+\])*\}"
@@ -123,9 +123,11 @@ def in_hydra(place: str) -> bool:
 def fine_default(default: Any) -> bool:
     """Whether an entry of a list of defaults chooses by name, and nothing of Hydra's but a launcher or a sweeper."""
     if isinstance(default, str):
+        group, _, package = default.partition("@")
         return (
             CHOICE.fullmatch(default) is not None
             and ".." not in default
+            and in_its_place(group.rpartition("/")[0], package or None)
             and (
                 not in_hydra(default)
                 or (HYDRA_GROUP.fullmatch(default.rpartition("/")[0]) is not None and "@" not in default)
@@ -135,12 +137,31 @@ def fine_default(default: Any) -> bool:
         return False
     ((key, value),) = default.items()
     found = GROUP.fullmatch(key)
-    if found is None or ".." in key or (in_hydra(key) and not (HYDRA_GROUP.fullmatch(found[1]) and found[2] is None)):
+    if (
+        found is None
+        or ".." in key
+        or not in_its_place(found[1], found[2])
+        or (in_hydra(key) and not (HYDRA_GROUP.fullmatch(found[1]) and found[2] is None))
+    ):
         return False
     names = value if isinstance(value, list) else [] if value is None else [value]
     return all(
         isinstance(name, str) and CHOICE.fullmatch(name) and ".." not in name and not in_hydra(name) and "@" not in name
         for name in names
+    )
+
+
+def in_its_place(group: str, package: str | None) -> bool:
+    """Whether a file is put where its group is. What it may say depends on its place, which a package (`@_here_`, `@_global_`, `@data`) moves."""
+    return package is None or (group.startswith("/") and package == group[1:].replace("/", "."))
+
+
+def is_part(target: Any) -> bool:
+    """Whether a `_target_` is spelled as a class of ours or of a library's parts, or as a network of a zoo; a part's module may hold anything."""
+    return (
+        isinstance(target, str)
+        and named_by(ANY.names, target)
+        and (target.startswith(ZOOS) or target.rpartition(".")[2][:1].isupper())
     )
 
 
@@ -151,7 +172,7 @@ def value_problems(node: Any, path: str) -> Iterator[str]:
             at = f"{path}.{shown(key)}" if path else shown(key)
             if "$" in key or key == "()":
                 yield f"{at}: {ON_THE_COMMAND_LINE}"
-            elif key == "_target_" and not (isinstance(value, str) and named_by(ANY.names, value)):
+            elif key == "_target_" and not is_part(value):
                 yield f"{at}: {shown(str(value))!r} may not be built from a config"
             elif key == "resume" and not path and value not in (None, "auto", "null"):
                 yield f"{at}: names a run to write into; {ON_THE_COMMAND_LINE}"
@@ -219,7 +240,7 @@ def axis_problems(params: Any) -> Iterator[str]:
 def override_problems(key: str, value: Any) -> Iterator[str]:
     """Of what becomes an override: a value of facenet's own groups, or several."""
     found = OVERRIDE.fullmatch(key)
-    if found is None or in_hydra(key):
+    if found is None or in_hydra(key) or "@" in key:
         yield f"{shown(key)}: {ON_THE_COMMAND_LINE}"
         return
     place = re.split(r"[./]", found[1])

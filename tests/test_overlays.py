@@ -28,6 +28,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "package of a launcher": ("preset/x", "# @package hydra.launcher\nsetup: [touch was_here]"),
     "package by name": ("preset/hydra", "# @package _name_\nverbose: true"),
     "default into hydra": ("preset/x", G + "defaults: [/loss@hydra.launcher: triplet]"),
+    "default into its own place, a launcher's": ("hydra/launcher/x", "defaults: [facenet, /preset/quick@_here_]"),
+    "default to the root": ("preset/x", G + "defaults: [/extra/more@_global_]"),
+    "default to another group": ("preset/x", G + "defaults: [{/extra@data: more}]"),
+    "default to another group, relative": ("preset/x", G + "defaults: [{loss@loss: more}]"),
+    "function of a part's module": ("preset/x", G + "loss: {_target_: torch.nn.init.torch.hub.load, source: local}"),
     "default into hydra, relative": ("preset/x", G + "defaults: [{y@hydra.callbacks.x: z}]"),
     "default of a callback": ("preset/x", G + "defaults: [{override /hydra/callbacks: y}]"),
     "default of a logging": ("preset/x", G + "defaults: [{override /hydra/job_logging: y}]"),
@@ -255,6 +260,8 @@ def test_a_pickled_config_is_not_read(place: Path, monkeypatch: pytest.MonkeyPat
 
 
 RECORDED_REFUSED = [
+    "+preset@data=mine",
+    "loss@_global_=triplet",
     "hydra.callbacks.x._target_=os.system",
     "+hydra.callbacks.x={_target_:os.system}",
     "hydra.launcher.setup=[touch x]",

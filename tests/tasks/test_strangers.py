@@ -120,12 +120,20 @@ def test_a_checkpoint_of_plain_values_is_restored(tmp_path: Path) -> None:
         },
         {"_target_": FACENET, "trunk": TRUNK, "embedding_size": 10**5},
         {"_target_": FACENET, "trunk": TRUNK, "embedding_size": 10**9},
+        {
+            "_target_": FACENET,
+            "trunk": {
+                "_target_": "torch.nn.TransformerEncoder",
+                "encoder_layer": {"_target_": "torch.nn.Identity"},
+                "num_layers": 10**9,
+            },
+        },
     ],
-    ids=["layers", "a layer", "more than any memory"],
+    ids=["layers", "a layer", "more than any memory", "a part without tensors"],
 )
 def test_a_checkpoint_of_a_few_bytes_makes_no_large_network(backbone: dict[str, Any], tmp_path: Path) -> None:
     checkpoints.save(content(backbone), tmp_path / "c.pt")
-    with pytest.raises(UserError, match=r"far larger network than its weights|cannot be built"):
+    with pytest.raises(UserError, match=r"far larger network than its weights|cannot be built|as often as a number says"):
         restored(str(tmp_path / "c.pt"), None, "", "", 8)
 
 
