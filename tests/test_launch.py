@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from facenet.distributed import Distributed
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.failure import Failure, RankFailed, cause, note_failure, noted_failures
-from facenet.launch import launch
+from facenet.launch import launch, silent_end
 from facenet.stop import STOP_SIGNALS, StopFlag, postponed, stop_signals_raise
 from facenet.sweeps.settings import split
 
@@ -426,3 +427,11 @@ def test_a_rank_that_ends_badly_fails_the_run_on_record(tmp_path, end):
             f"log of rank 1: {tmp_path}/run/ranks/1.log"
         )
     assert processes_of(tmp_path / "run") == []
+
+
+def test_a_file_that_was_cut_while_it_was_mapped_is_named_as_the_cause(tmp_path):
+    rank = types.SimpleNamespace(number=1, code=-signal.SIGBUS, killed=False, ended=0.0, stood=lambda: "")
+    assert silent_end(tmp_path, rank).text == (
+        "killed by SIGBUS, as the kernel does when a file is cut or its disk fails while it is read "
+        "(a raw cache, a .rec pack): copy or make it again, without a traceback"
+    )

@@ -190,6 +190,13 @@ def test_a_damaged_image_is_unreadable_and_named_by_its_position(packed: Path) -
         (lambda p: overwrite(p / "train.rec", 32, struct.pack("<2f", 5, 3)), "record 0 says that identities are 5..2"),
         (lambda p: (p / "train.rec").rename(p / "a.rec"), "train.idx|a.idx: no such file"),
         (lambda p: (p / "identities.json").write_text("{"), "identities.json: damaged"),
+        (lambda p: (p / "identities.json").write_text("[" * 100_000), "identities.json: damaged"),
+        (
+            lambda p: (p / "identities.json").write_text(
+                json.dumps({"identities": [["a"], {}], "num_images": 4, "fingerprint": "x"})
+            ),
+            "belongs to another pack",
+        ),
         (lambda p: (p / "identities.json").write_text(json.dumps({"identities": ["a"], "num_images": 4})), "damaged \\('fing"),
         (lambda p: (p / "identities.json").write_text(OTHERS), "belongs to another pack"),
     ],
