@@ -42,7 +42,8 @@ def own(path: str | Path, flags: int) -> int:
     whoever made the directory may have put it there, and nothing is written into a pipe. Raises UserError that names it."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISCHR(mode):  # the system's own, such as /dev/null
             return descriptor
         os.close(descriptor)
         raise UserError(f"{path}: is no ordinary file; remove it or choose another directory")

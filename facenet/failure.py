@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -13,6 +14,15 @@ from pathlib import Path
 from facenet.addresses import masked
 from facenet.atomic import replacing
 from facenet.errors import Halted, UserError
+from facenet.files import text_of
+
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "rank": int,
+    "time": (int, float),
+    "user": bool,
+    "induced": bool,
+    "text": str,
+}
 
 
 class RankFailed(Exception):
@@ -60,7 +70,14 @@ def note_failure(run_dir: Path, rank: int, error: BaseException) -> None:
 
 
 def noted_failures(run_dir: Path) -> list[Failure]:
-    return [Failure.from_json(path.read_text(encoding="utf-8")) for path in sorted(run_dir.glob("failure-*.json"))]
+    """Those that `note_failure` left; what is none is passed over."""
+    found = []
+    for path in sorted(run_dir.glob("failure-*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            failure = Failure.from_json(text_of(path))
+            if all(isinstance(getattr(failure, name), kind) for name, kind in FIELDS.items()):
+                found.append(failure)
+    return found
 
 
 def one_line(text: str) -> str:

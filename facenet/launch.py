@@ -27,6 +27,7 @@ from facenet.atomic import own
 from facenet.distributed import Distributed
 from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, RankFailed, cause, noted_failures
+from facenet.files import text_of
 from facenet.stop import STOP_SIGNALS, StopFlag, Stopped, held_back, stop_signals, stop_signals_raise
 
 __all__ = ["RankFailed", "StopFlag", "Stopped", "launch", "stop_signals_raise"]
@@ -107,7 +108,7 @@ def local_store() -> Any:
 
 
 def result_of(run_dir: Path) -> Any:
-    return json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    return json.loads(text_of(run_dir / "result.json"))
 
 
 def run_ranks(

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from facenet.data.decode import DEFAULT, Decode
-from facenet.data.files import regular
 from facenet.data.identities import FolderFaces, ImageList
 from facenet.data.split import replace_text
 from facenet.errors import UserError, shown
+from facenet.files import regular
 from facenet.home import expanded
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from facenet.data import contents
 from facenet.data.contents import Contents
-from facenet.data.files import regular
 from facenet.data.identities import Indices, Pixels, decode_image, hex_digest
 from facenet.errors import UserError
+from facenet.files import regular
 from facenet.home import expanded
 
 MOST_STEPS = 1 << 23  # three for an image and its answer; the largest set of the field has 24,000 images

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facenet.data.files import regular
 from facenet.errors import UserError
+from facenet.files import regular
 
 LARGEST = 1 << 28  # characters; of several million pairs
 LONGEST_NUMBER = 9  # digits; Python refuses to convert thousands of them

@@ -86,7 +86,7 @@ def attach_tables(run_dir: Path, sweep_dir: Path) -> None:
 
     with contextlib.closing(JournalTracker(run_dir)) as tracker:
         for path in (sweep_dir / name for name in TABLES):
-            if path.is_file():
+            if path.is_file() and not path.is_symlink():
                 with replacing(run_dir / path.name) as copy:
                     shutil.copyfile(path, copy)
                 tracker.artifact(run_dir / path.name, "sweep")

@@ -14,6 +14,7 @@ from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.errors import UserError
 from facenet.failure import cause, noted_failures, one_line
+from facenet.files import text_of
 from facenet.tasks.changed import changes, moved
 from facenet.tasks.resume import same_images
 
@@ -44,7 +45,7 @@ def state_of(job_dir: Path, config: dict[str, Any]) -> State:
     if different := changes(before, config):
         return State("changed", note="; ".join(different))
     with contextlib.suppress(OSError, ValueError):
-        objective = finite(json.loads((job_dir / "result.json").read_text(encoding="utf-8"))["objective"])
+        objective = objective_in(job_dir / "result.json")
         elsewhere = moved(before, config)  # of a job that goes on its own command looks at the images
         if elsewhere and not same_images(job_dir, config):
             return State("changed", note="; ".join(elsewhere))
@@ -53,6 +54,14 @@ def state_of(job_dir: Path, config: dict[str, Any]) -> State:
         return State("failed", note=one_line(cause(failures).text))
     begun = (job_dir / "checkpoints" / "last.pt").is_file()
     return State("half-done", note="" if begun else "ended before its first checkpoint")
+
+
+def objective_in(path: Path) -> float | None:
+    """Raises OSError and ValueError for what is no result of a job."""
+    try:
+        return finite(json.loads(text_of(path))["objective"])
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: no result of a job") from error
 
 
 def finite(objective: float | None) -> float | None:

@@ -19,6 +19,7 @@ from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
+from facenet.files import text_of
 from facenet.home import expanded
 from facenet.slots import addresses_in, openings
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
@@ -270,8 +271,8 @@ def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:
 
 def stored_in(run_dir: Path) -> str | None:
     """The address that `remember_store` left, if it did; that of a database file from where it is now."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        told = json.loads((run_dir / STORE).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        told = json.loads(text_of(run_dir / STORE))
         uri = told["uri"] if isinstance(told["uri"], str) else None
         if uri and (database := sqlite_path(uri)) and not database.is_file() and "from_here" in told:
             moved = Path(os.path.normpath(run_dir.absolute() / told["from_here"]))

@@ -18,8 +18,10 @@ from typing import Any, BinaryIO
 
 from facenet.atomic import own
 from facenet.errors import UserError, shown
+from facenet.files import regular
 
 NAME = "metrics.jsonl"
+LONGEST = 10_000  # bytes of the first line
 LONGEST_MARK = 32  # digits
 FIELDS = {"metrics": ("step", "time"), "tag": ("value",), "artifact": ("folder",), "end": ("error", "time")}
 TYPES: dict[str, type] = {"metrics": dict, "step": int, "time": int}  # the others are text
@@ -79,8 +81,8 @@ def journals(folder: Path) -> list[Path]:
 
 def header(path: Path) -> Record:
     """The first line; empty where it is none of a journal."""
-    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
-        first = json.loads(file.readline())
+    with contextlib.suppress(OSError, ValueError, RecursionError), open(path, "rb", opener=regular) as file:
+        first = json.loads(file.readline(LONGEST))
         return first if isinstance(first, dict) else {}
     return {}
 

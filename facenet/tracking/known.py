@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shlex
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from facenet.addresses import masked_address
 from facenet.atomic import replacing
 from facenet.cache_dir import cache_dir
 from facenet.errors import UserError, shown
-from facenet.tracking.store import where
+from facenet.tracking.sqlite_file import address_of
+from facenet.tracking.store import sqlite_path, where
 
 NAME = "stores.json"
 
@@ -38,6 +42,18 @@ def remembered() -> set[str]:
         found = [] if path is None else json.loads(path.read_text(encoding="utf-8"))
         return {each for each in found if isinstance(each, str)} if isinstance(found, list) else set()
     return set()
+
+
+def check_place(uri: str, location: str) -> None:
+    """Raises UserError for the database that is found in the working directory where it would send the files of runs to a server: it may be
+    anybody's."""
+    found_here = uri == address_of(Path.cwd() / "mlflow.db") and "MLFLOW_TRACKING_URI" not in os.environ
+    if not found_here or urlsplit(location).scheme in ("", "file") or masked_address(uri) in remembered():
+        return
+    raise UserError(
+        f"{shown(str(sqlite_path(uri)))}: would send the files of a run to {shown(masked_address(location))}, and no command of yours has recorded a "
+        f"run in it here; if that is right, name it once: MLFLOW_TRACKING_URI={shlex.quote(uri)}"
+    )
 
 
 def check_named(named: object, origin: str, way: str) -> None:

@@ -14,7 +14,7 @@ from facenet.stop import postponed
 from facenet.tracking import journal
 from facenet.tracking.delivery import deliver
 from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, shortened
-from facenet.tracking.known import remember
+from facenet.tracking.known import check_place, remember
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
 from facenet.tracking.store import cause, mlflow_command, open_client, open_experiment, sqlite_path, usable
@@ -36,7 +36,7 @@ def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str 
     with contextlib.ExitStack() as stack:
         with usable(uri, WAY_OUT):
             client, experiment_id = open_experiment(uri, experiment)
-            remember(uri)
+            check_place(uri, client.get_experiment(experiment_id).artifact_location)
             path = None if run_id is None else take_up(client, uri, run_id, facts)
             with postponed():  # else a run could be marked as running that nobody ends
                 if run_id is None or path is None:
@@ -45,6 +45,7 @@ def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str 
                 else:
                     stack.enter_context(sent_until_its_end(uri, run_id, path))
                     mark_running(client, run_id, facts)
+            remember(uri)
         yield run_id, path
 
 
@@ -82,18 +83,19 @@ def begin(run_dir: Path, run_id: str, uri: str) -> Path:
 def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
     """The journal of an earlier run. What its process could not send is sent first."""
     try:
-        stage = client.get_run(run_id).info.lifecycle_stage
+        info = client.get_run(run_id).info
     except Exception as error:
         if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise UserError(
             f"resume: run {run_id} is not in MLflow at {addresses.masked_address(uri)}; set tracking.uri to its store, or tracking=none"
         ) from None
-    if stage == "deleted":
+    if info.lifecycle_stage == "deleted":
         raise UserError(
             f"resume: run {run_id} was deleted in MLflow at {addresses.masked_address(uri)}; bring it back with: "
             f"{mlflow_command(uri)} runs restore --run-id {run_id}, or set tracking=none"
         )
+    check_place(uri, info.artifact_uri)
     path = begin(facts.run_dir, run_id, uri)
     deliver(client, path)
     return path

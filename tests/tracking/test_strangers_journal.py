@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import pytest
 
 from facenet.addresses import masked_address
 from facenet.errors import UserError
+from facenet.failure import noted_failures
+from facenet.sweeps.job import TABLES, attach_tables
 from facenet.sweeps.runs import run_sync
+from facenet.sweeps.state import state_of
 from facenet.tasks import resume
 from facenet.tracking import delivery, journal, known
+from facenet.tracking.sqlite_file import address_of
 
 
 @pytest.fixture
@@ -112,3 +117,68 @@ def test_damaged_notes_of_stores_are_none(run_dir: Path, content: str):
     assert known.remembered() == set()
     known.remember("http://host/a")
     assert known.remembered() == {"http://host/a"}
+
+
+def test_tables_of_a_sweep_are_sent_from_the_jobs_own_directory(run_dir: Path):
+    for name in TABLES:
+        (run_dir.parent / name).write_text(f"text of {name}")
+    attach(run_dir)
+    assert attached(run_dir) == [f"text of {name}" for name in TABLES]
+
+
+def test_a_table_that_is_a_link_is_not_sent(run_dir: Path):
+    (run_dir.parent / TABLES[0]).symlink_to(run_dir.parent / "home" / "id_rsa")
+    attach(run_dir)
+    assert attached(run_dir) == []
+
+
+def attach(run_dir: Path) -> None:
+    journal.begin(run_dir, "a" * 32, None)
+    attach_tables(run_dir, run_dir.parent)
+
+
+def attached(run_dir: Path) -> list[str]:
+    names = [record["artifact"] for record, _ in journal.read(run_dir / journal.NAME) if "artifact" in record]
+    return [Path(path).read_text() for name in names for path in sent(run_dir, name)]
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:9/x", "s3://theirs/x", "ftp://user:secret@127.0.0.1/x"])
+def test_a_database_that_is_found_here_sends_no_files_to_a_server(
+    run_dir: Path, location: str, monkeypatch: pytest.MonkeyPatch
+):
+    uri = address_of(Path.cwd() / "mlflow.db")
+    with pytest.raises(UserError, match="would send the files of a run to .*: MLFLOW_TRACKING_URI=sqlite:") as raised:
+        known.check_place(uri, location)
+    assert "secret" not in str(raised.value)
+    known.check_place(uri, (run_dir / "files").as_uri())
+    known.check_place("http://host", location)  # which somebody named
+    with monkeypatch.context() as named:
+        named.setenv("MLFLOW_TRACKING_URI", uri)
+        known.check_place(uri, location)
+    known.remember(uri)
+    known.check_place(uri, location)
+
+
+DOORS = {
+    "metrics.jsonl": (journal.journals, []),
+    "tracking.json": (resume.stored_in, None),
+    "failure-0.json": (noted_failures, []),
+    "result.json": (lambda folder: state_of(folder, {"a": 1}).kind, "half-done"),
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "endless", "[]", "{}", "[" * 99_999, '{"objective": "x"}', "7"])
+@pytest.mark.parametrize("name", DOORS)
+def test_a_note_that_is_none_is_not_waited_for(run_dir: Path, name: str, kind: str):
+    (run_dir / "resolved.yaml").write_text("a: 1\n")
+    door, nothing = DOORS[name]
+    if kind == "pipe":
+        os.mkfifo(run_dir / name)
+    elif kind == "folder":
+        (run_dir / name).mkdir()
+    elif kind == "endless":
+        (run_dir / name).touch()
+        os.truncate(run_dir / name, 1 << 40)  # of zeros, which take no place
+    else:
+        (run_dir / name).write_text(kind)
+    assert door(run_dir) == nothing

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
+
+LARGEST = 10_000_000  # bytes of what commands note for each other
 
 
 def regular(path: str, flags: int) -> int:
@@ -19,3 +22,13 @@ def regular(path: str, flags: int) -> int:
             else OSError(errno.EINVAL, "not a regular file")
         )
     return file
+
+
+def text_of(path: Path) -> str:
+    """Of a note that a command left in its directory, which may be anybody's. Raises OSError for what is no regular file or larger than a note is,
+    ValueError for what is no text."""
+    with open(path, "rb", opener=regular) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"more than {LARGEST:,} bytes", str(path))
+    return content.decode("utf-8")
