@@ -133,7 +133,9 @@ def test_a_checkpoint_of_plain_values_is_restored(tmp_path: Path) -> None:
 )
 def test_a_checkpoint_of_a_few_bytes_makes_no_large_network(backbone: dict[str, Any], tmp_path: Path) -> None:
     checkpoints.save(content(backbone), tmp_path / "c.pt")
-    with pytest.raises(UserError, match=r"far larger network than its weights|cannot be built|as often as a number says"):
+    with pytest.raises(
+        UserError, match=r"far larger network than its weights|cannot be built|as often as a number says"
+    ):
         restored(str(tmp_path / "c.pt"), None, "", "", 8)
 
 
