@@ -100,6 +100,7 @@ def test_an_installation_shows_its_config_and_presets_from_anywhere(installed: P
 
 def test_an_installation_trains_from_anywhere(installed: Path, tmp_path: Path):
     tiny = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
+    tiny.append("backbone.trunk.width=0.25")
     quiet = ["trainer.max_steps=2", "benchmark=none", "tracking=none", "hydra.run.dir=here"]
     command = [sys.executable, "-c", "from facenet.cli import train; train()", *tiny, *quiet]
     out = run(tmp_path, *command, PYTHONPATH=str(installed), OMP_NUM_THREADS="1")

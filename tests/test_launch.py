@@ -28,6 +28,7 @@ from facenet.sweeps.settings import split
 JOB = [
     *("data.num_identities=8", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"),
     *("data.num_workers=1", "data.val_images=0.0", "benchmark=none", "accelerator=cpu", "trainer.log_every=1"),
+    "backbone.trunk.width=0.25",
 ]
 # Each rank imports this at its start: it runs FACENET_TEST_FAULT before the third step, and keeps its parameters after each.
 SITE = """

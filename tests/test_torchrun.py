@@ -23,6 +23,7 @@ BIN = Path(sys.executable).parent
 JOB = [
     *("data.num_identities=8", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"),
     *("data.num_workers=1", "data.val_images=0.0", "benchmark=none", "accelerator=cpu", "trainer.log_every=1"),
+    "backbone.trunk.width=0.25",
     *("trainer.max_steps=3", "hydra.run.dir=run"),
 ]
 TWO = ["--nproc-per-node=2", "--max-restarts=0"]

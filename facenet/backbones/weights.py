@@ -119,7 +119,7 @@ def another_network(
     differ = [f"{name} {shapes[name]} instead of {tuple(own[name].shape)}" for name in needed if name in shapes]
     problems = [f"{len(absent)} of its tensors are absent, first {absent[0]}"] if absent else []
     problems += [f"{len(differ)} have another shape, first {differ[0]}"] if differ else []
-    advice = f"the file begins with {first_name}; choose the backbone and input size that it was made for"
+    advice = f"the file begins with {first_name}; choose the backbone, width and input size that it was made for"
     return f"weights: {path} does not fill this network: {'; '.join(problems)}; {advice}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from facenet.data import contents
 from facenet.data.identities import Subset
 from facenet.engine.whole import misfit
 from facenet.errors import UserError
+from facenet.slots import locate
 from facenet.tasks.plan import Material
 
 log = logging.getLogger(__name__)
@@ -60,11 +62,28 @@ def differences(before: Any, now: Any) -> list[str]:
 def differing(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Each key with its line."""
     if isinstance(before, dict) and isinstance(now, dict):
+        unsaid = unsaid_values(before, now, path)
         for key in dict.fromkeys([*before, *now]):
-            inner = f"{path}.{key}" if path else str(key)
-            yield from differing(before.get(key, "absent"), now.get(key, "absent"), inner)
+            inner, default = f"{path}.{key}" if path else str(key), unsaid.get(key, "absent")
+            yield from differing(before.get(key, default), now.get(key, default), inner)
     elif before != now:
         yield path, f"{path}: was {before}, is {now}"
+
+
+def unsaid_values(before: dict[str, Any], now: dict[str, Any], path: str) -> dict[str, Any]:
+    """What their one target takes where a node does not say it: an option that is newer than a run makes no other training of it."""
+    target = now.get("_target_")
+    if target is None or target != before.get("_target_") or before.keys() == now.keys():
+        return {}
+    try:
+        parameters = inspect.signature(locate(target, path)).parameters
+    except (UserError, ValueError):  # another part of a config than those that are built; a builtin without a signature
+        return {}
+    return {
+        name: each.default
+        for name, each in parameters.items()
+        if isinstance(each.default, bool | int | float | str | None)
+    }
 
 
 def samples(material: Material, seed: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ FLAGS = (
 )
 AXES = ("optimizer.lr=3e-4,3e-3", "data.batch_size=12,24")
 TINY = (
+    "backbone.trunk.width=0.25",
     *("backbone=mobilenet_v1", "loss=triplet_ce", "sampler=triplet", "augment=flip", "preprocess=letterbox"),
     *("optimizer=adam", "schedule=constant", "precision=fp32", "accelerator=cpu", "backbone.trunk.init=kaiming"),
     *("data.num_identities=12", "data.images_per_identity=16", "data.image_size=32", "data.val_images=0.1"),

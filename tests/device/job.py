@@ -93,9 +93,11 @@ class Narrow(nn.Sequential):
         super().__init__(convolution(3, 8, 2), separable(8, 16, 1), separable(16, 32, 2))
 
 
-def network(*, whole: bool = False, dropout: float = 0.0) -> FaceNet:
+def network(*, width: float | None = None, dropout: float = 0.0) -> FaceNet:
+    """All of MobileNetV1 at this width, or its first layers."""
     torch.manual_seed(0)
-    return FaceNet(trunk=MobileNetV1(init="kaiming") if whole else Narrow(), embedding_size=32, dropout=dropout)
+    trunk = Narrow() if width is None else MobileNetV1(width=width, init="kaiming")
+    return FaceNet(trunk=trunk, embedding_size=32, dropout=dropout)
 
 
 def make_trainer(
@@ -103,13 +105,13 @@ def make_trainer(
     *,
     optimizer: str = "sgd",
     log_every: int = 1,
-    whole: bool = False,
+    width: float | None = None,
     dropout: float = 0.0,
     head: str = "whole",
     distributed: Distributed | None = None,
     clip_grad_norm: float | None = None,
 ) -> Trainer:
-    embedder = network(whole=whole, dropout=dropout)
+    embedder = network(width=width, dropout=dropout)
     loss = LossMix(
         terms={
             "ce": {"weight": 1.0, "loss": HEADS[head]()},

@@ -24,6 +24,7 @@ TINY = (
     "optimizer=adam",
     "backbone=mobilenet_v1",
     "backbone.trunk.init=kaiming",
+    "backbone.trunk.width=0.25",
     "data.num_identities=12",
     "data.images_per_identity=4",
     "data.image_size=32",
@@ -161,6 +162,7 @@ def test_a_plugin_without_a_card_is_passed_over_and_refused_by_name(simulated, t
 def test_processes_without_memory_end_the_job_with_advice(simulated, tmp_path):
     """A rank that tries smaller batches must not wait for the others, nor they for it."""
     big = ["data.batch_size=48", "data.image_size=64", "benchmark=none", "tracking=none", "distributed=ddp"]
+    big.append("backbone.trunk.width=1.0")
     limit = str(60 * 2**20)  # the network and its gradients, and not 24 images
     done = command("train", tmp_path / "run", "accelerator=sdaa", *TINY, *big, SDAA_SIM_MEMORY_LIMIT=limit)
     assert done.returncode == 2, done.stdout + done.stderr

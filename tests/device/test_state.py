@@ -119,10 +119,10 @@ def test_the_type_that_torch_has_for_it_is_told_too(device, simulated):
 
 def test_no_memory_for_the_state_of_the_optimizer_is_told_too(device, simulated):
     """Adam makes its averages in its first step, when the activations are gone again: two copies of all weights."""
-    trainer = make_trainer(device, optimizer="adam", whole=True)
+    trainer = make_trainer(device, optimizer="adam", width=1.0)
     trainer.train_epoch(batches(1, size=2), Progress())
     weights = sum(parameter.numel() * 4 for parameter in trainer.bare_module.parameters())
-    again = make_trainer(device, optimizer="adam", whole=True)
+    again = make_trainer(device, optimizer="adam", width=1.0)
     del trainer
     simulated.limit_memory(device.memory().allocated + int(2.5 * weights))
     with pytest.raises(UserError, match="out of memory"):

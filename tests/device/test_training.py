@@ -30,11 +30,11 @@ def fp16_everywhere(monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "optimizer", "options"),
     [
-        ("fp32", "sgd", {"whole": True}),
+        ("fp32", "sgd", {"width": 1.0}),
         ("fp32", "adam", {}),
         ("fp32", "adam", {"head": "sampled"}),
         ("fp32", "muon", {}),
-        ("bf16", "sgd", {"whole": True}),
+        ("bf16", "sgd", {"width": 1.0}),
         ("bf16", "muon", {}),
         ("fp16", "sgd", {}),
         ("fp16", "adam", {}),
@@ -68,7 +68,7 @@ def test_sixteen_bits_train_to_a_loss_near_that_of_float32(device_name):
 
 def test_the_work_is_done_on_the_device(simulated):
     with start("sdaa") as device:
-        trainer = make_trainer(device, optimizer="adam", log_every=100, whole=True)
+        trainer = make_trainer(device, optimizer="adam", log_every=100, width=0.25)
         trainer.train_epoch(batches(1), Progress())
         simulated.count_ops(True)
         trainer.train_epoch(batches(2), Progress(step=1))

@@ -17,6 +17,7 @@ TINY = (
     "data.num_identities=12",
     "data.images_per_identity=8",
     "data.image_size=32",
+    "backbone.trunk.width=0.25",
     "data.batch_size=12",
     "data.val_identities=0.34",
     "data.num_workers=1",

@@ -20,6 +20,7 @@ COMMAND = (
     "data.num_identities=12",
     "data.images_per_identity=8",
     "data.image_size=32",
+    "backbone.trunk.width=0.25",
     "data.batch_size=12",
     "data.num_workers=1",
     "benchmark=none",

@@ -321,6 +321,16 @@ def test_a_size_that_follows_another_follows_it(compose_train):
     assert resume.overlaid(stored, composed, ["optimizer.lr=0.1"])["preprocess"]["size"] == [32, 32]
 
 
+def test_an_option_that_is_newer_than_the_run_makes_no_other_training_of_it(compose_train):
+    config, before = compose_train("backbone=mobilenet_v1"), compose_train("backbone=mobilenet_v1")
+    del before["backbone"]["trunk"]["width"]
+    assert changed.changes(before, config) == changed.changes(config, before) == []
+    config["backbone"]["trunk"]["width"] = 0.5
+    assert changed.changes(before, config) == ["backbone.trunk.width: was 1.0, is 0.5"]
+    before["backbone"]["trunk"]["_target_"] = "facenet.backbones.inception_resnet_v1.InceptionResNetV1"
+    assert "backbone.trunk.width: was absent, is 0.5" in changed.changes(before, config)
+
+
 def test_what_is_pending_is_adopted_where_a_checkpoint_was_written_after_it(place):
     run = place / "run"
     for later, expected in ((False, "old"), (True, "new")):

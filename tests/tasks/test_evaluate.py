@@ -11,6 +11,7 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks.evaluate import run_evaluation
 
+OTHERS = ["data.image_size=32", "backbone.trunk.width=0.25"]  # what `weights` do not say of themselves
 PAIRS = ["benchmark=heldout", "benchmark.num_pairs=60", "benchmark.num_folds=3"]
 
 
@@ -100,7 +101,7 @@ def test_each_checkpoint_repeats_its_own_metrics(tiny_run, evaluated):
 def test_weights_made_elsewhere_give_what_the_checkpoint_gives(last, weights, lfw, evaluated, tmp_path):
     of_checkpoint = evaluated(f"checkpoint={last}", "benchmark=lfw", f"benchmark.root={lfw}", run_dir=tmp_path / "a")
     of_weights = evaluated(
-        f"weights={weights}", "benchmark=lfw", f"benchmark.root={lfw}", "data.image_size=32", run_dir=tmp_path / "b"
+        f"weights={weights}", "benchmark=lfw", f"benchmark.root={lfw}", *OTHERS, run_dir=tmp_path / "b"
     )
     assert of_weights == of_checkpoint and of_weights["num_pairs"] == 16
     assert len(of_weights["fold_accuracies"]) == 2 and np.isfinite(of_weights["auc"])
@@ -193,7 +194,7 @@ def test_what_does_not_go_together(evaluated, lfw, overrides, said):
 
 def test_weights_made_elsewhere_have_no_held_out_identities(weights, evaluated):
     with pytest.raises(UserError, match="weights made elsewhere name no training data; use benchmark=lfw"):
-        evaluated(f"weights={weights}", "data.image_size=32", *PAIRS)
+        evaluated(f"weights={weights}", *OTHERS, *PAIRS)
 
 
 def test_nothing_to_test_on(last, evaluated):

@@ -16,7 +16,7 @@ from facenet.tasks.train import run
 
 REFERENCE = ["single_spa", "single_card", "reference_as_shipped"]
 NUM_IDENTITIES, EACH = 12, 20
-SMALL = ["backbone=mobilenet_v1", "data.image_size=32"]
+SMALL = ["backbone=mobilenet_v1", "backbone.trunk.width=0.25", "data.image_size=32"]
 
 
 @pytest.fixture(scope="module")

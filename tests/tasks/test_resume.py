@@ -140,6 +140,7 @@ def test_another_division_of_the_work_starts_the_epoch_again_and_is_on_record(
     started, finished, tiny, tmp_path, overrides, changed, plan
 ):
     run_dir, job = tmp_path / "run", [*tiny, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "trainer.log_every=1"]
+    job.append("backbone.trunk.width=1.0")  # the signal has six steps to come in
     process = started("facenet-train", run_dir, *job, "trainer.epochs=3")
     wait_for_step(run_dir, 6, process)
     process.send_signal(signal.SIGTERM)

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-LONG = ("trainer.epochs=6", "trainer.log_every=1", "tracking=mlflow")
+# The whole network: its steps last long enough to be hit by a signal.
+LONG = ("trainer.epochs=6", "trainer.log_every=1", "tracking=mlflow", "backbone.trunk.width=1.0")
 MEASURED = ("train/images_per_s", "system/")  # of the machine, not of the training
 
 

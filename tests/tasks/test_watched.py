@@ -129,6 +129,7 @@ def test_shuffled_labels_are_learned_and_do_not_transfer(watched, tmp_path):
         *("loss=ce", "sampler=shuffle", "backbone.dropout=0.0", "trainer.epochs=60", "trainer.evaluate_every=5"),
         *("optimizer.lr=3e-3", "augment=none", "watch.benchmark_accuracy=0.65", "schedule=constant"),
         "watch.train_accuracy=0.8",  # of 12 labels; at this lr it goes up and down about 0.9
+        "backbone.trunk.width=1.0",  # a narrow network does not come to that in 60 epochs
     )
     assert "on training identities and 0." in tags["generalisation"]
 

@@ -134,6 +134,7 @@ def test_a_server_that_is_killed_in_mid_run_loses_nothing(server, facts, tmp_pat
 def test_a_password_on_the_command_line_is_shown_and_kept_nowhere(server, tmp_path):
     job = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
     job += ["trainer.max_steps=2", "benchmark=none", "accelerator=cpu", "data.num_workers=1"]
+    job.append("backbone.trunk.width=0.25")
     store = f"tracking.uri=http://me:hunter2@127.0.0.1:{server.port}"
     command = [
         str(Path(sys.executable).parent / "facenet-train"),
