@@ -19,6 +19,7 @@ class Guarded(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         told = copy.copy(record)
         told.msg, told.args = indented(printable(masked(record.getMessage()))), ()
+        record.message = told.msg  # as every formatter of logging leaves it
         if record.exc_info or record.exc_text:
             told.exc_text = printable(masked(record.exc_text or self.formatException(record.exc_info)))  # type: ignore[arg-type]
             told.exc_info = None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 from facenet.tracking.store import open_client
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 ALIAS = "candidate"  # models:/NAME@candidate is the newest; who approves one moves an alias of their own
 
 
@@ -21,8 +25,7 @@ def register(uri: str, run_id: str, name: str, network: Any, example: Any) -> st
 
     logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
     client = open_client(uri)
-    mlflow.set_tracking_uri(uri)
-    with mlflow.start_run(run_id=run_id):
+    with current_store(uri), mlflow.start_run(run_id=run_id):
         logged = mlflow.pytorch.log_model(
             network,
             name="model",
@@ -36,3 +39,21 @@ def register(uri: str, run_id: str, name: str, network: Any, example: Any) -> st
     client.set_registered_model_alias(name, ALIAS, version)
     client.update_run(run_id, status="RUNNING")
     return version
+
+
+@contextlib.contextmanager
+def current_store(uri: str) -> Iterator[None]:
+    """What MLflow's functions without a client use; afterwards what they used before, in this process and in the environment of others, so
+    that the next job of a sweep does not record there."""
+    import mlflow
+
+    before, variable = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        if variable is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = variable

@@ -1,5 +1,6 @@
 """Watchdogs on whole runs: those that were built to go wrong, each in one way, and one that is well."""
 
+import contextlib
 import io
 import json
 import os
@@ -44,7 +45,8 @@ def watched(compose, tmp_path):
         run_dir.mkdir()
         journal.begin(run_dir, "a run", "nowhere")
         config = compose("tracking=mlflow", *overrides)
-        train.run(config, run_dir=run_dir, run_id="a run", stop=StopFlag(30.0))
+        with contextlib.closing(StopFlag(30.0)) as stop:
+            train.run(config, run_dir=run_dir, run_id="a run", stop=stop)
         return tags_of(run_dir)
 
     return run

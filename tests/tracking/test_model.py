@@ -7,6 +7,7 @@ from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.transforms import Preprocess
 from facenet.tasks.registration import Deployable
 from facenet.tracking.choice import MlflowTracking
+from facenet.tracking.model import current_store
 
 
 @pytest.mark.slow
@@ -27,8 +28,8 @@ def test_the_best_network_is_registered_and_computes_the_same(own, facts):
         assert client.get_run(run_id).info.status == "FINISHED"
         found = client.get_model_version_by_alias("faces", "candidate")
         assert (str(found.version), found.run_id) == (version, run_id)
-    mlflow.set_tracking_uri(own.uri)
-    loaded = mlflow.pyfunc.load_model("models:/faces@candidate")
+    with current_store(own.uri):
+        loaded = mlflow.pyfunc.load_model("models:/faces@candidate")
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     with torch.no_grad():
         expected = embedder(preprocess.normalize(torch.from_numpy(images))).numpy()
