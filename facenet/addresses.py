@@ -48,11 +48,19 @@ def masked_address(text: str) -> str:
     if text.lower().startswith("pipe:"):
         return f"pipe:{HIDDEN}"
     if not re.match(SCHEME, text):
-        return in_text(text)
+        return odd_masked(in_text(text))
     parts = LISTED.split(text)  # address, what joins it to the next, address, ...
     if re.search(r"[?#@]", parts[0]) and parts[1:2] == [""]:  # within a query, or a password
         parts = [text]
     return "".join(part if position % 2 else one_masked(part) for position, part in enumerate(parts))
+
+
+def odd_masked(text: str) -> str:
+    """Of what becomes an address when its braces are expanded, or would be one with the scheme that was forgotten."""
+    if re.search(r"[{}]\S*:(?:/|\{)|:\{?/\{?/\S*[{}]", text):
+        text = re.sub(r"[?#;][^\s'\"{}]*", f"?{HIDDEN}", text)
+        return re.sub(r"(?<=[/}])[^\s/@{}]*@", f"{HIDDEN}@", text)
+    return re.sub(r"^(//)?[^\s/@:]*:[^\s/@]*@(?=[\w.\-]+(?::\d+)?(?:/|$))", rf"\1{HIDDEN}@", text)
 
 
 def one_masked(address: str) -> str:

@@ -140,6 +140,7 @@ def train_job(composed: DictConfig) -> float | None:
 
     settings = HydraConfig.get()
     resolved = config.resolve(composed)
+    overlays.check_composed(resolved)
     sweep = settings_of(resolved)
     overrides, (values, _) = list(settings.overrides.task), split(resolved)
     if settings.mode == RunMode.MULTIRUN:  # under another launcher than facenet's
@@ -176,7 +177,9 @@ def evaluate_job(composed: DictConfig) -> float:
     from facenet.tasks.evaluate import run_evaluation
 
     overrides = list(HydraConfig.get().overrides.task)
-    return run_evaluation(config.resolve(composed), run_dir=output_dir(), overrides=overrides)
+    resolved = config.resolve(composed)
+    overlays.check_composed(resolved)
+    return run_evaluation(resolved, run_dir=output_dir(), overrides=overrides)
 
 
 def output_dir() -> Path:

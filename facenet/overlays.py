@@ -65,6 +65,19 @@ def install() -> None:
     SourcesRegistry.instance().types |= {"file": DirectoryFiles, "pkg": PackageFiles}
 
 
+files_read: list[Path] = []  # of directories, by this process
+
+
+def check_composed(config: dict[str, Any]) -> None:
+    """Raises UserError for an address that references of a directory's file have joined, each part of which is none."""
+    for path, address in addresses_in(config, "") if files_read else ():
+        hidden = masked_address(address)
+        if not any(hidden in argument for argument in sys.argv[1:]):
+            raise UserError(
+                f"{path}={shown(hidden)}: is not what the command line says; an address is only opened when it does; add {path}=..."
+            )
+
+
 class DirectoryFiles(FileConfigSource):
     """Hydra's source of YAML files, which composes what has passed `problems_of` and nothing else. Raises UserError."""
 
@@ -79,6 +92,7 @@ class DirectoryFiles(FileConfigSource):
         content = plain(OmegaConf.to_container(config), str(path))
         for problem in problems_of(content, config_path.removesuffix(".yaml"), header.get("package")):
             raise UserError(f"{path}: {problem}")
+        files_read.append(path)
         return ConfigResult(config=config, path=f"{self.scheme()}://{self.path}", provider=self.provider, header=header)
 
 
@@ -247,7 +261,23 @@ def override_problems(key: str, value: Any) -> Iterator[str]:
     if "$" in str(value):
         yield f"{key}: {shown(str(value))!r} refers to something; {ON_THE_COMMAND_LINE}"
     path, own = ".".join(place[:-1]), place[-1]
-    yield from value_problems({own: value}, path)
+    for each in spelled(value) if isinstance(value, str) else [value]:
+        yield from value_problems({own: each}, path)
+
+
+def spelled(text: str) -> list[Any]:
+    """The values that Hydra makes of the text of an override: dicts and lists can be spelled so, and several joined by commas."""
+    try:
+        override = OverridesParser.create().parse_override(f"x={text}")
+        if not override.is_sweep_override():
+            return [plain(override.value(), "x")]
+        if not override.is_discrete_sweep():
+            return [text]
+        return [
+            value for each in override.sweep_string_iterator() for value in (spelled(each) if each != text else [each])
+        ]
+    except (HydraException, OmegaConfBaseException, UserError):
+        return [text]
 
 
 def setting_problems(node: Any, path: str) -> Iterator[str]:

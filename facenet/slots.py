@@ -171,7 +171,11 @@ def openings(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def is_source(key: str, value: Any) -> bool:
-    """A share such as drop_path=0.1 is none, nor is what is switched off."""
+    """A share such as drop_path=0.1 is none, nor are sizes and counts, nor is what is switched off."""
+    if key.startswith("num_") or (
+        isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value)
+    ):
+        return False
     return SOURCES.fullmatch(key) is not None and not (value is None or type(value) is float or value == 0)
 
 

@@ -157,3 +157,23 @@ def test_any_password_anywhere(draw: int) -> None:
     )
     found = masked_address(form)
     assert found == shown if shown else "Zq7" not in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{http,http}://127.0.0.1:9/a.tar?sig=TOPSECRET",
+        "http:{//u:TOPSECRET@h/a,//u:TOPSECRET@h/b}.tar",
+        "http:/{/}u:TOPSECRET@h/a.tar",
+        "//u:TOPSECRET@host/x",
+        "u:TOPSECRET@host:5000/x",
+    ],
+)
+def test_what_only_becomes_an_address_is_masked_too(text: str) -> None:
+    hidden = addresses.kept({"a": text})["a"]
+    assert "TOPSECRET" not in hidden and addresses.restored({"a": hidden}) == {"a": text}
+
+
+@pytest.mark.parametrize("text", ["data/{000..010}.tar", "C:/faces@home/x", "a:b", "12:30", "me@host.org", "{a,b}/c?d"])
+def test_what_is_no_address_stays(text: str) -> None:
+    assert addresses.kept({"a": text}) == {"a": text}

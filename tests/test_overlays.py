@@ -32,6 +32,16 @@ REFUSED: dict[str, tuple[str, str]] = {
     "default to the root": ("preset/x", G + "defaults: [/extra/more@_global_]"),
     "default to another group": ("preset/x", G + "defaults: [{/extra@data: more}]"),
     "default to another group, relative": ("preset/x", G + "defaults: [{loss@loss: more}]"),
+    "text of a dict in an axis": (
+        "preset/x",
+        G
+        + "hydra: {sweeper: {params: {'++backbone.trunk': '{_target_: timm.create_model, checkpoint_path: /x.pth}'}}}",
+    ),
+    "texts of dicts in an axis": (
+        "preset/x",
+        G
+        + "hydra: {sweeper: {params: {'backbone.trunk': '{width: 1},{_target_: timm.create_model, model_name: hf-hub:a/b}'}}}",
+    ),
     "function of a part's module": ("preset/x", G + "loss: {_target_: torch.nn.init.torch.hub.load, source: local}"),
     "default into hydra, relative": ("preset/x", G + "defaults: [{y@hydra.callbacks.x: z}]"),
     "default of a callback": ("preset/x", G + "defaults: [{override /hydra/callbacks: y}]"),
@@ -261,6 +271,7 @@ def test_a_pickled_config_is_not_read(place: Path, monkeypatch: pytest.MonkeyPat
 
 RECORDED_REFUSED = [
     "+preset@data=mine",
+    "++backbone.trunk={_target_: timm.create_model, checkpoint_path: /tmp/x.pth}",
     "loss@_global_=triplet",
     "hydra.callbacks.x._target_=os.system",
     "+hydra.callbacks.x={_target_:os.system}",
@@ -340,3 +351,19 @@ def test_an_address_of_a_file_is_opened_when_the_command_says_it(place: Path, mo
         composed("preset=mine")
     monkeypatch.setattr(sys, "argv", ["facenet-train", "preset=mine", "tracking.uri=http://team:5000"])
     assert composed("preset=mine").tracking.uri == "http://team:5000"
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_an_address_that_references_join_is_opened_when_the_command_says_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    joined = {"tracking": {"uri": "http://127.0.0.1:9/a", "experiment": "http:"}}
+    monkeypatch.setattr(overlays, "files_read", [place / "preset" / "x.yaml"])
+    monkeypatch.setattr(sys, "argv", ["facenet-train", *(["tracking.uri=http://127.0.0.1:9/a"] if said else [])])
+    if said:
+        overlays.check_composed(joined)
+    else:
+        with pytest.raises(UserError, match="tracking.uri=http://127.0.0.1:9/a: is not what the command line says"):
+            overlays.check_composed(joined)
+    monkeypatch.setattr(overlays, "files_read", [])  # nothing of a directory's
+    overlays.check_composed(joined)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from facenet import config as configs
+from facenet import slots
 from facenet.backbones.embedder import FaceNet
 from facenet.config import build
 from facenet.errors import UserError
@@ -373,3 +374,19 @@ def test_the_preprocessing_of_a_checkpoint_opens_nothing_either() -> None:
     build(PREPROCESS, "preprocess", of_others=True)
     with pytest.raises(UserError, match="would open"):
         build({**PREPROCESS, "mean": [{"url": "http://x"}]}, "preprocess", of_others=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "source"),
+    [
+        ("pretrained_window_sizes", [12, 12, 12, 6], False),
+        ("pretrained_window_sizes", (0, 0, 0, 0), False),
+        ("num_paths", 2, False),
+        ("drop_path", 0.1, False),
+        ("pretrained_cfg", {"url": "x"}, True),
+        ("checkpoint_path", "x", True),
+        ("pretrained", 1, True),
+    ],
+)
+def test_sizes_and_counts_are_no_sources(key: str, value: object, source: bool) -> None:
+    assert slots.is_source(key, value) is source

@@ -34,6 +34,8 @@ from PIL import Image
 from facenet.data.jpeg import MOST_SCANS, START, scans, too_many_scans
 from facenet.errors import UserError
 
+RUN_LENGTHS = (1, 2)  # how a BMP says that it is packed so; Pillow unpacks it in Python, 4 million pixels a second
+LARGEST_RUNS = 8_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 PILLOWS_LIMIT = 178_956_970  # pixels of an image in memory; Pillow's own
 LARGEST = 1 << 28  # pixels of a JPEG in its file
@@ -93,6 +95,8 @@ class Decode:
                 reduce(image, self.max_pixels)
         if image.format == "TIFF" and tile_pixels(image) > max(self.max_pixels, LEAST_TILE):
             raise ValueError(f"a tile of {tile_pixels(image):,} pixels is more than data.max_pixels={self.max_pixels}")
+        if image.info.get("compression") in RUN_LENGTHS and size[0] * size[1] > LARGEST_RUNS:
+            raise ValueError(f"{size[0]} x {size[1]} pixels in run lengths take too long; save it as PNG")
         if image.width * image.height > self.max_pixels:
             image.close()
             raise ValueError(f"{size[0]} x {size[1]} pixels are more than data.max_pixels={self.max_pixels}")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from facenet import config as configs
 from facenet.failure import RankFailed
+from facenet.overlays import check_composed
 from facenet.sweeps.plans import Job
 from facenet.sweeps.pool import Outcome
 from facenet.sweeps.session import Session
@@ -41,6 +42,7 @@ def jobs_of(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Se
         with open_dict(composed):
             composed.hydra.job.num = num
         values, _ = split(configs.resolve(without_hydra(composed)))
+        check_composed(values)
         changed = {key: value for key, _, value in (item.partition("=") for item in given) if key in axes}
         directory = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
         jobs.append(Job(num=num, overrides=list(given), changed=changed, config=values, directory=directory))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import RunFacts
 
 log = logging.getLogger(__name__)
+MOST_DRAWN = 10_000_000  # faces
 PLACES = ("root", "list", "within", "path", "shards")
 
 
@@ -144,6 +146,11 @@ def heldout_data(config: dict[str, Any], places: dict[str, str]) -> Data:
                 f"benchmark=heldout: {path}={shown(masked_address(address))} is an address that only the checkpoint names, which is not opened on "
                 f"its word; say it again on the command line, {path}=..., or use benchmark=lfw"
             )
+    numbers = [node.get(name, 1) for name in ("num_identities", "images_per_identity")]
+    if not all(isinstance(each, int) for each in numbers) or math.prod(numbers) > MOST_DRAWN:
+        raise UserError(
+            "benchmark=heldout: damaged checkpoint, its data are more drawn faces than any run has; use benchmark=lfw"
+        )
     data = configs.build(node, "data")
     if not isinstance(data, Data):
         raise UserError("benchmark=heldout: damaged checkpoint, its config has no data; use benchmark=lfw")

@@ -30,6 +30,9 @@ class Restored:
     content: dict[str, Any]
 
 
+LARGEST_SIDE = 4096  # pixels of a preprocessed face
+
+
 class AsLargeAs(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, a network is made that has not many times the tensors or the bytes of these: a few numbers of a config could ask for any."""
 
@@ -73,6 +76,10 @@ def network_in(content: dict[str, Any], path: str) -> Restored:
             nodes[name] = configs.build(content["config"].get(name), name, of_others=True)
         if not isinstance(nodes[name], kind):
             raise UserError(f"checkpoint={path}: damaged, its config has no {name}")
+    if max(nodes["preprocess"].size) > LARGEST_SIDE:
+        raise UserError(
+            f"checkpoint={path}: damaged, its preprocess.size={list(nodes['preprocess'].size)} is no size of a face"
+        )
     try:
         nodes["backbone"].load_state_dict(content["embedder"])
     except RuntimeError as error:

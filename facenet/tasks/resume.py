@@ -162,7 +162,24 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
         log.warning("goes on under another config: %s", "; ".join(different))
     if elsewhere := moved(earlier.config, wanted):
         log.info("the data lie elsewhere: %s", "; ".join(elsewhere))
+    if config["resume"] != "auto":
+        wanted = own_places(wanted, overrides)
+        check_store(wanted, config, earlier.run_dir)
     return with_store({**wanted, **{name: config[name] for name in OWN_KEYS if name in config}}, earlier.run_dir)
+
+
+def own_places(wanted: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """With the cache where this command has it: the directory's word is not enough to write anywhere, and a cache can be made again."""
+    if "cache_dir" not in wanted["data"] or any(item.lstrip("+").startswith("data.cache_dir=") for item in overrides):
+        return wanted
+    return {**wanted, "data": {**wanted["data"], "cache_dir": None}}
+
+
+def check_store(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path) -> None:
+    """Raises UserError for a store that only the config in the directory names."""
+    uri = wanted["tracking"].get("uri")
+    if uri != config["tracking"].get("uri"):
+        check_named(uri, f"the config in {run_dir}", "tracking.uri=")
 
 
 def check_sources(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path) -> None:

@@ -287,3 +287,16 @@ def test_the_policy_reaches_the_files(odd: Path) -> None:
         faces.load(0)
     pixels: NDArray[np.uint8] = FolderData(root=str(odd), max_pixels=16).open().load(0)
     assert pixels.shape == (4, 4, 3)
+
+
+def run_length_bmp(width: int, height: int) -> bytes:
+    """Of one pixel; the rest of it is what a decoder fills up."""
+    data = b"\x01\x01\x00\x00\x00\x01"
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 2835, 2835, 256, 0) + bytes(1024)
+    return struct.pack("<2sIHHI", b"BM", 14 + len(head) + len(data), 0, 0, 14 + len(head)) + head + data
+
+
+def test_a_bmp_of_run_lengths_is_unpacked_up_to_a_size() -> None:
+    assert Decode()(run_length_bmp(1000, 1)).shape == (1, 1000, 3)
+    with pytest.raises(ValueError, match="49000000 x 1 pixels in run lengths take too long; save it as PNG"):
+        Decode()(run_length_bmp(49_000_000, 1))

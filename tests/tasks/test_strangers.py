@@ -13,11 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from facenet import config as configs
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.tasks import replay, resume
 from facenet.tasks.evaluate import heldout_data, run_evaluation
 from facenet.tasks.overlap import restored
+from facenet.tasks.restore import from_checkpoint
 
 PREPROCESS = {"_target_": "facenet.data.transforms.Preprocess", "size": [8, 8]}
 TRUNK = {"_target_": "facenet.backbones.mobilenet_v1.MobileNetV1"}
@@ -214,3 +216,28 @@ def test_a_run_directory_opens_what_the_command_says_too(how: str) -> None:
         resume.check_sources(stored, {**PLAIN, "resume": "x"}, Path("x"))
     resume.check_sources(stored, {**stored, "resume": "x"}, Path("x"))
     resume.check_sources(PLAIN, {"resume": "x"}, Path("x"))
+
+
+def test_a_checkpoint_asks_for_no_images_larger_than_faces(tmp_path: Path) -> None:
+    asked = content({"_target_": FACENET, "trunk": TRUNK, "embedding_size": 16})
+    asked["config"]["preprocess"] = {**PREPROCESS, "size": [30_000, 30_000]}
+    asked["embedder"] = configs.build(asked["config"]["backbone"], "backbone").state_dict()
+    checkpoints.save(asked, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="is no size of a face"):
+        from_checkpoint(str(tmp_path / "c.pt"))
+
+
+def test_held_out_faces_of_a_checkpoint_are_not_drawn_without_end() -> None:
+    drawn = {"_target_": "facenet.data.source.SyntheticData", "num_identities": 10**8, "images_per_identity": 8}
+    with pytest.raises(UserError, match="more drawn faces than any run has"):
+        heldout_data({"data": drawn}, {})
+
+
+def test_a_run_directory_chooses_no_store_and_no_place_for_a_cache(tmp_path: Path) -> None:
+    own = {"tracking": {"uri": None}, "data": {"cache_dir": None}}
+    theirs = {"tracking": {"uri": "http://127.0.0.1:9/a"}, "data": {"cache_dir": "/home/me"}}
+    with pytest.raises(UserError, match="names the store http://127.0.0.1:9/a, .* tracking.uri=http://127.0.0.1:9/a"):
+        resume.check_store(theirs, own, tmp_path)
+    resume.check_store(theirs, theirs, tmp_path)  # the command line says it too
+    assert resume.own_places(theirs, [])["data"] == {"cache_dir": None}
+    assert resume.own_places(theirs, ["data.cache_dir=/home/me"]) == theirs
