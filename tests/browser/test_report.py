@@ -128,6 +128,7 @@ def test_names_do_not_run(opened, tmp_path):
 def test_mlflow_shows_it_among_the_artifacts_of_the_best_run(browser, server, sweep, written):
     run_id = rank(sweep.study).settings[0].jobs[0].run_id
     page = browser.new_page(base_url=server)
+    page.set_default_timeout(300_000)  # ms; a page takes 5 s alone
     page.goto(f"/#/experiments/{sweep.experiment}/runs/{run_id}/artifacts/report/{written.name}")
     inside = page.frame_locator("iframe")
     inside.locator(".answer").wait_for(timeout=120_000)

@@ -22,6 +22,7 @@ GRACE_S = 5.0  # for what is about to end
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LIBRARIES = (
     "tqdm_monitor",  # lives on after the first bar
+    "MlflowLocalArtifactRepository",  # MLflow's executors, which it keeps
     "asyncio_",  # executors that loops of libraries keep
     "ThreadPoolExecutor-albumentations",
 )

@@ -98,6 +98,7 @@ def test_a_page_that_cannot_be_written(store, tmp_path):
         run_report("s", store, str(tmp_path / "absent" / "page.html"))
 
 
+@pytest.mark.cold
 def test_without_plotly():
     absent = "import sys; sys.modules['plotly'] = None; sys.argv = ['facenet-report', 's']; import facenet.tools as t; t.report()"
     done = subprocess.run([sys.executable, "-c", absent], capture_output=True, text=True, timeout=120)
