@@ -117,7 +117,11 @@ def add_audit(commands: Commands) -> None:
     )
     parser.add_argument("--accelerator", default="auto", metavar="NAME", help="(default: %(default)s)")
     parser.add_argument(
-        "--max-pixels", type=int, default=50_000_000, metavar="N", help="larger are unreadable (default: %(default)s)"
+        "--max-pixels",
+        type=int,
+        default=50_000_000,
+        metavar="N",
+        help="larger JPEGs are read reduced, others are unreadable (default: %(default)s)",
     )
     parser.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object with all names")

@@ -21,6 +21,7 @@ localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"""
 @pytest.fixture
 def page(browser, server):
     opened = browser.new_page(viewport={"width": 1360, "height": 760}, base_url=server)
+    opened.set_default_timeout(300_000)  # ms; a page takes 5 s alone
     opened.add_init_script(CLOSED)
     opened.set_default_timeout(120_000)  # milliseconds
     yield opened

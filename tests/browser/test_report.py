@@ -36,6 +36,7 @@ def opened(browser):
 
     def open_page(path, width=1280, height=900):
         page, trouble = browser.new_page(viewport={"width": width, "height": height}), []
+        page.set_default_timeout(300_000)
         pages.append(page)
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
