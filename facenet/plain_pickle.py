@@ -315,7 +315,8 @@ def is_versions(versions: Any, machine: Machine) -> bool:
 
 def named(module: str, name: str) -> Any:
     """What stands for a name. Types of numbers stand for themselves."""
-    if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
+    parent, _, device = module.partition(".")
+    if parent == "torch" and "." not in device and name in STORAGES:  # each device has its own names for them
         return StorageKind(getattr(torch, STORAGES[name]))
     if module == "torch" and name in DTYPES and hasattr(torch, name):
         return getattr(torch, name)
