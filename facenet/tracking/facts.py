@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ LONGEST_PARAM = 6000  # MLflow cuts longer values without a word
 LONGEST_TAG = 8000
 LONGEST_NAME = 250
 PARAMS_PER_BATCH = 100
+TRIES, PAUSE_S = 8, 0.1
 UNNAMED = ("hydra.", "hydra/", "tracking", "resume", "sweep")  # say nothing of what is trained
 
 
@@ -79,7 +81,22 @@ def describe(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
     for context, (name, source, fingerprint) in facts.datasets.items():
         dataset = MetaDataset(CodeDatasetSource({"source": source}), name=name, digest=fingerprint[:36])
         inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
-    client.log_inputs(run_id, datasets=inputs)
+    log_inputs(client, run_id, inputs)
+
+
+def log_inputs(client: MlflowClient, run_id: str, inputs: list[Any]) -> None:
+    """MLflow looks whether an experiment has a dataset before it adds it, and refuses the second of two runs that both found none. On another try
+    it is there."""
+    from mlflow.exceptions import MlflowException
+
+    for left in reversed(range(TRIES)):
+        try:
+            client.log_inputs(run_id, datasets=inputs)
+            return
+        except MlflowException as error:
+            if left == 0 or "constraint" not in str(error):
+                raise
+            time.sleep(PAUSE_S)
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:

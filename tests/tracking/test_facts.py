@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from facenet.tracking import facts as facts_module
 from facenet.tracking.facts import flatten, params, run_name, safe_name, shortened
 
 
@@ -53,3 +54,28 @@ def test_learning_rates_are_also_there_as_logarithms(facts):
 )
 def test_a_run_is_named_by_what_was_changed_and_in_a_sweep_by_what_differs(overrides, axes, name):
     assert run_name(overrides, {"sweep.axes": json.dumps(axes)} if axes else {}) == name
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"), [(3, "UNIQUE constraint failed: datasets.name"), (99, "constraint"), (1, "no such run")]
+)
+def test_a_dataset_that_another_run_adds_at_the_same_time_is_tried_again(monkeypatch, refused, message):
+    from mlflow.exceptions import MlflowException
+
+    class Client:
+        asked = 0
+
+        def log_inputs(self, run_id, datasets):
+            self.asked += 1
+            if self.asked <= refused:
+                raise MlflowException(message)
+
+    monkeypatch.setattr(facts_module, "PAUSE_S", 0.0)
+    client = Client()
+    if refused == 3:
+        facts_module.log_inputs(client, "a run", [])
+        assert client.asked == 4
+    else:
+        with pytest.raises(MlflowException, match=message):
+            facts_module.log_inputs(client, "a run", [])
+        assert client.asked == (facts_module.TRIES if message == "constraint" else 1)
