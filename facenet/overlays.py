@@ -104,6 +104,11 @@ class PackageFiles(ImportlibResourcesConfigSource):
         return inside and bool(super().is_config(config_path))
 
 
+# Hydra hands the sources on to processes of other launchers, where it registers its own anew and takes those of one name for the same.
+DirectoryFiles.__name__ = FileConfigSource.__name__
+PackageFiles.__name__ = ImportlibResourcesConfigSource.__name__
+
+
 def problems_of(content: Any, config_path: str, package: str | None) -> Iterator[str]:
     """What may not stand in a file, each as `key: why`. config_path: its place below the directory, as in "preset/mine"."""
     if not isinstance(content, dict):
