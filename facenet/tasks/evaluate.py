@@ -152,7 +152,7 @@ def heldout_data(config: dict[str, Any], places: dict[str, str]) -> Data:
             "benchmark=heldout: damaged checkpoint, its data are more drawn faces than any run has; use benchmark=lfw"
         )
     data = configs.build(node, "data")
-    if not isinstance(data, Data):
+    if not isinstance(data, Data) or type(data) is Data:  # the base opens nothing
         raise UserError("benchmark=heldout: damaged checkpoint, its config has no data; use benchmark=lfw")
     named = [f"data.{key}={shown(str(node[key]))}" for key in PLACES if node.get(key) is not None and key not in places]
     if named:
