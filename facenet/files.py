@@ -1,13 +1,22 @@
-"""Files of others: only regular ones, since a pipe waits for ever and a device does not end."""
+"""Files of others: only regular ones, since a pipe waits for ever and a device does not end; and text in the encodings in which people have it."""
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import stat
 from pathlib import Path
 
 LARGEST = 10_000_000  # bytes of what commands note for each other
+BLOCK = 1 << 16  # bytes by which a text's encoding and line ends are known
+MARKS = {  # UTF-32's first: the one of UTF-16 begins it
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def regular(path: str, flags: int) -> int:
@@ -32,3 +41,37 @@ def text_of(path: Path) -> str:
     if len(content) > LARGEST:
         raise OSError(errno.EFBIG, f"more than {LARGEST:,} bytes", str(path))
     return content.decode("utf-8")
+
+
+def encoding_of(beginning: bytes) -> str:
+    """How a text is written that begins so: UTF-8, with a byte order mark or none, or what spreadsheets and PowerShell write, UTF-16. Without a mark
+    that is told by the zero byte beside its first character, since lists, YAML and logs begin with one of ASCII (RFC 4627, section 3)."""
+    for mark, encoding in MARKS.items():
+        if beginning.startswith(mark):
+            return encoding
+    first, second = (byte == 0 for byte in (beginning + b"--")[:2])
+    return "utf-16-le" if second and not first else "utf-16-be" if first and not second else "utf-8-sig"
+
+
+def decoded(content: bytes, errors: str = "strict") -> str:
+    """Raises ValueError for what is no text, where `errors` is strict."""
+    return content.decode(encoding_of(content), errors)
+
+
+def open_text(path: Path, *, any_bytes: bool = False, lf_only: bool = False) -> io.TextIOWrapper:
+    """A list, in any encoding that `encoding_of` knows and with line ends of LF, CR LF or CR. any_bytes: names of files in no encoding pass, as
+    surrogates. lf_only: a CR within a line that ends with LF stays. Raises OSError for what is no regular file; reading raises ValueError for what
+    is no text."""
+    file = io.BufferedReader(io.FileIO(os.fspath(path), opener=regular), BLOCK)
+    try:
+        beginning = file.peek(BLOCK)
+        encoding = encoding_of(beginning)
+        newline = None
+        if lf_only:
+            sample = beginning.decode(encoding, "ignore")
+            newline = "\n" if "\n" in sample or "\r" not in sample else "\r"
+        errors = "surrogateescape" if any_bytes and encoding == "utf-8-sig" else "strict"
+        return io.TextIOWrapper(file, encoding, errors, newline)
+    except BaseException:
+        file.close()
+        raise

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from facenet.errors import UserError, shown
+from facenet.files import decoded
 
 DEEPEST, MOST = 40, 100_000  # levels, values; the config of a run has 6 and about 100
 LONGEST = 100_000  # characters of a text
@@ -49,8 +50,9 @@ def yaml_text(path: Path) -> str:
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb") as file:
-        text = file.read(LARGEST + 1).decode("utf-8", errors="replace")
-    if len(text) > LARGEST:
+        content = file.read(LARGEST + 1)
+    text = decoded(content, "replace")
+    if len(content) > LARGEST:
         raise UserError(f"{path}: more than {LARGEST:,} bytes, which no config has")
     try:
         count_values(text, path)

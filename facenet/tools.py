@@ -37,6 +37,7 @@ def add_annotate(commands: Commands) -> None:
     )
     parser.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
     parser.add_argument("--out", default="cls_train.txt", metavar="FILE", help="file to write (default: %(default)s)")
+    add_depth(parser)
 
     def run(**arguments: Any) -> bool:
         from facenet.tasks.annotate import run_annotate
@@ -57,6 +58,7 @@ def add_pack(commands: Commands) -> None:
     )
     parser.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>")
     parser.add_argument("out", metavar="OUT", help="folder to make; it must not exist")
+    add_depth(parser)
     parser.add_argument(
         "--size", type=positive, metavar="PIXELS", help="store JPEG of quality 95 whose longer side is at most this"
     )
@@ -87,6 +89,7 @@ def add_shard(commands: Commands) -> None:
         metavar="N",
         help="of all but the last (default: %(default)s)",
     )
+    add_depth(parser)
 
     def run(**arguments: Any) -> bool:
         from facenet.tasks.shard import run_shard
@@ -106,6 +109,7 @@ def add_audit(commands: Commands) -> None:
         epilog="Exit codes: 0 nothing that matters, 1 something marked ! was found, 2 something to correct.",
     )
     parser.add_argument("root", metavar="ROOT", help="folder of <identity>/<image>, or an annotation file")
+    add_depth(parser)
     parser.add_argument("--against", metavar="TEST", help="test set that shares nothing with ROOT, such as LFW")
     parser.add_argument("--checkpoint", metavar="FILE", help="also compare people by its network's embeddings")
     parser.add_argument("--weights", metavar="FILE", help="the same, with weights made elsewhere for --backbone")
@@ -134,6 +138,16 @@ def add_audit(commands: Commands) -> None:
         return clean
 
     parser.set_defaults(run=run)
+
+
+def add_depth(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--depth",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="2 where images are in folders of ROOT/<identity> (default: %(default)s)",
+    )
 
 
 def positive(text: str) -> int:

@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     ),
     "annotate what is no image": (
         ["facenet-data", "annotate", "{inputs}/texts", "--out", "list.txt"],
-        "{inputs}/texts: no images; expected ",
+        "{inputs}/texts: no images (12 .txt); expected ",
         set(),
     ),
     "annotate one identity": (
@@ -280,7 +280,7 @@ def test_a_list_with_gaps_blanks_and_semicolons_trains(inputs: Path, tmp_path: P
 def test_annotate_counts_what_is_no_image_and_writes_the_same_twice(inputs: Path, tmp_path: Path):
     first, second = (run(tmp_path, "facenet-data", "annotate", f"{inputs}/people", "--out", out) for out in "ab")
     assert first.code == 0, first.err
-    assert first.out == "a: 18 images of 3 identities; 2 files that are no images left out\n"
+    assert first.out == "a: 18 images of 3 identities; left out: 1 .txt, 1 other\n"
     assert second.code == 0 and (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     lines = (tmp_path / "a").read_text().splitlines()
     assert (

@@ -80,6 +80,17 @@ class FaceNet(Embedder):
         return projected
 
     def own_names(self, names: Sequence[str]) -> dict[str, str]:
-        """The same names, or a bare trunk's put under `backbone.model`, where its own head then matches nothing."""
-        bare = not any(name.startswith("backbone.") for name in names)
-        return {name: f"backbone.model.{name}" if bare else name for name in names}
+        """The same names, or a bare trunk's put under `backbone.model`, where its own head then matches nothing; but for that of facenet-pytorch
+        (timesler), whose `last_linear` and `last_bn` are a projection and a batch norm as here."""
+        if any(name.startswith("backbone.") for name in names):
+            return {name: name for name in names}
+        ported = any(name.startswith("last_linear.") for name in names)
+        return {name: ported_head(name) if ported else f"backbone.model.{name}" for name in names}
+
+
+def ported_head(name: str) -> str:
+    if name.startswith("last_bn."):
+        return name
+    return (
+        name.replace("last_linear.", "Bottleneck.", 1) if name.startswith("last_linear.") else f"backbone.model.{name}"
+    )

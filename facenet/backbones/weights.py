@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,28 @@ from facenet.backbones.embedder import Embedder
 from facenet.errors import UserError
 from facenet.plain_pickle import Refused
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net_state_dict", "embedder", "net")
+WRAPPERS = (
+    *(
+        "state_dict",
+        "model",
+        "model_state_dict",
+        "net_state_dict",
+        "state_dict_backbone",
+    ),  # the last one is insightface's
+    *("embedder", "net", "backbone", "encoder", "network"),
+)
 DEEPEST = 10  # wrapping dicts
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+HOLDERS = {
+    "model",
+    "backbone",
+    "net",
+    "network",
+    "encoder",
+    "embedder",
+}  # how modules of others call the network that they hold
+
+MOST_HOLDERS, MOST_PREFIXES = 4, 8  # one within the other; that are tried
 
 
 @dataclass(frozen=True)
@@ -50,8 +70,8 @@ def load_weights(embedder: Embedder, path: str | Path, *, whole: bool = False) -
     values (nothing in it is executed), the weights of another network.
     """
     path = Path(path)
-    found = {plain_name(name): tensor for name, tensor in tensors_of(read(path), path).items()}
     own = embedder.state_dict()
+    found = own_tensors(tensors_of(read(path), path), embedder, own, path)
     names = embedder.own_names(list(found))
     matched = {names[name]: tensor for name, tensor in found.items() if fits(own.get(names[name]), tensor)}
     missing = tuple(name for name in own if name not in matched and not name.endswith("num_batches_tracked"))
@@ -95,6 +115,48 @@ def tensors_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
         f"weights: {path} holds no named tensors, neither directly nor under {', '.join(WRAPPERS)}; "
         "save the state_dict() of a network"
     )
+
+
+def own_tensors(
+    tensors: Mapping[str, torch.Tensor], embedder: Embedder, own: Mapping[str, torch.Tensor], path: Path
+) -> dict[str, torch.Tensor]:
+    """The tensors without what modules around the network put before their names: of the prefixes that occur the one without which most tensors fit.
+    Raises UserError where two parts of the file fit alike."""
+    plain = {plain_name(name): tensor for name, tensor in tensors.items()}
+    stripped = {prefix: without_prefix(plain, prefix) for prefix in ("", *prefixes_in(plain))}
+    counts = {prefix: num_fitting(found, embedder, own) for prefix, found in stripped.items()}
+    best = max(counts, key=lambda prefix: counts[prefix])  # the first of equals
+    rivals = [each for each in counts if counts[each] == counts[best] and not each.startswith(best)]
+    if rivals:
+        raise UserError(
+            f"weights: {path} holds two networks that fit, {best}* and {rivals[0]}*; save the state_dict() of one of them"
+        )
+    return stripped[best]
+
+
+def prefixes_in(names: Iterable[str]) -> list[str]:
+    """The commonest beginnings of names that are made of HOLDERS, shorter ones first."""
+    found = Counter[str]()
+    for name in names:
+        prefix = ""
+        for part in name.split(".", MOST_HOLDERS)[:MOST_HOLDERS]:
+            if part not in HOLDERS and f"{part}." not in PREFIXES:
+                break
+            prefix += f"{part}."
+            found[prefix] += 1
+    return sorted((prefix for prefix, _ in found.most_common(MOST_PREFIXES)), key=len)
+
+
+def without_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Tensors under other names keep these, unless one of the prefix takes it."""
+    inside = {name: plain_name(name.removeprefix(prefix)) for name in tensors if name.startswith(prefix)}
+    taken = {*inside.values()}
+    return {inside.get(name, name): tensor for name, tensor in tensors.items() if name in inside or name not in taken}
+
+
+def num_fitting(found: Mapping[str, torch.Tensor], embedder: Embedder, own: Mapping[str, torch.Tensor]) -> int:
+    names = embedder.own_names(list(found))
+    return sum(fits(own.get(names[name]), tensor) for name, tensor in found.items())
 
 
 def plain_name(name: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,18 +17,27 @@ from facenet.data.decode import DEFAULT, Decode
 from facenet.data.identities import FolderFaces, ImageList
 from facenet.data.split import replace_text
 from facenet.errors import UserError, shown
-from facenet.files import regular
+from facenet.files import open_text
 from facenet.home import expanded
 
 log = logging.getLogger(__name__)
 LARGEST_LABEL = 2**62  # int64; labels are numbered anew
 LONGEST_LINE = 1 << 14  # characters; no system opens a path of more than 4,096 bytes
 TRAILING = " \t\r\n"  # what a line may end with besides the path; so no path may end with it
+DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how absolute paths of Windows begin
+SAMPLE = 32  # paths that are looked for: for every file it would take minutes on a cold disk
+OTHER_SHAPES = {  # what follows <label>;<path> in other tools
+    "<key> TAB <label> TAB <path>, a list of im2rec": re.compile(r"\d+\t[\d.]+\t"),
+    "<label>,<path>": re.compile(r"\d+\s*,(?=.*\S)"),
+    "<label> TAB <path>": re.compile(r"\d+\t"),
+    "<path> <label>": re.compile(r".*\S[\s,;]+\d+$"),
+    "a path without label": re.compile(r".*\.\w{3,4}$"),
+}
 
 
-def annotate(root: str | Path, out: str | Path) -> FolderFaces:
-    """Write the annotation file of root/<identity>/<image>; the faces it lists come back, for their counts."""
-    faces = FolderFaces(root)
+def annotate(root: str | Path, out: str | Path, *, depth: int = 1) -> FolderFaces:
+    """Write the annotation file of root/<identity>/<image>, or of deeper images; the faces that it lists come back, for their counts."""
+    faces = FolderFaces(root, depth=depth)
     write_annotation(faces, out)
     return faces
 
@@ -52,13 +62,15 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
 
     Absolute paths may lead anywhere, as the reference's do, and relative ones nowhere above the file's folder: a list
     that travels with its images names only those. With `within` no path, links followed, may lead out of that folder.
+    A path may be quoted, begin with ~ for home, and be relative in the spelling of Windows.
 
     Labels keep their order and are renumbered where they leave gaps (logged). An identity is named after the folder of
-    its first image, or by its label where that name is taken. UserError for a missing or empty file, a wrong line
-    (numbered), a single identity, and when none of a sample of the paths exists.
+    its first image, or by its label where that name is taken. A path that is listed twice is logged. UserError for a
+    missing or empty file, a wrong line (numbered), a single identity, and when none of a sample of the paths exists.
     """
     file = expanded(path)
     labels, paths = _parse(file, anywhere=within is not None)
+    paths = _slashed(paths)
     present, dense = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)
     if len(present) < 2:
         raise UserError(f"{file}: only one identity is listed (label {present[0]}), at least two are needed")
@@ -74,6 +86,7 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
     if within is not None:
         _check_within(file, paths, within)
     _check_some_exist(file, paths)
+    _tell_repeated(file, labels, paths)
     return ImageList(paths, dense, _identity_names(paths, dense, present.tolist()), decode)
 
 
@@ -82,37 +95,87 @@ def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
     for number, whole in enumerate(_lines(file), start=1):
         if len(whole) == LONGEST_LINE:
             raise UserError(f"{file}:{number}: a line of more than {LONGEST_LINE} characters; expected <label>;<path>")
-        line = whole.rstrip(TRAILING)
+        line = _unquoted(whole.rstrip(TRAILING))
         if not line:
             continue
         label, separator, image = line.partition(";")
         label = label.strip()  # int() knows fewer blanks than strip()
+        image = _unquoted(image.lstrip())
         if not (separator and image and label.isdecimal()):
-            raise UserError(f"{file}:{number}: expected <label>;<path> with a label of 0 or more, got {line[:80]!r}")
+            raise UserError(f"{file}:{number}: {_expected(line)}")
         if len(label) > 19 or int(label) > LARGEST_LABEL:
             raise UserError(f"{file}:{number}: the label {label[:24]}... is too large; labels count from 0")
-        if not (anywhere or os.path.isabs(image)) and os.path.normpath(image).split(os.sep)[0] == os.pardir:
-            raise UserError(
-                f"{file}:{number}: {shown(image[:80])} leads out of the list's folder; write it as an absolute path, "
-                "or set data.within to the folder that holds the images"
-            )
+        _check_place(f"{file}:{number}", image, anywhere=anywhere)
         labels.append(int(label))
-        paths.append(os.path.join(file.parent, image))
+        paths.append(os.path.join(file.parent, os.path.expanduser(image) if image.startswith("~/") else image))
     if not paths:
         raise UserError(f"{file}: lists no images; expected lines <label>;<path>")
     return labels, paths
 
 
+def _unquoted(text: str) -> str:
+    """As programs write it that put values into quotes."""
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _expected(line: str) -> str:
+    told = f"expected <label>;<path> with a label of 0 or more, got {line[:80]!r}"
+    seems = next((shape for shape, known in OTHER_SHAPES.items() if known.match(line[:1000])), None)
+    return f"{told}; it seems to be {seems}: write the label and ; before each path" if seems else told
+
+
+def _check_place(where: str, image: str, *, anywhere: bool) -> None:
+    if os.path.isabs(image):
+        return
+    if DRIVE.match(image):
+        raise UserError(
+            f"{where}: {shown(image[:80])} is a path of a Windows machine; write it as it is called here, or relative to the list"
+        )
+    spellings = {image, image.replace("\\", "/")}
+    if not anywhere and any(os.path.normpath(one).split(os.sep)[0] == os.pardir for one in spellings):
+        raise UserError(
+            f"{where}: {shown(image[:80])} leads out of the list's folder; write it as an absolute path, "
+            "or set data.within to the folder that holds the images"
+        )
+
+
+def _slashed(paths: list[str]) -> list[str]:
+    """With slashes for backslashes, where the list was written on Windows: files are there under that name, and none as it stands."""
+    marked = [path for path in paths if "\\" in path]
+    sample = [marked[at] for at in np.linspace(0, len(marked) - 1, min(SAMPLE, len(marked))).astype(int)]
+    if any(map(os.path.isfile, sample)) or not any(os.path.isfile(path.replace("\\", "/")) for path in sample):
+        return paths
+    return [path.replace("\\", "/") for path in paths]
+
+
+def _tell_repeated(file: Path, labels: list[int], paths: list[str]) -> None:
+    """An image that is listed twice trains twice as often; one under two labels teaches both."""
+    if len(set(paths)) == len(paths):
+        return
+    first: dict[str, int] = {}
+    again = [(first[path], at) for at, path in enumerate(paths) if first.setdefault(path, at) != at]
+    for kind, found in (
+        ("list an image again", [pair for pair in again if labels[pair[0]] == labels[pair[1]]]),
+        ("list an image under another label", [pair for pair in again if labels[pair[0]] != labels[pair[1]]]),
+    ):
+        if found:
+            before, at = found[0]
+            told = f"{shown(paths[at])} with labels {labels[before]} and {labels[at]}"
+            log.warning("%s: %d lines %s, first %s", file, len(found), kind, told)
+
+
 def _lines(file: Path) -> Iterator[str]:
     """Its lines, of a longer one the beginning."""
     try:
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n", opener=regular) as lines:
+        with open_text(file, any_bytes=True, lf_only=True) as lines:
             yield from iter(partial(lines.readline, LONGEST_LINE), "")
     except OSError as error:
         raise UserError(
-            f"data.list: {file} cannot be read ({error.strerror}); "
-            f"write one with: facenet-data annotate FOLDER --out {file.name}"
+            f"data.list: {file} cannot be read ({error.strerror}); if it has moved, say where it is now: data.list=NEW; "
+            f"or write one with: facenet-data annotate FOLDER --out {file.name}"
         ) from error
+    except ValueError as error:
+        raise UserError(f"data.list: {file} is damaged ({error}); save it as UTF-8") from error
 
 
 def _check_within(file: Path, paths: list[str], within: str) -> None:
@@ -128,11 +191,9 @@ def _check_within(file: Path, paths: list[str], within: str) -> None:
             )
 
 
-def _check_some_exist(file: Path, paths: list[str], sample: int = 32) -> None:
-    """A list that was moved without its images is told before training; looking for every file would take minutes on a
-    cold disk.
-    """
-    chosen = [paths[position] for position in np.linspace(0, len(paths) - 1, min(sample, len(paths))).astype(int)]
+def _check_some_exist(file: Path, paths: list[str]) -> None:
+    """A list that was moved without its images is told before training."""
+    chosen = [paths[position] for position in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int)]
     if not any(os.path.isfile(image) for image in chosen):
         raise UserError(
             f"{file}: none of {len(chosen)} sampled images exists, first {shown(chosen[0])}; "

@@ -1,12 +1,13 @@
 """The verification sets of insightface, lfw.bin and its kind: a pickle of (encoded images, whether each two of them are one identity).
 
-A pickle may call whatever it names. Here it may name nothing: the few names that such files hold for plain values (numpy's bool, bytes in
-an old protocol) lead to functions of this file, every other one is refused, so that reading runs no code of the file's.
+A pickle may call whatever it names. Here it may name nothing: the few names that such files hold for plain values (numpy's bool, its arrays of bytes,
+bytes in an old protocol) lead to functions of this file, every other one is refused, so that reading runs no code of the file's.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import pickletools
 from pathlib import Path
@@ -35,9 +36,12 @@ NEVER = {
     "NEWOBJ",
     "NEWOBJ_EX",
     "NEXT_BUFFER",
-    "BYTEARRAY8",
 }
-SCALAR = {("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")}
+CORES = ("numpy.core", "numpy._core")
+MOST_DIMENSIONS = 4
+SCALAR = {(f"{core}.multiarray", "scalar") for core in CORES}
+ARRAY = {(f"{core}.multiarray", "_reconstruct") for core in CORES}
+BUFFER = {(f"{core}.numeric", "_frombuffer") for core in CORES}  # of protocol 5
 
 
 class BinFaces:
@@ -92,6 +96,8 @@ def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
         raise UserError(f"{path}: expected a pair of lists (images, same), got {type(content).__name__}")
     images, same = content
     for index, image in enumerate(images):
+        if type(image) is _Array:
+            images[index] = image = _bytes_of(image, f"{path}: image {index}")
         if type(image) is not bytes:
             raise UserError(f"{path}: image {index} is {type(image).__name__}, expected bytes")
     for index, answer in enumerate(same):
@@ -124,7 +130,7 @@ class Refused(pickle.UnpicklingError):
 
 
 class PlainValues(pickle.Unpickler):
-    """Lists, tuples, bytes, text, numbers and numpy bools, which become bools."""
+    """Lists, tuples, bytes, text, numbers, numpy bools, which become bools, and arrays of uint8."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")
@@ -135,6 +141,12 @@ class PlainValues(pickle.Unpickler):
             return lambda dtype, data: _bool(dtype, data)
         if (module, name) == ("numpy", "dtype"):
             return lambda code, *_: _Dtype(code)
+        if (module, name) == ("numpy", "ndarray"):
+            return "ndarray"  # of which `_reconstruct` makes one
+        if (module, name) in ARRAY:
+            return lambda *_: _Array()
+        if (module, name) in BUFFER:
+            return lambda data, dtype, shape, _: _Array().filled(shape, dtype, self.copied(data))
         if (module, name) == ("_codecs", "encode"):
             return lambda text, encoding: self.encoded(text)
         if name == "bytes" and module in ("builtins", "__builtin__"):
@@ -142,13 +154,23 @@ class PlainValues(pickle.Unpickler):
         raise Refused(f"it names {module}.{name}")
 
     def encoded(self, text: Any) -> bytes:
-        """Bytes as protocol 2 writes them, of no text more than once: a file may name the same long one again and again."""
+        """Bytes as protocol 2 writes them."""
         if not isinstance(text, str):
             raise Refused("it encodes what is no text")
-        self.encoded_left -= len(text)
+        return self.once(text).encode("latin1")
+
+    def copied(self, data: Any) -> bytes:
+        """Bytes out of what protocol 5 keeps an array in."""
+        if type(data) not in (bytes, bytearray):
+            raise Refused("it holds an array without numbers")
+        return data if isinstance(data, bytes) else bytes(self.once(data))
+
+    def once(self, part: Any) -> Any:
+        """A part that is about to be made again in another form, none more than once: a file may name the same long one again and again."""
+        self.encoded_left -= len(part)
         if self.encoded_left < 0:
             raise Refused("it encodes one text again and again")
-        return text.encode("latin1")
+        return part
 
     def persistent_load(self, pid: Any) -> Any:
         raise Refused("it names an object elsewhere")
@@ -164,6 +186,44 @@ class _Dtype:
 
     def __setstate__(self, state: Any) -> None:
         """Byte order and the like: a bool has none."""
+
+
+class _Array:
+    """Stands for a numpy array while its bytes are read, which it does not copy."""
+
+    __slots__ = ("data", "shape")
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.data = b""
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is not tuple or len(state) != 5:
+            raise Refused("it holds an array without numbers")
+        _, shape, dtype, _, data = state
+        self.filled(shape, dtype, data)
+
+    def filled(self, shape: Any, dtype: Any, data: Any) -> _Array:
+        code = getattr(dtype, "code", None)
+        if code not in ("u1", b"u1", "B", b"B"):
+            raise Refused(
+                f"it holds an array of type {code!r}; encoded images are read as uint8 arrays, all else as lists"
+            )
+        if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS or any(type(size) is not int for size in shape):
+            raise Refused("it holds an array without a shape")
+        if type(data) is not bytes or any(size < 0 for size in shape) or math.prod(shape) != len(data):
+            raise Refused(f"it holds an array of shape {shape} with other numbers than that")
+        self.shape, self.data = shape, data
+        return self
+
+
+def _bytes_of(array: _Array, where: str) -> bytes:
+    if max(array.shape, default=0) != len(array.data):
+        raise UserError(
+            f"{where} is an array of pixels of shape {array.shape}, which does not say the order of its colours; "
+            "encode each image as PNG or JPEG and pickle the bytes"
+        )
+    return array.data
 
 
 def _bool(dtype: Any, data: Any) -> bool:

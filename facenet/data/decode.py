@@ -36,7 +36,17 @@ from facenet.errors import UserError
 
 RUN_LENGTHS = (1, 2)  # how a BMP says that it is packed so; Pillow unpacks it in Python, 4 million pixels a second
 LARGEST_RUNS = 8_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+SUFFIXES = {  # of each format that is read; in any case
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "GIF": (".gif",),
+}
+FORMATS = tuple(SUFFIXES)
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 PILLOWS_LIMIT = 178_956_970  # pixels of an image in memory; Pillow's own
 LARGEST = 1 << 28  # pixels of a JPEG in its file
 LONGEST = 1 << 30  # bytes of a file

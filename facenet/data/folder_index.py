@@ -1,4 +1,4 @@
-"""What root/<identity>/<image> holds: listed in one pass without asking for the state of any file, and remembered for the next start.
+"""What root/<identity>/<image>, or deeper, holds: listed in one pass without asking for the state of any file, and remembered for the next start.
 
 A remembered index is taken only if root and every identity's folder are the same directories with the same modification times to the
 nanosecond: adding, removing or renaming an entry changes its directory's. It is not kept where that would not tell: a folder that changed
@@ -14,6 +14,7 @@ import logging
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -25,27 +26,38 @@ from numpy.typing import NDArray
 
 from facenet.atomic import replacing
 from facenet.cache_dir import cache_dir
+from facenet.data.decode import IMAGE_SUFFIXES
 from facenet.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 Indices = NDArray[np.int64]
-IMAGE_SUFFIXES = frozenset({".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-VERSION = 1
+VERSION = 2
 SETTLED_S = 2.0  # coarsest modification times in use (FAT)
 WORTH = 10_000  # images below which listing takes a few hundredths of a second
+# What systems leave in folders besides hidden files, none of it the user's: lost+found may not even be listed.
+JUNK = {
+    "lost+found",
+    "__macosx",
+    "$recycle.bin",
+    "system volume information",
+    "@eadir",
+    "#recycle",
+    "thumbs.db",
+    "desktop.ini",
+}
 SEPARATOR = b"\0"  # the only byte besides the slash that no name holds
 
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """I identities and N images, both sorted by name. counts (I,): images of each. names: the N file names, each ended by a zero byte;
-    ends (N,): where. skipped: files that are not images of an identity."""
+    """I identities and N images, both sorted by name. counts (I,): images of each. names: the N file names, below the identity's folder, each ended
+    by a zero byte; ends (N,): where. left_out: numbers of files that are not images of an identity, by kind; junk of systems does not count."""
 
     identities: tuple[str, ...]
     counts: Indices
     names: bytes
     ends: NDArray[np.unsignedinteger[Any]]
-    skipped: int
+    left_out: dict[str, int]
     fingerprint: str
 
     @property
@@ -57,55 +69,128 @@ class FolderIndex:
         return os.fsdecode(self.names[start : int(self.ends[index])])
 
 
-def folder_index(root: Path) -> FolderIndex:
-    """Raises UserError for a missing folder, one without images and one with a single identity."""
+@dataclass
+class Listing:
+    """What is found on the way: folders that were listed, as paths below the root, and whether something in them is a link."""
+
+    root: Path
+    depth: int
+    folders: list[str]
+    left_out: Counter[str]
+    links: bool = False
+    deeper: str | None = None
+    """The first folder with images that is too deep."""
+
+    def images(self, folder: str, depth: int) -> list[str]:
+        """Paths of the images in a folder, from there, sorted; of folders in it too, where the depth allows."""
+        self.folders.append(folder)
+        found: list[str] = []
+        for entry in _entries(self.root / folder):
+            self.links = self.links or entry.is_symlink()
+            if is_image(entry):
+                found.append(entry.name)
+            elif is_junk(entry.name):
+                continue
+            elif not _is_folder(entry):
+                self.left_out[_kind(entry.name)] += 1
+            elif depth > 1:
+                found += [
+                    f"{entry.name}{os.sep}{name}" for name in self.images(f"{folder}{os.sep}{entry.name}", depth - 1)
+                ]
+            elif inside := _num_images(entry):
+                self.left_out["images in deeper folders"] += inside
+                self.deeper = self.deeper or f"{folder}{os.sep}{entry.name}"
+        return sorted(found)
+
+
+def folder_index(root: Path, depth: int = 1) -> FolderIndex:
+    """depth: folders from an identity's to its images, 1 where they are in it. Raises UserError for a missing folder, one without images and one
+    with a single identity."""
     kept = cache_dir()
-    place = kept and kept / "index" / hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]
+    known_as = os.fsencode(os.path.realpath(root)) + (SEPARATOR + b"%d" % depth if depth > 1 else b"")
+    place = kept and kept / "index" / hashlib.sha256(known_as).hexdigest()[:24]
     known = None if place is None else _remembered(place, root)
     if known is not None:
         return known
     began_ns = time.time_ns()
-    index, links = _listed(root)
-    if place is not None and len(index.ends) >= WORTH and not links:
-        _remember(place, root, index, began_ns)
+    index, listing = _listed(root, depth)
+    if place is not None and len(index.ends) >= WORTH and not listing.links:
+        _remember(place, root, index, listing.folders, began_ns)
     return index
 
 
-def _listed(root: Path) -> tuple[FolderIndex, bool]:
-    """The index, and whether some image is a link."""
-    layout = f"expected {root}/<identity>/<image>"
+def descended(root: Path, depth: int = 1) -> Path:
+    """The folder of the identities: root, or where its images are all in one folder of folders, as archives are unpacked, that one."""
+    for _ in range(2):
+        entries = [entry for entry in _entries(root) if not is_junk(entry.name)] if root.is_dir() else []
+        folders = [entry for entry in entries if _is_folder(entry)]
+        if len(folders) != 1 or any(map(is_image, entries)) or _holds_images(folders[0].path, depth):
+            break
+        if not any(_is_folder(entry) for entry in _entries(folders[0].path) if not is_junk(entry.name)):
+            break
+        root = Path(folders[0].path)
+    return root
+
+
+def _holds_images(folder: str, depth: int) -> bool:
+    entries = [entry for entry in _entries(folder) if not is_junk(entry.name)]
+    return any(map(is_image, entries)) or (
+        depth > 1 and any(_holds_images(entry.path, depth - 1) for entry in entries if _is_folder(entry))
+    )
+
+
+def _listed(root: Path, depth: int = 1) -> tuple[FolderIndex, Listing]:
+    layout = f"expected {root}/<identity>/{'<folder>/' * (depth - 1)}<image>"
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; {layout}")
-    identities, counts, skipped, stray_images, links = [], [], 0, 0, False
+        what = "is a file" if root.is_file() else "no such folder"
+        raise UserError(f"{root}: {what}; {layout}")
+    identities, counts, stray_images = [], [], 0
+    listing = Listing(root, depth, [], Counter())
     names: list[str] = []
     for entry in _entries(root):
-        if entry.name.startswith(".") or not _is_folder(entry):
-            skipped += 1
-            stray_images += _is_image(entry)
+        if is_junk(entry.name):
             continue
-        files = _entries(entry.path)
-        images = [file for file in files if _is_image(file)]
-        links = links or any(file.is_symlink() for file in files)
-        skipped += len(files) - len(images)
+        if not _is_folder(entry):
+            listing.left_out["images beside the identities" if is_image(entry) else _kind(entry.name)] += 1
+            stray_images += is_image(entry)
+            continue
+        images = listing.images(entry.name, depth)
         if images:
             identities.append(entry.name)
             counts.append(len(images))
-            names += [file.name for file in images]
+            names += images
     if not identities:
-        found = f"{stray_images} images but no folder per identity" if stray_images else "no images"
-        raise UserError(f"{root}: {found}; {layout}")
+        raise UserError(f"{root}: {_without_images(listing, stray_images)}; {layout}")
     if len(identities) == 1:
         raise UserError(
             f"{root}: only one identity has images ({shown(identities[0])}), at least two are needed; {layout}"
         )
-    fingerprint = name_fingerprint(identities, counts, iter(names))
-    return _index(identities, counts, SEPARATOR.join(map(os.fsencode, names)) + SEPARATOR, skipped, fingerprint), links
+    fingerprint = name_fingerprint(identities, counts, map(os.path.basename, names))
+    stored = SEPARATOR.join(map(os.fsencode, names)) + SEPARATOR
+    return _index(identities, counts, stored, dict(listing.left_out), fingerprint), listing
 
 
-def _index(identities: list[str], counts: list[int], names: bytes, skipped: int, fingerprint: str) -> FolderIndex:
+def _without_images(listing: Listing, stray_images: int) -> str:
+    if stray_images:
+        return f"{stray_images} images but no folder per identity"
+    if listing.deeper is None:
+        others = ", ".join(f"{count} {shown(kind)}" for kind, count in listing.left_out.most_common(3))
+        return f"no images ({others})" if others else "no images"
+    first = listing.deeper.partition(os.sep)[0]
+    return (
+        f"the images lie one folder deeper, as in {shown(listing.deeper)}: name {shown(str(listing.root / first))} "
+        f"if that holds a folder per identity, or set data.depth={listing.depth + 1} (--depth {listing.depth + 1}) if {shown(first)} is one person"
+    )
+
+
+def _index(
+    identities: list[str], counts: list[int], names: bytes, left_out: dict[str, int], fingerprint: str
+) -> FolderIndex:
     ends = np.flatnonzero(np.frombuffer(names, np.uint8) == 0)
     numbers: type[np.uint32] | type[np.uint64] = np.uint32 if len(names) < 1 << 32 else np.uint64
-    return FolderIndex(tuple(identities), np.array(counts, np.int64), names, ends.astype(numbers), skipped, fingerprint)
+    return FolderIndex(
+        tuple(identities), np.array(counts, np.int64), names, ends.astype(numbers), left_out, fingerprint
+    )
 
 
 def name_fingerprint(identities: list[str], counts: list[int], names: Iterator[str]) -> str:
@@ -125,13 +210,30 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         raise UserError(f"{shown(str(folder))}: cannot be listed ({error.strerror})") from error
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
+def is_image(entry: os.DirEntry[str]) -> bool:
     name = entry.name
     if name.startswith(".") or name[name.rfind(".") :].lower() not in IMAGE_SUFFIXES:
         return False
     with contextlib.suppress(OSError):  # a link that leads to itself
         return entry.is_file()
     return False
+
+
+def is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def _kind(name: str) -> str:
+    """How a file that is left out is counted."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if 1 < len(suffix) <= 8 else "other"
+
+
+def _num_images(folder: os.DirEntry[str]) -> int:
+    try:
+        return sum(map(is_image, _entries(folder.path)))
+    except UserError:  # may not be listed
+        return 0
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -147,15 +249,13 @@ def _states(root: Path, names: list[str]) -> list[tuple[int, int, int]]:
     return [(state.st_dev, state.st_ino, state.st_mtime_ns) for state in found]
 
 
-def _remember(place: Path, root: Path, index: FolderIndex, began_ns: int) -> None:
+def _remember(place: Path, root: Path, index: FolderIndex, folders: list[str], began_ns: int) -> None:
     """Only directories count that have been at rest since before they were listed. A cache that cannot be written is none."""
     try:
-        with os.scandir(root) as entries:
-            folders = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
         states = np.array(_states(root, folders), np.uint64)
         if int(states[:, 2].max()) > began_ns - SETTLED_S * 1e9:
             return
-        head = {"version": VERSION, "folders": folders, "identities": index.identities, "skipped": index.skipped}
+        head = {"version": VERSION, "folders": folders, "identities": index.identities, "left_out": index.left_out}
         head_bytes = json.dumps({**head, "fingerprint": index.fingerprint, "num_images": len(index.ends)}).encode(
             "ascii"
         )
@@ -187,5 +287,5 @@ def _remembered(place: Path, root: Path) -> FolderIndex | None:
         if not np.array_equal(np.array(_states(root, head["folders"]), np.uint64), known):
             return None
         per_identity = np.frombuffer(counts, "<i8").tolist()
-        return _index(head["identities"], per_identity, bytes(names), head["skipped"], head["fingerprint"])
+        return _index(head["identities"], per_identity, bytes(names), head["left_out"], head["fingerprint"])
     return None

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from facenet.data import contents
 from facenet.data.contents import Contents
 from facenet.data.decode import DEFAULT, Decode, check_length
-from facenet.data.folder_index import folder_index
+from facenet.data.folder_index import descended, folder_index
 from facenet.data.jpeg import decode_plain
 from facenet.errors import UserError, shown
 from facenet.home import expanded
@@ -162,18 +162,18 @@ class ImageList:
 
 
 class FolderFaces:
-    """root/<identity>/<image>, both sorted by name. `skipped` counts files that are not images and files beside the
-    identity folders.
+    """root/<identity>/<image>, both sorted by name; with a depth of 2 or more, images that many folders below root as well. Where root holds
+    nothing but one folder of folders, that is the root. `left_out` says which files are not images of an identity.
 
     Raises UserError for a missing folder, one without images and one with a single identity.
     """
 
-    def __init__(self, root: str | Path, decode: Decode = DEFAULT) -> None:
-        self.root = expanded(root)
-        self.decode, self.index = decode, folder_index(self.root)
+    def __init__(self, root: str | Path, decode: Decode = DEFAULT, depth: int = 1) -> None:
+        self.root = descended(expanded(root), depth)
+        self.decode, self.index = decode, folder_index(self.root, depth)
         self.labels: Indices = self.index.labels
         self.identities, self.fingerprint = self.index.identities, self.index.fingerprint
-        self.skipped = self.index.skipped
+        self.left_out = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(self.index.left_out.items()))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -18,18 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facenet.data.decode import Decode, orientation
+from facenet.data.decode import SUFFIXES, Decode, orientation
 from facenet.data.identities import Faces
 from facenet.errors import shown
 
-SUFFIX_KINDS = {
-    "JPEG": (".jpg", ".jpeg", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm",),
-}
 SMALL = 32  # pixels of the shorter side; networks see 112 or 160, so that most of it would be invented
 LONG = 3.0  # sides to each other; no face has this shape
 WINDOW = 256  # images on their way at once
@@ -118,8 +110,9 @@ def notes_of(image: Image.Image, path: str) -> tuple[str, ...]:
     """What is read, but perhaps not as its owner thinks."""
     suffix = os.path.splitext(path)[1].lower()
     sides = sorted(image.size)
+    known = SUFFIXES["JPEG" if image.format == "MPO" else str(image.format)]  # MPO: a JPEG with a second one behind it
     found = {
-        "named after another format": suffix not in SUFFIX_KINDS.get(str(image.format), ()),
+        "named after another format": suffix not in known,
         "of several frames": getattr(image, "n_frames", 1) > 1,
         "turned by EXIF": orientation(image) != 1,
         "with transparency": image.mode.endswith(("A", "a")) or "transparency" in image.info,

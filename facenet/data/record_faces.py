@@ -84,7 +84,7 @@ class RecordFaces:
         if not place.is_file():
             return None
         try:
-            named: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+            named: dict[str, Any] = json.loads(place.read_bytes())  # in any encoding: names may have been edited
             fits = len(named["identities"]) == num_identities and named["num_images"] == len(self)
             fits &= all(type(text) is str for text in (named["fingerprint"], *named["identities"]))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -112,7 +112,7 @@ def _images(file: RecordFile, keys: Indices, positions: Indices) -> tuple[Indice
     if keys[0] != 0:
         return positions, _own_labels(file, positions)
     head = file.heads(positions[:1])
-    if not head.flag[0]:
+    if not head.is_range[0]:
         return positions, _own_labels(file, positions)
     first_identity, end_identity = int(head.first[0]), int(head.second[0])
     if len(keys) > EXACT:
@@ -123,7 +123,7 @@ def _images(file: RecordFile, keys: Indices, positions: Indices) -> tuple[Indice
             EXACT,
         )
         heads = file.heads(images)
-        images = images[heads.flag != 2]  # the records of identities have two labels
+        images = images[~heads.is_range]
         return images, _own_labels(file, images)
     starts, ends = _ranges(file, keys, positions, first_identity, end_identity)
     counts = np.maximum(ends - starts, 0)
@@ -144,7 +144,7 @@ def _ranges(file: RecordFile, keys: Indices, positions: Indices, first: int, end
             "one of the files is cut, copy both again"
         )
     heads = file.heads(positions[_rows(file, keys, np.arange(first, end, dtype=np.int64))])
-    wrong = np.flatnonzero((heads.flag != 2) | (heads.first < 1) | (heads.second > first))
+    wrong = np.flatnonzero(~heads.is_range | (heads.first < 1) | (heads.second > first))
     if wrong.size:
         raise UserError(
             f"{file.path}: record {first + wrong[0]} holds no range of images 1..{first - 1}; copy it again"

@@ -8,6 +8,7 @@ key and position of each record as text. (dmlc-core recordio.h and mxnet recordi
 
 from __future__ import annotations
 
+import codecs
 import mmap
 import struct
 import warnings
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.errors import UserError
+from facenet.files import decoded, encoding_of, regular
 
 Indices = NDArray[np.int64]
 MAGIC = 0xCED7230A
@@ -33,12 +35,19 @@ class DamagedRecord(Exception):
 
 
 class Head(NamedTuple):
-    """Of many records at once, each (N,): number of labels that follow, the header's own label, and the first two that follow."""
+    """Of many records at once, each (N,): its bytes, number of labels that follow, the header's own label, and the first two that follow."""
 
+    length: Indices
     flag: NDArray[np.uint32]
     label: NDArray[np.float32]
     first: NDArray[np.float32]
     second: NDArray[np.float32]
+
+    @property
+    def is_range(self) -> NDArray[np.bool_]:
+        """Whether it holds two labels and no image: of images `im2rec --pack-label` writes the labels there too, and there may be two."""
+        found: NDArray[np.bool_] = (self.flag == 2) & (self.length == HEADER.size + 2 * 4)
+        return found
 
 
 class RecordFile:
@@ -106,7 +115,8 @@ class RecordFile:
                 "copy both again"
             )
         labels = found.view("<f4")
-        return Head(words[:, 2].copy(), labels[:, 3].copy(), labels[:, 8].copy(), labels[:, 9].copy())
+        lengths = (words[:, 1] & LONGEST).astype(np.int64)
+        return Head(lengths, words[:, 2].copy(), labels[:, 3].copy(), labels[:, 8].copy(), labels[:, 9].copy())
 
 
 def unpack(record: bytes) -> tuple[NDArray[np.float32], bytes]:
@@ -172,6 +182,16 @@ def cut_at_magic(record: bytes) -> list[bytes]:
     return [*parts, record[start:]]
 
 
+def _numbers(path: Path) -> Indices:
+    """All that the text holds; one without marks, the usual one, is never in memory as text."""
+    with open(path, "rb", opener=regular) as file:
+        beginning = file.read(4)
+        if encoding_of(beginning) != "utf-8-sig":
+            return np.fromstring(decoded(beginning + file.read()), np.int64, sep=" ")
+        file.seek(len(codecs.BOM_UTF8) if beginning.startswith(codecs.BOM_UTF8) else 0)
+        return np.fromfile(file, np.int64, sep=" ")
+
+
 def read_index(path: Path, size: int) -> tuple[Indices, Indices]:
     """(keys, positions), ordered by key. UserError for a missing or damaged index and for positions outside of a file of `size` bytes."""
     if not path.is_file():
@@ -179,7 +199,7 @@ def read_index(path: Path, size: int) -> tuple[Indices, Indices]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # numpy's word for text that is no number
         try:
-            numbers = np.fromfile(path, np.int64, sep=" ")
+            numbers = _numbers(path)
         except (DeprecationWarning, ValueError, OSError) as error:
             raise UserError(f"{path}: expected lines <key> TAB <position> ({error}); copy it again") from error
     if not len(numbers) or len(numbers) % 2:

@@ -14,8 +14,10 @@ from facenet.data.record_faces import RecordFaces
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.synthetic import SyntheticFaces
 from facenet.errors import UserError
+from facenet.home import expanded
 
 log = logging.getLogger(__name__)
+DEEPEST = 5  # folders below an identity's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +76,25 @@ class FileData(Data):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(FileData):
-    """root/<identity>/<image>."""
+    """root/<identity>/<image>. depth: 2 where an identity's images are in folders of its folder."""
 
     root: str
+    depth: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.depth <= DEEPEST:
+            raise UserError(f"data.depth: expected 1 to {DEEPEST}, got {self.depth}")
 
     def open(self) -> Faces:
         try:
-            faces = FolderFaces(self.root, self.decode())
+            faces = FolderFaces(self.root, self.decode(), self.depth)
         except UserError as error:
-            raise UserError(f"data.root: {error}") from error
-        if faces.skipped:
-            log.warning("%s: %d files are not images of an identity and are left out", self.root, faces.skipped)
+            raise UserError(f"data.root: {error}{moved('data.root', self.root)}") from error
+        if faces.root != expanded(self.root):
+            log.info("data.root=%s: the identities are in %s", self.root, faces.root)
+        if faces.left_out:
+            log.warning("%s: not images of an identity and left out: %s", faces.root, faces.left_out)
         return with_min_images(faces, self.min_images)
 
 
@@ -110,7 +120,7 @@ class RecordData(Data):
         try:
             faces = RecordFaces(self.path)
         except UserError as error:
-            raise UserError(f"data.path: {error}") from error
+            raise UserError(f"data.path: {error}{moved('data.path', self.path)}") from error
         return with_min_images(faces, self.min_images)
 
 
@@ -151,3 +161,8 @@ class SyntheticData(Data):
             seed=self.seed,
         )
         return with_min_images(faces, self.min_images)
+
+
+def moved(key: str, place: str) -> str:
+    """The way out where nothing is there: of a run that goes on, the place is one that it has on record."""
+    return "" if expanded(place).exists() else f"; if it has moved, say where it is now: {key}=NEW"

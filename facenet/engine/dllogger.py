@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from facenet.atomic import own
 from facenet.errors import UserError
+from facenet.files import decoded, regular
 
 METRICS = {
     "train.loss": {"unit": "", "format": ":.6f", "GOAL": "MINIMIZE", "STAGE": "TRAIN"},
@@ -97,7 +98,8 @@ def read_metric(path: Path, metric: str) -> list[tuple[int, int, float]]:
     Raises UserError for a file that cannot be read, is no such log or lacks the metric, and for a broken line, by its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(path, "rb", opener=regular) as file:
+            lines = decoded(file.read(), "replace").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     points: list[tuple[int, int, float]] = []

@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.bin_file import BinFaces
+from facenet.data.decode import IMAGE_SUFFIXES
+from facenet.data.folder_index import descended, is_image
 from facenet.data.identities import Faces, ImageList, Subset, hex_digest
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 from facenet.evaluation.drawn_pairs import draw_different, draw_same
 from facenet.evaluation.pairs_file import read_pairs
 from facenet.evaluation.protocol import Protocol
 from facenet.home import expanded
 
 log = logging.getLogger(__name__)
-SUFFIXES = (".jpg", ".png", ".jpeg")
+PREFERRED = (".jpeg", ".png", ".jpg")  # the last of an image that is there twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,9 @@ class NoBenchmark:
 
 
 class Lfw:
-    """Labeled Faces in the Wild, View 2: the folds of the list are kept.
+    """Labeled Faces in the Wild, View 2: the folds of the list are kept. Other lists of pairs of image files: see `facenet.evaluation.pairs_file`.
 
-    root: folder with root/<identity>/<identity>_0001.jpg (or .png, .jpeg).
+    root: folder with root/<identity>/<identity>_0001.jpg, or in another format that is read.
     pairs: the list; where null, pairs.txt in root or beside it. batch_size: images per forward pass.
     """
 
@@ -104,23 +106,24 @@ class Lfw:
         )
 
     def _found_list(self) -> Path:
-        places = (self.root / "pairs.txt", self.root.absolute().parent / "pairs.txt")
-        for place in places:
-            if place.is_file():
+        for folder in (self.root, self.root.absolute().parent, descended(self.root)):
+            if (place := folder / "pairs.txt").is_file():
                 return place
         raise UserError(
             f"lfw: no pairs.txt in {self.root} or beside it; set benchmark.pairs to the list, or benchmark=none"
         )
 
     def _faces(self, images: list[str], pairs: Path) -> ImageList:
-        paths = [_existing(self.root / image) for image in images]
+        root = descended(self.root)
+        paths = _existing(root, images)
         missing = [image for image, path in zip(images, paths, strict=True) if path is None]
         if missing:
+            first = missing[0] if _suffix(missing[0]) in IMAGE_SUFFIXES else f"{missing[0]}.jpg"
             raise UserError(
-                f"lfw: {len(missing)} files named by {pairs.name} are missing under {self.root}, "
-                f"first {missing[0]}.jpg; set benchmark.root, or benchmark=none"
+                f"lfw: {len(missing)} files named by {pairs.name} are missing under {root}, "
+                f"first {shown(first)}; set benchmark.root, or benchmark=none"
             )
-        identities, labels = np.unique([image.split("/")[0] for image in images], return_inverse=True)
+        identities, labels = np.unique([image.rpartition("/")[0] or image for image in images], return_inverse=True)
         return ImageList([path for path in paths if path is not None], labels, [str(name) for name in identities])
 
 
@@ -244,7 +247,31 @@ def _check_root(root: Path) -> None:
             raise UserError(f"lfw: {root} is empty; {hint}")
 
 
-def _existing(stem: Path) -> str | None:
-    """The path of the image with this stem, or None."""
-    paths = (f"{stem}{suffix}" for suffix in SUFFIXES)
-    return next((path for path in paths if os.path.isfile(path)), None)
+def _existing(root: Path, images: list[str]) -> list[str | None]:
+    """The path of each image, whose name may lack its suffix; each folder is listed once, since suffixes come in any case."""
+    listed: dict[str, dict[str, str]] = {}
+    found: list[str | None] = []
+    for image in images:
+        folder, _, name = image.rpartition("/")
+        if folder not in listed:
+            listed[folder] = _by_stem(root / folder)
+        stem = name[: -len(suffix)] if (suffix := _suffix(name)) in IMAGE_SUFFIXES else name
+        names = listed[folder]
+        known = names.get(name) or names.get(stem)
+        found.append(None if known is None else f"{root}{os.sep}{folder}{os.sep if folder else ''}{known}")
+    return found
+
+
+def _by_stem(folder: Path) -> dict[str, str]:
+    """The images of a folder by their names, and by these without suffix; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if is_image(entry))
+    except OSError:
+        return {}
+    names.sort(key=lambda name: PREFERRED.index(_suffix(name)) if _suffix(name) in PREFERRED else -1)
+    return {**{name[: -len(_suffix(name))]: name for name in names}, **{name: name for name in names}}
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,7 @@ class Audit:
 def run_audit(
     root: str,
     *,
+    depth: int = 1,
     against: str | None,
     weights: str | None,
     checkpoint: str | None,
@@ -91,7 +93,7 @@ def run_audit(
     device = chosen_device(accelerator)
     network = restored(checkpoint, weights, backbone, preprocess, image_size)
     decode = Decode(max_pixels=max_pixels)
-    sets = [opened(place, decode) for place in (root, against) if place is not None]
+    sets = [opened(root, decode, depth), *([] if against is None else [opened(against, decode)])]
     with image_bar(sum(map(len, sets))) as progress:
         taken: list[Inventory] = []
         for faces in sets:
@@ -99,6 +101,7 @@ def run_audit(
     audit = Audit(taken[0], taken[1] if against else None)
     examine_files(audit)
     examine_copies(audit)
+    examine_spellings(audit)
     if audit.against is not None:
         examine_names(audit.train.faces, audit.against.faces, audit)
         if network is not None:
@@ -120,11 +123,11 @@ def chosen_device(name: str) -> DeviceChoice:
     return choice
 
 
-def opened(place: str, decode: Decode) -> Faces:
+def opened(place: str, decode: Decode, depth: int = 1) -> Faces:
     """A folder of identities, or an annotation file."""
     if expanded(place).is_file():
         return read_annotation(place, decode=decode)
-    return FolderFaces(place, decode)
+    return FolderFaces(place, decode, depth)
 
 
 def after(taken: list[Inventory], progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
@@ -144,8 +147,8 @@ def examine_files(audit: Audit) -> None:
     none = (shown(faces.identities[label]) for label in np.flatnonzero(counts == 0))
     audit.note("identities without a readable image", none, matters=True)
     if isinstance(faces, FolderFaces):
-        skipped = [f"{faces.skipped:,} files"] if faces.skipped else []
-        audit.note("kind of other files beside the images, which are left out", skipped, matters=False)
+        kinds = [f"{count:,} {shown(kind)}" for kind, count in sorted(faces.index.left_out.items())]
+        audit.note("kinds of other files beside the images, which are left out", kinds, matters=False)
 
 
 def examine_copies(audit: Audit) -> None:
@@ -176,6 +179,16 @@ def kind_of(group: Indices, audit: Audit) -> str | None:
     if len(own) < len(group):
         return "both"
     return "labels" if len(np.unique(audit.train.faces.labels[own])) > 1 else "copies"
+
+
+def examine_spellings(audit: Audit) -> None:
+    """A person under two spellings is two identities, which training pushes apart; disks without case even mix their folders."""
+    names = audit.train.faces.identities
+    spelled: dict[str, list[str]] = {}
+    for name in names:
+        spelled.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
+    rows = (" = ".join(map(shown, alike)) for alike in spelled.values() if len(alike) > 1)
+    audit.note("names of identities differ in capitals, blanks or the code of an accent only", rows, matters=True)
 
 
 def examine_names(train: Faces, test: Faces, audit: Audit) -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 OWN_KEYS = ("resume", "resume_changed")  # of the command that goes on, not of the run
 # Where the data lie: other places are the same training if the images are the same, which `changed_images` looks at.
 PLACES = (
-    *("data.root", "data.list", "data.within", "data.path", "data.shards"),
+    *("data.root", "data.depth", "data.list", "data.within", "data.path", "data.shards"),
     *("benchmark.root", "benchmark.path", "benchmark.pairs"),
 )
 # By whom, how fast and with which notes: nothing that is trained follows from it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,16 +14,24 @@ from facenet.home import expanded
 from facenet.tasks.progress import image_bar
 
 
-def run_pack(root: str, out: str, *, size: int | None = None) -> str:
+def run_pack(root: str, out: str, *, size: int | None = None, depth: int = 1) -> str:
     """Writes the pack and says what is in it and how to train on it."""
-    faces = FolderFaces(root)
+    faces = FolderFaces(root, depth=depth)
     if size is None:
         check_room(faces, Path(out))
     with image_bar(len(faces)) as progress:
         num_bytes = pack_folder(faces, out, size=size, progress=progress)
-    skipped = f"; {faces.skipped} files that are no images left out" if faces.skipped else ""
+    skipped = f"; left out: {faces.left_out}" if faces.left_out else ""
     counts = f"{len(faces):,} images of {len(faces.identities):,} identities, {num_bytes / 1e6:,.1f} MB"
-    return f"{out}: {counts}{skipped}; train on it with data=record data.path={out}"
+    return f"{out}: {counts}{skipped}; train on it with data=record {override('data.path', out)}"
+
+
+def override(key: str, value: str) -> str:
+    """As a shell and Hydra read it, whatever the value holds."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    plain = re.fullmatch(r"[\w./+@ -]*", value)
+    return shlex.quote(f"{key}={value if plain else QuotedString(value, Quote.single).with_quotes()}")
 
 
 def check_room(faces: Faces, out: Path, sample: int = 200) -> None:

@@ -9,25 +9,26 @@ from facenet.data.identities import Faces, FolderFaces
 from facenet.data.record_faces import RecordFaces
 from facenet.data.shards.writing import write_shards
 from facenet.home import expanded
-from facenet.tasks.pack import check_room
+from facenet.tasks.pack import check_room, override
 from facenet.tasks.progress import image_bar
 
 
-def run_shard(root: str, out: str, *, images_per_shard: int) -> str:
+def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> str:
     """Writes the shards and says what is in them and how to train on them."""
-    faces = opened(root)
+    faces = opened(root, depth)
     if not isinstance(faces, RecordFaces):
         check_room(faces, Path(out))
     with image_bar(len(faces)) as progress:
         index = write_shards(faces, out, images_per_shard=images_per_shard, progress=progress)
     counts = f"{len(faces):,} images of {len(faces.identities):,} identities in {len(index.names):,} shards"
     size = f"{int(index.lengths.sum()) / 1e6:,.1f} MB"
-    return f"{out}: {counts}, {size}; train on them with data=shards data.shards={out} sampler=shuffle loss=arcface"
+    how = f"data=shards {override('data.shards', out)} sampler=shuffle loss=arcface"
+    return f"{out}: {counts}, {size}; train on them with {how}"
 
 
-def opened(root: str) -> Faces:
+def opened(root: str, depth: int) -> Faces:
     """A folder of identities, an annotation file, or a pack."""
     place = expanded(root)
     if place.suffix == ".rec" or any(place.glob("*.rec")):
         return RecordFaces(place)
-    return read_annotation(place) if place.is_file() else FolderFaces(place)
+    return read_annotation(place) if place.is_file() else FolderFaces(place, depth=depth)

@@ -65,6 +65,22 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "half": lambda state: {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()
     },
+    "lightning": lambda state: {
+        "state_dict": {f"model.{name}": tensor for name, tensor in state.items()} | {"loss.weight": torch.zeros(2, 2)}
+    },
+    "backbone": lambda state: {f"backbone.{name}": tensor for name, tensor in state.items()},
+    "encoder in module": lambda state: {f"module.encoder.{name}": tensor for name, tensor in state.items()},
+    "net": lambda state: {f"net.module.{name}": tensor for name, tensor in state.items()},
+    "insightface": lambda state: {
+        "epoch": 3,
+        "state_dict_softmax_fc": {"weight": torch.zeros(2, 2)},
+        "state_dict_backbone": {f"module.{name}": tensor for name, tensor in state.items()},
+    },
+    "scores of numpy": lambda state: {
+        "model": state,
+        "best": np.float64(0.9),
+        "row": [np.float32(0.5), np.int64(3), np.bool_(True)],
+    },
     "no_counters": lambda state: {name: tensor for name, tensor in state.items() if "num_batches" not in name},
     "no_classifier": lambda state: {name: tensor for name, tensor in state.items() if "classifier" not in name},
 }
@@ -78,7 +94,8 @@ def test_prefixes_wrappers_and_heads_do_not_matter(wrap: Callable[[State], Any],
     assert report.missing == ()
     num_counters = sum("num_batches" in name for name in state)
     assert len(report.loaded) == 168 - (num_counters if wrap is WRAPPINGS["no_counters"] else 0)
-    assert report.skipped == (() if wrap is WRAPPINGS["no_classifier"] else ("classifier.weight", "classifier.bias"))
+    skipped = {"classifier.weight", "classifier.bias"} if wrap is not WRAPPINGS["no_classifier"] else set[str]()
+    assert {*report.skipped} == skipped | ({"loss.weight"} if wrap is WRAPPINGS["lightning"] else set[str]())
 
 
 def test_report_counts_and_names(state: State, tmp_path: Path) -> None:
@@ -121,6 +138,24 @@ def test_inception_weights_of_the_port_with_512_numbers_load_as_a_trunk(
     assert len(report.loaded) == len(trunk) == 708
     assert set(report.skipped) == set(ends)
     assert not embedder.last_bn.weight.eq(0).any()  # theirs has the same name and is another tensor
+
+
+def test_the_port_is_whole_in_a_network_of_its_size(inception_names: list[str], tmp_path: Path) -> None:
+    """facenet-pytorch's own names: trunk, `last_linear`, `last_bn`, and the classifier `logits`."""
+    embedder = FaceNet(trunk=InceptionResNetV1(), embedding_size=512)
+    shapes = embedder.state_dict()
+    theirs = {name: torch.full(tuple(shapes[f"backbone.model.{name}"].shape), 0.5) for name in inception_names}
+    theirs |= {"last_linear.weight": torch.full((512, 1792), 0.5), "logits.bias": torch.zeros(8631)}
+    theirs |= {name: torch.full(tuple(shapes[name].shape), 0.5) for name in shapes if name.startswith("last_bn.")}
+    report = load_weights(embedder, saved(tmp_path / "vggface2.pt", theirs), whole=True)
+    assert is_marked(embedder.state_dict()) and report.skipped == ("logits.bias",) and report.missing == ()
+
+
+def test_two_networks_in_one_file_are_named(state: State, tmp_path: Path) -> None:
+    both = {f"{prefix}.{name}": tensor for prefix in ("model", "net") for name, tensor in state.items()}
+    with pytest.raises(UserError, match=r"two networks that fit, net\.\* and model\.\*; save"):
+        load_weights(mobilenet(), saved(tmp_path / "w.pth", both))
+    assert load_weights(mobilenet(), saved(tmp_path / "w.pth", both | state)).missing == ()  # one as it is named here
 
 
 def test_other_embedding_size_keeps_the_trunk(state: State, tmp_path: Path) -> None:

@@ -87,6 +87,80 @@ def test_relative_paths_count_from_the_list_and_names_stay_distinct(make_folder:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "{0};{1}\\0.png",
+        "{0};.\\{1}\\0.png\r",
+        '{0};"{1}/0.png"',
+        "{0};'{1}/0.png'",
+        '"{0};{1}/0.png"',
+        "{0}; {1}/0.png",
+        "{0} ; {1}/0.png",
+        "{0};~/people/{1}/0.png",
+    ],
+)
+def test_paths_as_people_have_them(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    root = make_folder({"a": 1, "b c": 2})
+    monkeypatch.setenv("HOME", str(root.parent))
+    rows = [line.format(label, name) for label, name in enumerate(["a", "b c"])]
+    (root / "list.txt").write_text("\n".join(rows))
+    faces = read_annotation(root / "list.txt")
+    assert faces.identities == ("a", "b c") and [faces.load(at)[0, 0, 0] for at in (0, 1)] == [0, 1]
+
+
+def test_backslashes_in_names_stay_where_such_files_are(tmp_path: Path) -> None:
+    for name in ("a\\1.png", "b\\1.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "list.txt").write_text("0;a\\1.png\n1;b\\1.png\n")
+    assert read_annotation(tmp_path / "list.txt").paths == [f"{tmp_path}/a\\1.png", f"{tmp_path}/b\\1.png"]
+
+
+def test_an_image_that_is_listed_twice_is_told(make_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_folder({"a": 1, "b": 2})
+    lines = ["0;a/0.png", "1;b/0.png", "1;b/1.png", "1;b/1.png", "1;b/1.png", "0;b/0.png"]
+    (root / "list.txt").write_text("\n".join(lines[:3]))
+    read_annotation(root / "list.txt")
+    assert not caplog.records
+    (root / "list.txt").write_text("\n".join(lines))
+    assert len(read_annotation(root / "list.txt")) == 6  # as the reference trains on it
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{root}/list.txt: 2 lines list an image again, first {root}/b/1.png with labels 1 and 1",
+        f"{root}/list.txt: 1 lines list an image under another label, first {root}/b/0.png with labels 1 and 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "shape"),
+    [
+        ("0,/x/a.png", "<label>,<path>"),
+        ("0\t/x/a.png", "<label> TAB <path>"),
+        ("7\t0.000000\ta/1.png", "<key> TAB <label> TAB <path>, a list of im2rec"),
+        ("/x/a b.png 0", "<path> <label>"),
+        ("/x/a.png;0", "<path> <label>"),
+        ("/x/a.png", "a path without label"),
+    ],
+)
+def test_the_shape_of_another_list_is_named(tmp_path: Path, line: str, shape: str) -> None:
+    (tmp_path / "list.txt").write_text(f"0;/x/b.png\n{line}\n")
+    with pytest.raises(UserError, match=f"list.txt:2: expected .*; it seems to be {shape}: write the label and ;"):
+        read_annotation(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("path", ["D:\\faces\\a\\1.jpg", "c:/faces/a.jpg", "\\\\nas\\faces\\a.jpg"])
+def test_absolute_paths_of_windows_are_named(tmp_path: Path, path: str) -> None:
+    (tmp_path / "list.txt").write_text(f"0;{path}\n")
+    with pytest.raises(UserError, match="list.txt:1: .* is a path of a Windows machine; write it as it is called here"):
+        read_annotation(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("path", ["..\\b\\1.png", "a\\..\\..\\1.png", "a/../../1.png"])
+def test_no_spelling_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
+    (tmp_path / "list.txt").write_text(f"0;{path}\n1;a.png\n")
+    with pytest.raises(UserError, match="list.txt:1: .* leads out of the list's folder"):
+        read_annotation(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("0;/x/a.png\nfoo\n", r"list.txt:2: expected <label>;<path>.*'foo'"),

@@ -54,6 +54,71 @@ def test_every_form_is_read_and_each_image_kept_once(tmp_path: Path, data: bytes
     assert faces.name(2) == "lfw.bin#2"
 
 
+ARRAYS = [np.frombuffer(image, np.uint8).copy() for image in IMAGES]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("arrays", [ARRAYS, [np.frombuffer(image, np.uint8) for image in IMAGES]], ids=["own", "views"])
+def test_images_as_arrays_of_bytes_are_these_bytes(tmp_path: Path, arrays: list[Any], protocol: int) -> None:
+    """As insightface's sample has them, and numpy before its version 2 named them."""
+    data = pickle.dumps((arrays, [True, False]), protocol=protocol)
+    (tmp_path / "now.bin").write_bytes(data)
+    assert read_bin(tmp_path / "now.bin")[0] == IMAGES
+    if protocol < 4:  # later ones say how long a name is
+        (tmp_path / "then.bin").write_bytes(data.replace(b"numpy._core", b"numpy.core"))
+        assert read_bin(tmp_path / "then.bin")[0] == IMAGES
+
+
+class Stated:
+    """Pickled as an array with this state."""
+
+    def __init__(self, *state: Any) -> None:
+        self.state = state
+
+    def __reduce__(self) -> Any:
+        make, arguments, _ = np.zeros(1, np.uint8).__reduce__()[:3]  # type: ignore[misc]
+        return make, arguments, self.state
+
+
+UINT8 = np.dtype("u1")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), r"image 0 is an array of pixels of shape \(4, 4, 3\).*encode each image"),
+        (np.zeros(4, np.float32), "it holds an array of type 'f4'"),
+        (np.array([None]), "it holds an array of type 'O8?'"),
+        (np.zeros(4, "V1"), "it holds an array of type 'V1'"),
+        (Stated(1, (9,), UINT8, False, b"four"), r"an array of shape \(9,\) with other numbers"),
+        (Stated(1, (-2, -2), UINT8, False, b"four"), "with other numbers"),
+        (Stated(1, (1,) * 9, UINT8, False, b"f"), "an array without a shape"),
+        (Stated(1, (4.0,), UINT8, False, b"four"), "an array without a shape"),
+        (Stated(1, (4,), UINT8, False, ["four"]), "with other numbers"),
+        (Stated(1, (4,), "u1", False, b"four"), "it holds an array of type None"),
+        (Stated(1, (4,)), "an array without numbers"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_other_arrays_are_refused(tmp_path: Path, image: Any, message: str, protocol: int) -> None:
+    (tmp_path / "bad.bin").write_bytes(pickle.dumps(([image, image], [True]), protocol=protocol))
+    with pytest.raises(UserError, match=rf"bad.bin: .*{message}"):
+        read_bin(tmp_path / "bad.bin")
+
+
+def test_one_long_part_does_not_become_many(tmp_path: Path) -> None:
+    """Protocol 5 keeps an array in a bytearray, which is copied into bytes; a file may name the same one again and again."""
+    buffer = bytearray(100_000)
+
+    class Again:
+        def __reduce__(self) -> Any:
+            return np.zeros(1, np.uint8).__reduce_ex__(5)[0], (buffer, UINT8, (100_000,), "C")  # type: ignore[index]
+
+    (tmp_path / "bad.bin").write_bytes(pickle.dumps(([Again() for _ in range(4)], [True, False]), protocol=5))
+    with pytest.raises(UserError, match="again and again"):
+        read_bin(tmp_path / "bad.bin")
+
+
 class Calls:
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -70,7 +135,7 @@ class Calls:
         (Calls(eval, "__import__('os').mkdir('run')"), "builtin.*eval"),
         (Calls(getattr, "x", "__class__"), "builtin.*getattr"),
         ((IMAGES, [np.float64(1.0), False]), "a number of type 'f8'"),
-        ((IMAGES, [np.array([True]), False]), "_reconstruct"),
+        ((IMAGES, [np.array([True]), False]), "an array of type 'b1'"),
         (np.dtype([("a", "i4")]), "it holds (empty )?dict"),
     ],
 )

@@ -47,10 +47,10 @@ def test_the_second_start_takes_what_the_first_listed(root: Path) -> None:
     assert first.identities == ("ann", "bö b", "cy\udcff")
     assert first.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert [first.name(index) for index in range(6)] == ["0.jpg", "1.jpg", "0.jpg", "0.jpg", "1.jpg", "2.jpg"]
-    assert first.skipped == 1
+    assert first.left_out == {"other": 1}
     again = remembered(root)
     assert again is not None
-    for field in ("identities", "names", "skipped", "fingerprint"):
+    for field in ("identities", "names", "left_out", "fingerprint"):
         assert getattr(again, field) == getattr(first, field), field
     assert again.counts.tolist() == first.counts.tolist() and again.ends.tolist() == first.ends.tolist()
     faces = FolderFaces(root)
@@ -92,6 +92,19 @@ def test_whatever_changes_the_listing_is_seen(root: Path, change: Callable[[Path
     after = folder_index(root)
     assert after.fingerprint != before.fingerprint
     assert after.fingerprint == module._listed(root)[0].fingerprint
+
+
+def test_folders_within_identities_are_looked_at_too(root: Path) -> None:
+    (root / "ann" / "in").mkdir()
+    (root / "ann" / "in" / "0.jpg").touch()
+    for folder in (root / "ann" / "in", root, *root.iterdir()):
+        os.utime(folder, (time.time() - 3600,) * 2)
+    deeper = folder_index(root, 2)
+    assert deeper.counts.tolist() == [3, 1, 3] and folder_index(root).counts.tolist() == [2, 1, 3]
+    places = list((root.parent / "cache" / "index").glob("*"))
+    assert len(places) == 2 and all(module._remembered(place, root) is not None for place in places)
+    (root / "ann" / "in" / "1.jpg").touch()
+    assert folder_index(root, 2).counts.tolist() == [4, 1, 3]
 
 
 def test_a_folder_that_changed_just_now_is_not_remembered(root: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facenet.data.decode import IMAGE_SUFFIXES, SUFFIXES
 from facenet.data.identities import FolderFaces, ImageList, Subset, UnreadableImage, identity_index, with_min_images
 from facenet.errors import UserError
 
@@ -37,7 +38,71 @@ def test_files_that_are_no_images_are_counted_and_leave_no_label_gap(make_folder
     faces = FolderFaces(root)
     assert faces.identities == ("ann", "bob")
     assert faces.labels.tolist() == [0, 1, 1]
-    assert faces.skipped == 5
+    assert faces.left_out == "1 .txt"  # Thumbs.db and hidden ones are the system's
+
+
+def test_what_systems_leave_behind_is_no_identity_and_not_told(make_folder: MakeFolder) -> None:
+    root = make_folder({"ann": 1, "bob": 2})
+    for junk in ("lost+found", "__MACOSX", "$RECYCLE.BIN", "@eaDir", ".Trash-0"):
+        (root / junk).mkdir()
+        Image.new("RGB", (4, 4)).save(root / junk / "0.png")
+        (root / "ann" / junk).mkdir()
+        Image.new("RGB", (4, 4)).save(root / "ann" / junk / "0.png")
+    for junk in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png"):
+        (root / junk).write_bytes(b"x")
+        (root / "bob" / junk).write_bytes(b"x")
+    faces = FolderFaces(root)
+    assert faces.identities == ("ann", "bob") and len(faces) == 3 and not faces.left_out
+    assert FolderFaces(root, depth=2).fingerprint == faces.fingerprint
+
+
+def test_every_format_that_is_read_makes_an_identity(tmp_path: Path) -> None:
+    """Of any suffix: an identity of GIFs is one, by a folder as by a list."""
+    for suffix in IMAGE_SUFFIXES:
+        (tmp_path / "people" / suffix[1:]).mkdir(parents=True)
+        kind = next(kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes)
+        Image.new("L", (4, 4), 9).save(tmp_path / "people" / suffix[1:] / f"0{suffix}", kind)
+    faces = FolderFaces(tmp_path / "people")
+    assert len(faces) == len(IMAGE_SUFFIXES) == 15
+    assert [round(float(faces.load(index).mean())) for index in range(15)] == [9] * 15
+    (tmp_path / "people" / "gif" / "movie.mp4").touch()
+    (tmp_path / "people" / "gif" / "raw.heic").touch()
+    (tmp_path / "people" / "gif" / "raw.HEIC").touch()
+    assert FolderFaces(tmp_path / "people").left_out == "2 .heic, 1 .mp4"
+
+
+def deep(root: Path, *images: str) -> Path:
+    for number, image in enumerate(images):
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(root / image)
+    return root
+
+
+def test_a_folder_that_holds_all_identities_is_looked_into(tmp_path: Path) -> None:
+    root = deep(tmp_path, "all/faces/ann/0.png", "all/faces/bob/0.png", "all/faces/bob/1.png")
+    (root / "all" / "README").touch()
+    faces = FolderFaces(root)
+    assert (faces.root, faces.identities, len(faces)) == (root / "all" / "faces", ("ann", "bob"), 3)
+    assert faces.name(2) == f"{root}/all/faces/bob/1.png"
+
+
+def test_images_one_folder_deeper_are_told_and_read_where_asked(tmp_path: Path) -> None:
+    root = deep(tmp_path, "ann/day 1/0.png", "ann/day 2/0.png", "bob/day 1/0.png", "bob/1.png")
+    with pytest.raises(UserError, match=r"only one identity has images \(bob\)"):
+        FolderFaces(root)
+    (root / "bob" / "1.png").rename(root / "bob" / "day 1" / "1.png")
+    with pytest.raises(
+        UserError,
+        match=r"images lie one folder deeper, as in ann/day 1: name .*/ann if .*data.depth=2 \(--depth 2\) if ann is",
+    ):
+        FolderFaces(root)
+    faces = FolderFaces(root, depth=2)
+    assert faces.identities == ("ann", "bob") and faces.labels.tolist() == [0, 0, 1, 1]
+    assert faces.name(1) == f"{root}/ann/day 2/0.png" and faces.load(1)[0, 0, 0] == 1
+    deep(root, "cy/0.png")
+    assert FolderFaces(root, depth=2).identities == ("ann", "bob", "cy")
+    deep(root, "dan/0.png")
+    assert FolderFaces(root).left_out == "4 images in deeper folders"
 
 
 def test_capital_suffixes_and_grey_palette_or_transparent_images_are_rgb(tmp_path: Path) -> None:
@@ -70,6 +135,12 @@ def test_fingerprint_follows_names_not_the_place(make_folder: MakeFolder, tmp_pa
 def test_too_little_to_train_on(make_folder: MakeFolder, people: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         FolderFaces(make_folder(people))
+
+
+def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").touch()
+    with pytest.raises(UserError, match=r"list.txt: is a file; expected .*/<identity>/<image>"):
+        FolderFaces(tmp_path / "list.txt")
 
 
 def test_missing_folder_and_images_without_identity_folders(tmp_path: Path) -> None:
@@ -152,5 +223,5 @@ def test_real_faces(train_faces_dir: Path) -> None:
     faces = FolderFaces(train_faces_dir)
     assert len(faces) == 10_827
     assert len(faces.identities) == 359
-    assert faces.skipped == 0
+    assert not faces.left_out
     assert faces.load(0).shape == (160, 160, 3)

@@ -139,6 +139,16 @@ def test_the_plain_layout_takes_labels_from_the_images(tmp_path: Path, first_key
     assert len(faces.fingerprint) == 16
 
 
+@pytest.mark.parametrize("rest", [(), (0.5,)], ids=["one", "several"])
+def test_labels_behind_the_header_of_the_first_image_are_no_range(tmp_path: Path, rest: tuple[float, ...]) -> None:
+    """As `im2rec --pack-label` writes all records, the one of key 0 too."""
+    images = [png((number, 0, 0), tmp_path) for number in range(3)]
+    records = [(n, pack((float(n // 2 + 4), *rest), n, image)) for n, image in enumerate(images)]
+    faces = RecordFaces(write(tmp_path / "packed", records))
+    assert (faces.labels.tolist(), faces.identities) == ([0, 0, 1], ("4", "5"))
+    assert [int(faces.load(index)[0, 0, 0]) for index in range(3)] == [0, 1, 2]
+
+
 def test_ranges_with_an_empty_identity_and_labels_of_another_order(tmp_path: Path) -> None:
     images = [png((number, 0, 0), tmp_path) for number in range(3)]
     ranged = [(0, pack((4.0, 7.0), 0)), *((n + 1, pack(float(n > 1) * 2, n, image)) for n, image in enumerate(images))]

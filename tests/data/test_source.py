@@ -11,7 +11,7 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from facenet.data.source import AnnotationData, FolderData, SyntheticData
+from facenet.data.source import AnnotationData, FolderData, RecordData, SyntheticData
 from facenet.data.transforms import Augment, Preprocess
 from facenet.errors import UserError
 
@@ -42,8 +42,16 @@ def test_synthetic_is_drawn_at_the_input_size() -> None:
 
 
 def test_folder_errors_name_the_key(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^data.root: .*gone: no such folder"):
+    with pytest.raises(UserError, match=r"^data.root: .*gone: no such folder.*; .* where it is now: data.root=NEW$"):
         FolderData(root=str(tmp_path / "gone")).open()
+    with pytest.raises(UserError, match=r"^data.root: .*: no images; expected .*<image>$"):
+        FolderData(root=str(tmp_path)).open()
+    with pytest.raises(UserError, match=r"^data.path: .*gone: no such file .*: data.path=NEW$"):
+        RecordData(path=str(tmp_path / "gone")).open()
+    with pytest.raises(UserError, match=r"^data.list: .*gone cannot be read .*: data.list=NEW; or write"):
+        AnnotationData(list=str(tmp_path / "gone")).open()
+    with pytest.raises(UserError, match="data.depth: expected 1 to 5, got 0"):
+        FolderData(root="x", depth=0)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,41 @@ def test_png_images_are_found(root):
     assert lfw(root).open().faces.name(0).endswith("Ada_0001.png")
 
 
+@pytest.mark.parametrize("suffix", [".JPG", ".bmp", ".webp", ".ppm", ".Jpeg", ".gif"])
+def test_images_of_every_suffix_that_is_read_are_found(root, suffix):
+    for path in list(root.rglob("*.jpg")):
+        path.rename(path.with_suffix(suffix))
+    pair_set = lfw(root).open()
+    assert pair_set.faces.name(0) == f"{root}/Ada/Ada_0001{suffix}" and len(pair_set.faces) == 5
+
+
+def test_of_an_image_that_is_there_twice_the_jpg_is_taken(root):
+    for suffix in (".webp", ".png", ".bmp"):
+        Image.new("RGB", (8, 8)).save(root / "Ada" / f"Ada_0001{suffix}")
+    assert lfw(root).open().faces.name(0).endswith("Ada_0001.jpg")
+
+
+def test_an_archive_that_was_unpacked_into_a_folder_of_its_own_name_is_looked_into(root, tmp_path):
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "README").touch()
+    (tmp_path / "pairs.txt").rename(root / "pairs.txt")
+    root.rename(tmp_path / "outer" / "lfw")
+    pair_set = lfw(tmp_path / "outer").open()
+    assert pair_set.faces.name(0) == f"{tmp_path}/outer/lfw/Ada/Ada_0001.jpg" and len(pair_set.faces) == 5
+
+
+def test_paths_with_labels_name_images_in_any_depth(root, tmp_path):
+    Image.new("RGB", (8, 8)).save(root / "flat.PNG")
+    (root / "Cy" / "day 2").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "Cy" / "day 2" / "1.png")
+    rows = ["Cy/day 2/1.png,Cy/Cy_0004.jpg,1", "flat.png,Cy/Cy_0004.png,0", "flat.PNG,Ada/Ada_0001.jpg,0"]
+    (tmp_path / "pairs.csv").write_text("\n".join([*rows, "Ada/Ada_0001.jpg,Ada/Ada_0002.jpg,1"]))
+    pair_set = lfw(root, pairs=str(tmp_path / "pairs.csv")).open()
+    names = [pair_set.faces.name(index).removeprefix(f"{root}/") for index in pair_set.left]
+    assert names == ["Cy/day 2/1.png", "flat.PNG", "flat.PNG", "Ada/Ada_0001.jpg"]
+    assert pair_set.faces.name(pair_set.right[1]).endswith("Cy/Cy_0004.jpg")  # saved anew in another format since
+
+
 def test_missing_images_are_counted_and_the_first_named(root):
     (root / "Bob" / "Bob_0012.jpg").unlink()
     (root / "Ada" / "Ada_0002.jpg").unlink()

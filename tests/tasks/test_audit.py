@@ -95,7 +95,7 @@ def test_everything_planted_is_found(
         "identities with one image, which make no pair": ["Évé_"],
         "images below 32 pixels": [f"{at}Évé_/tiny.jpg"],
         "images named after another format": [f"{at}Évé_/tiny.jpg"],
-        "kind of other files beside the images, which are left out": ["1 files"],
+        "kinds of other files beside the images, which are left out": ["1 .txt"],
         "groups of the same file in training and test": [f"{at}bob/leak.png = {test_set}/dan/0.png"],
         "groups of the same file under two labels": [f"{at}ann/1.png = {at}bob/stolen.png"],
         "groups of the same file within an identity": [f"{at}ann/0.png = {at}ann/copy.png"],
@@ -106,6 +106,15 @@ def test_everything_planted_is_found(
     assert code == 1 and "! 3 images cannot be read" in report and r"emp\nty.jpg" in report
     code, report = audited(monkeypatch, capsys, train, "--max-pixels", 1)
     assert "! 14 images cannot be read" in report
+
+
+def test_names_that_differ_in_spelling_only_are_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = ["Anna", "anna", "J\u00f6rg", "Jo\u0308rg", "bob ", "bob2"]
+    code, report = audited(monkeypatch, capsys, people(tmp_path / "train", names, first_seed=0), "--json")
+    title = "names of identities differ in capitals, blanks or the code of an accent only"
+    assert (code, findings(report)) == (1, {title: ["Anna = anna", "Jo\u0308rg = J\u00f6rg"]})
 
 
 def test_people_are_found_by_embedding(
