@@ -232,6 +232,20 @@ def test_hydra_reads_through_the_check(place: Path) -> None:
     )  # the user's own word
 
 
+@pytest.mark.parametrize(
+    ("code", "end"), [("utf-8-sig", "\r\n"), ("utf-16", "\n"), ("utf-16-le", "\r\n"), ("utf-8", "\r")]
+)
+def test_presets_are_read_and_checked_in_any_encoding(place: Path, code: str, end: str) -> None:
+    preset = place / "experiments" / "preset" / "mine.yaml"
+    preset.write_bytes((G + "seed: 7\ntracking: {run_name: grün}\n").replace("\n", end).encode(code))
+    config = composed("preset=mine")
+    assert (config.seed, config.tracking.run_name) == (7, "grün")  # at the root: its first line is seen too
+    for text in (G + "hydra: {callbacks: {x: {_target_: os.system}}}\n", "# @package hydra.launcher\nsetup: [x]\n"):
+        preset.write_bytes(text.replace("\n", end).encode(code))
+        with pytest.raises(UserError, match="say it on the command line"):
+            composed("preset=mine")
+
+
 @pytest.mark.parametrize("choice", ["../../outside", "../../../{place}/outside", "{place}/outside", "/{place}/outside"])
 def test_a_choice_by_a_path_is_a_file_of_a_directory(place: Path, choice: str) -> None:
     """Hydra would look it up from within the package, and take it for a part of it."""

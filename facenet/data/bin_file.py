@@ -161,9 +161,11 @@ class PlainValues(pickle.Unpickler):
 
     def copied(self, data: Any) -> bytes:
         """Bytes out of what protocol 5 keeps an array in."""
-        if type(data) not in (bytes, bytearray):
+        if isinstance(data, bytes):
+            return data
+        if not isinstance(data, bytearray):
             raise Refused("it holds an array without numbers")
-        return data if isinstance(data, bytes) else bytes(self.once(data))
+        return bytes(self.once(data))
 
     def once(self, part: Any) -> Any:
         """A part that is about to be made again in another form, none more than once: a file may name the same long one again and again."""

@@ -13,6 +13,8 @@ from facenet.errors import UserError
 from facenet.home import expanded
 from facenet.tasks.progress import image_bar
 
+PLAIN = re.compile(r"(?:\.{0,2}/|[A-Za-z_])[\w./+@-]*", re.ASCII)  # what needs no quotes, and is no number
+
 
 def run_pack(root: str, out: str, *, size: int | None = None, depth: int = 1) -> str:
     """Writes the pack and says what is in it and how to train on it."""
@@ -30,7 +32,7 @@ def override(key: str, value: str) -> str:
     """As a shell and Hydra read it, whatever the value holds."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    plain = re.fullmatch(r"[\w./+@ -]*", value)
+    plain = PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null", "nan", "inf")
     return shlex.quote(f"{key}={value if plain else QuotedString(value, Quote.single).with_quotes()}")
 
 

@@ -26,7 +26,7 @@ def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> 
     return f"{out}: {counts}, {size}; train on them with {how}"
 
 
-def opened(root: str, depth: int) -> Faces:
+def opened(root: str, depth: int = 1) -> Faces:
     """A folder of identities, an annotation file, or a pack."""
     place = expanded(root)
     if place.suffix == ".rec" or any(place.glob("*.rec")):
