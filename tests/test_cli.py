@@ -102,12 +102,14 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     "empty folder": ([*FOLDER, "data.root={inputs}/empty"], "data.root: {inputs}/empty: no images; expected ", set()),
     "no list": (
         [*LIST, "data.list={inputs}/nowhere.txt"],
-        "data.list: {inputs}/nowhere.txt cannot be read (No such file or directory); write one with: facenet-data annotate ",
+        "data.list: {inputs}/nowhere.txt cannot be read (No such file or directory); if it has moved, say where it is now: data.list=NEW; "
+        "or write one with: facenet-data annotate ",
         set(),
     ),
     "wrong line of a list": (
         [*LIST, "data.list={inputs}/wrong.txt"],
-        "{inputs}/wrong.txt:3: expected <label>;<path> with a label of 0 or more, got 'three people/x.png'\n",
+        "{inputs}/wrong.txt:3: expected <label>;<path> with a label of 0 or more, got 'three people/x.png'; it seems to be "
+        "a path without label: write the label and ; before each path\n",
         set(),
     ),
     "wrong line of pairs": (

@@ -157,7 +157,8 @@ class PlainValues(pickle.Unpickler):
         """Bytes as protocol 2 writes them."""
         if not isinstance(text, str):
             raise Refused("it encodes what is no text")
-        return self.once(text).encode("latin1")
+        self.spend(len(text))
+        return text.encode("latin1")
 
     def copied(self, data: Any) -> bytes:
         """Bytes out of what protocol 5 keeps an array in."""
@@ -165,14 +166,14 @@ class PlainValues(pickle.Unpickler):
             return data
         if not isinstance(data, bytearray):
             raise Refused("it holds an array without numbers")
-        return bytes(self.once(data))
+        self.spend(len(data))
+        return bytes(data)
 
-    def once(self, part: Any) -> Any:
-        """A part that is about to be made again in another form, none more than once: a file may name the same long one again and again."""
-        self.encoded_left -= len(part)
+    def spend(self, length: int) -> None:
+        """Of a part that is about to be made in another form, none more than once: a file may name the same long one again and again."""
+        self.encoded_left -= length
         if self.encoded_left < 0:
             raise Refused("it encodes one text again and again")
-        return part
 
     def persistent_load(self, pid: Any) -> Any:
         raise Refused("it names an object elsewhere")
