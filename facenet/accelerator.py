@@ -12,7 +12,6 @@ import logging
 import os
 import resource
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +41,7 @@ class Device:
     fix: str  # what to do when it was asked for and is absent
     visible: str  # environment variable that chooses among several
     monitor: str  # the vendor's program that prints the state of all, and the driver's version
+    halves: tuple[str, ...] = ("bf16",)  # the sound ones that `auto` may take, the one without a loss scale first
     fused: bool = False  # whether torch's fused optimizers are known to have kernels
     compiler: str = "inductor"  # torch.compile's backend
 
@@ -54,6 +54,7 @@ DEVICES = {
         "install the vendor's torch_sdaa and check teco-smi",
         "SDAA_VISIBLE_DEVICES",
         "teco-smi",
+        halves=("fp16",),  # its bf16 is computed in fp16, and clipped to the range of that
         compiler="teco_inductor",
     ),
     "cuda": Device(
@@ -63,6 +64,7 @@ DEVICES = {
         "install a CUDA build of torch and check nvidia-smi",
         "CUDA_VISIBLE_DEVICES",
         "nvidia-smi",
+        halves=("bf16", "fp16"),
         fused=True,
     ),
     # No fused updates on a CPU: they take gradients by position in memory whatever their strides (torch 2.13), and the updates are a small
@@ -72,7 +74,6 @@ DEVICES = {
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # those that take `fused`
 # Process groups that were left. torch 2.4's gloo waits for its peers when the last reference goes, and a peer may have ended.
 KEPT: list[Any] = []
-SLOWER = 1.5  # times float32: beyond what two readings on a shared core differ by
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -101,9 +102,10 @@ class DeviceChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """`dtype` of the forward pass; parameters, gradients, losses and evaluation metrics stay in float32. fp16 scales the loss."""
+    """`dtype` of the forward pass; parameters, gradients, losses and evaluation metrics stay in float32. fp16 scales the loss. A config's `auto`
+    is settled before a run begins."""
 
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = "fp32"
     init_scale: float = 65536.0
     growth_interval: int = 2000
 
@@ -151,6 +153,22 @@ def device_count(name: str) -> int:
 
 def offered_precisions(name: str) -> tuple[str, ...]:
     return DEVICES[name].precisions
+
+
+def sound_halves(name: str) -> tuple[str, ...]:
+    return DEVICES[name].halves
+
+
+def is_host(name: str) -> bool:
+    """Whether it is what this process runs on, so that asking it anything starts no device."""
+    return not DEVICES[name].visible
+
+
+def model_of(name: str) -> str:
+    """Of the first device of a present kind, as its vendor calls it; empty for the host, and where it does not tell."""
+    with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return "" if is_host(name) else str(getattr(torch, name).get_device_name(0))
+    return ""
 
 
 def plugin_of(name: str) -> str | None:
@@ -221,11 +239,6 @@ class Accelerator:
         else:
             told = f"computes in {seen[-1]}" if seen else "has no autocast"
             raise UserError(f"precision={self.precision.dtype}: {self.name} {told}; set precision=fp32")
-        if self.name == "cpu" and (times := self.times_slower()) > SLOWER:
-            log.warning(
-                "precision=%s: this CPU takes %.1f times as long for a convolution in it as in fp32; set precision=fp32",
-                *(self.precision.dtype, times),
-            )
         if self.precision.dtype == "fp16":
             options = {"init_scale": self.precision.init_scale, "growth_interval": self.precision.growth_interval}
             self.scaler = next(spellings(self.name, "GradScaler"))(**options)
@@ -235,25 +248,6 @@ class Accelerator:
         if self.scaler is not None:
             now = {name: state[name] for name in ("scale", "_growth_tracker")}
             self.scaler.load_state_dict({**self.scaler.state_dict(), **now})
-
-    def times_slower(self) -> float:
-        """How long a small convolution takes in the precision, as a multiple of float32; the best of three each, some 10 ms in all."""
-        kernel = torch.ones(64, 64, 3, 3, device=self.device)
-        maps = torch.ones(2, 64, 28, 28, device=self.device).to(memory_format=torch.channels_last)
-
-        def best_s() -> float:
-            found = []
-            for _ in range(4):  # the first picks its kernel
-                started = time.perf_counter()
-                nn.functional.conv2d(maps, kernel, padding=1)
-                self.synchronize()
-                found.append(time.perf_counter() - started)
-            return min(found[1:])
-
-        with torch.inference_mode():
-            plain = best_s()
-            with self.autocast():
-                return best_s() / plain
 
     def product_dtype(self) -> torch.dtype:
         with self.autocast():

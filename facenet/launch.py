@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facenet.atomic import own
+from facenet.cores import available_cores
 from facenet.distributed import Distributed
 from facenet.errors import FAILURE, USER, UserError
 from facenet.failure import Failure, RankFailed, cause, noted_failures
@@ -225,10 +226,6 @@ def module_command(name: str) -> list[str]:
 
 def log_path(run_dir: Path, rank: int) -> Path:
     return run_dir / "ranks" / f"{rank}.log" if rank > 0 else run_dir / "train.log"
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def watch(

@@ -19,7 +19,11 @@ from facenet.launch import LOCK, PARENT, WHERE_SIGNAL, StopFlag, die_with_parent
 from facenet.logs import guard_logs
 from facenet.surroundings import keep_open, pass_over_matplotlibrc
 
-TASKS = {"train": "facenet.tasks.train:run", "collectives": "facenet.tasks.doctor:run_collectives"}
+TASKS = {
+    "train": "facenet.tasks.train:run",
+    "collectives": "facenet.tasks.doctor:run_collectives",
+    "probe": "facenet.tasks.probe:run",
+}
 
 
 def main(run_dir: Path, task: str) -> int:

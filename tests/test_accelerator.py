@@ -2,7 +2,6 @@ import contextlib
 import logging
 import mmap
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -125,31 +124,6 @@ def test_what_torch_lacks_on_a_device_is_refused():
             check_exchange(name, Distributed(compression="bf16"))
     check_exchange("cuda", Distributed(sync_batch_norm=True, compression="bf16"))
     check_exchange("cpu", Distributed(compression="fp16"))
-
-
-@pytest.mark.parametrize("times", [1.2, 9.0])
-def test_a_cpu_that_is_slower_in_the_precision_says_so(monkeypatch, caplog, times):
-    monkeypatch.setattr(Accelerator, "times_slower", lambda self: times)
-    with Accelerator.start(DeviceChoice(name="cpu"), Precision(dtype="bf16")):
-        told = "precision=bf16: this CPU takes 9.0 times as long for a convolution in it as in fp32; set precision=fp32"
-        assert (told in caplog.text) == (times == 9.0)
-
-
-def test_how_much_slower_a_precision_is_comes_from_the_convolutions(monkeypatch):
-    device = Accelerator("cpu", Precision(dtype="bf16"), rank=0, local_rank=0, world_size=1)
-    device.start_precision()
-    real, slept = nn.functional.conv2d, {torch.float32: 0.0, torch.bfloat16: 0.0}
-
-    def slow(maps, kernel, **options):
-        product = real(maps, kernel, **options)
-        time.sleep(slept[product.dtype])
-        return product
-
-    monkeypatch.setattr(nn.functional, "conv2d", slow)
-    slept[torch.bfloat16] = 0.5
-    assert device.times_slower() > 3
-    slept[torch.bfloat16], slept[torch.float32] = 0.0, 0.5
-    assert device.times_slower() < 0.5
 
 
 def test_a_precision_that_the_device_only_pretends_to_have_is_found(monkeypatch):

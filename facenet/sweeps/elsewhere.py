@@ -52,7 +52,7 @@ def check_direction(config: DictConfig) -> None:
     from facenet.sweeps.settings import split
 
     job, _ = split(configs.resolve(without_hydra(config)))
-    select = Planner().plan_of(job).select
+    select = Planner(Path(config.hydra.sweep.dir).absolute()).plan_of(job).select
     asked = config.hydra.sweeper.direction
     right = "minimize" if lower_is_better(select) else "maximize"
     if getattr(asked, "name", asked) != right:
@@ -88,12 +88,14 @@ def begin(config: DictConfig) -> None:
         return
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments(config))
-    jobs = Planner().plan(jobs_of(config, loader, BasicSweeper.split_arguments(overrides, None)[0], 0))
+    directory = Path(config.hydra.sweep.dir).absolute()
+    jobs = Planner(None if sweep.dry_run else directory).plan(
+        jobs_of(config, loader, BasicSweeper.split_arguments(overrides, None)[0], 0)
+    )
     rows = table.rows_of(jobs, skip_duplicates=False)
     print(f"\n{table.as_text(rows)}\n", flush=True)
     if sweep.dry_run:
         sys.exit(0)
-    directory = Path(config.hydra.sweep.dir).absolute()
     for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
         replace_text(directory / name, text)
     write_command(directory, sys.argv[1:])

@@ -61,7 +61,9 @@ def run_sweep_job(
 
     config = {**config, "resume": config["resume"] or "auto"}
     with requeued_after():
-        return finite(run_job(config, run_dir=run_dir, overrides=overrides, tags=tags, start=start))
+        return finite(
+            run_job(config, run_dir=run_dir, overrides=overrides, tags=tags, start=start, sweep_dir=sweep_dir)
+        )
 
 
 def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning: dict[str, int]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from facenet import config as configs
 from facenet.accelerator import check_device_count
 from facenet.errors import UserError
 from facenet.sweeps.state import State, state_of
+from facenet.tasks.auto import settled
 from facenet.tasks.job import PLANNED
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.resume import without
@@ -45,9 +46,10 @@ class Job:
 
 
 class Planner:
-    """Plans jobs. Data and benchmark that several share are opened once."""
+    """Plans jobs. Data and benchmark that several share are opened once, and what is `auto` is settled once for all jobs in `sweep_dir`."""
 
-    def __init__(self) -> None:
+    def __init__(self, sweep_dir: Path | None = None) -> None:
+        self.sweep_dir = sweep_dir
         self.materials: dict[str, Material] = {}
         self.seen: dict[str, int] = {}
 
@@ -58,15 +60,17 @@ class Planner:
         """With state, plan and twin, or with what is wrong with it."""
         try:
             configs.check(job.config, train)
-            plan = self.plan_of(job.config)
+            config, _ = settled(job.config, sweep_dir=self.sweep_dir)
+            plan = self.plan_of(config)
         except UserError as error:
             return replace(job, problem=str(error))
-        first = self.seen.setdefault(effective(job.config, plan), job.num)
+        first = self.seen.setdefault(effective(config, plan), job.num)
         twin = None if first == job.num else first
         return replace(job, plan=plan, twin=twin, state=state_of(job.directory, job.config))
 
     def plan_of(self, config: dict[str, Any]) -> Plan:
         """As `tasks.job.prepare`. Raises UserError where that does, and for more processes than devices."""
+        config, _ = settled(config, sweep_dir=self.sweep_dir)
         parts = {name: configs.build(config[name], name) for name in PLANNED}
         key = json.dumps([without(config["data"], AFTER_OPENING), config["benchmark"]], sort_keys=True)
         if key not in self.materials:

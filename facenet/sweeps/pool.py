@@ -16,9 +16,10 @@ from typing import IO, Any
 
 from facenet.accelerator import only_devices, visible_devices
 from facenet.atomic import own
+from facenet.cores import available_cores
 from facenet.errors import FAILURE, USER
 from facenet.failure import one_line
-from facenet.launch import Stopped, available_cores, module_command, safe_path
+from facenet.launch import Stopped, module_command, safe_path
 from facenet.stop import held_back, stop_signals
 from facenet.sweeps.plans import Job
 

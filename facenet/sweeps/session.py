@@ -36,7 +36,7 @@ class Session:
         self.sweep, self.dir, self.arguments = sweep, sweep_dir, arguments
         self.lock = contextlib.ExitStack()
         self.lock.enter_context(alone_in(sweep_dir, "hydra.sweep.dir", "sweeps"))
-        self.planner = Planner()
+        self.planner = Planner(sweep_dir)
         self.jobs: list[Job] = []
         self.outcomes: dict[int, Outcome] = {}
         self.waiting: list[Job] = []

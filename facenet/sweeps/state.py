@@ -15,6 +15,7 @@ from facenet.data.split import replace_text
 from facenet.errors import UserError
 from facenet.failure import cause, noted_failures, one_line
 from facenet.files import text_of
+from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import changes, moved
 from facenet.tasks.resume import same_images
 
@@ -42,6 +43,7 @@ def state_of(job_dir: Path, config: dict[str, Any]) -> State:
         before = configs.read(job_dir / "resolved.yaml")
     except OSError:
         return State("new")
+    config = as_recorded(config, before)
     if different := changes(before, config):
         return State("changed", note="; ".join(different))
     with contextlib.suppress(OSError, ValueError):

@@ -21,6 +21,7 @@ from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
 from facenet.slots import addresses_in
+from facenet.tasks import auto
 from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin
 from facenet.tasks.plan import Benchmark, Material, divide
@@ -48,6 +49,10 @@ def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str
     if checkpoint is not None:
         refuse_second_network(checkpoint, overrides)
         config = {**config, "backbone": None, "preprocess": None}
+    config, chosen = auto.settled(config)
+    if chosen:
+        log.info("%s", chosen)
+    auto.warn_of_slow(config)
     parts = configs.build({name: node for name, node in config.items() if name != "data"})
     return evaluate(**parts, data=config["data"], run_dir=run_dir, overrides=overrides)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import getpass
 import logging
@@ -23,7 +24,7 @@ from facenet.distributed import Distributed
 from facenet.errors import printable
 from facenet.evaluation.readable import unreadable_in, without
 from facenet.launch import LOCK, launch
-from facenet.tasks import pace
+from facenet.tasks import auto, pace
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
@@ -37,10 +38,16 @@ PLANNED = ("data", "sampler", "loss", "optimizer", "schedule", "trainer", "accel
 
 
 def run_job(
-    config: dict[str, Any], *, run_dir: Path, overrides: list[str], tags: dict[str, str], start: Start = launch
+    config: dict[str, Any],
+    *,
+    run_dir: Path,
+    overrides: list[str],
+    tags: dict[str, str],
+    start: Start = launch,
+    sweep_dir: Path | None = None,
 ) -> float | None:
     """Trains; returns the metric that `trainer.select` names. Prints the plan before and where everything lies after. `start` runs
-    the job's processes.
+    the job's processes. `sweep_dir`: whose jobs have one choice of what is `auto`.
 
     Raises UserError for a mistake in config or data, RankFailed when a process fails, and the signal's exception when one stops it.
     """
@@ -51,10 +58,13 @@ def run_job(
     if earlier is not None:
         config, run_dir = resuming.config_of(earlier, config, overrides), earlier.run_dir
         configs.check(config, train)
+    config, chosen = auto.settled(config, sweep_dir=sweep_dir)
     material, plan = prepare(config)
+    plan = dataclasses.replace(plan, chosen=chosen)
     print(printable(str(plan)), flush=True)
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
+    auto.warn_of_slow(config)
     if earlier is not None:
         earlier.check_data(plan.data_fingerprint, changed=config["resume_changed"])
         earlier.check_images(material, changed=config["resume_changed"])

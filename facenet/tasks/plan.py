@@ -70,6 +70,9 @@ class Plan:
     lr_clipped: bool
     lr_note: str
     select: str
+    chosen: str = (
+        ""  # what `auto` became, with reasons; of the command that began, since the config of its processes says it
+    )
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -89,6 +92,7 @@ class Plan:
             "fingerprint": self.data_fingerprint,
             "benchmark": self.benchmark,
             "device": f"{self.device} ({self.device_reason}), {self.precision}, {self.num_processes} process(es)",
+            **({"auto": self.chosen} if self.chosen else {}),
             "batch": batch,
             "steps": f"{self.steps_per_epoch:,} an epoch, {self.epochs} epochs, {self.total_steps:,} in all",
             "lr": f"{self.lr:g}{smallest}" + (f" ({self.lr_note})" if self.lr_note else ""),

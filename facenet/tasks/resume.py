@@ -22,6 +22,7 @@ from facenet.errors import UserError, shown
 from facenet.files import text_of
 from facenet.home import expanded
 from facenet.slots import addresses_in, openings
+from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tracking.journal import NAME, last_end
@@ -147,6 +148,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
             "leave out one of them"
         )
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
+    wanted = as_recorded(wanted, earlier.config)
     check_sources(wanted, config, earlier.run_dir)
     if "weights" in wanted:
         wanted = {**wanted, "weights": began}

@@ -21,11 +21,12 @@ from packaging.requirements import Requirement
 from facenet.accelerator import absent
 from facenet.errors import UserError
 from facenet.tasks.doctor.collectives import ALONE
-from facenet.tasks.doctor.device import monitored
+from facenet.tasks.doctor.device import check_choice, monitored
 from facenet.tasks.doctor.machine import check_cores, container_cores
 from facenet.tasks.doctor.report import Report
 from facenet.tasks.doctor.settings import check_settings
 from facenet.tasks.doctor.software import check_package
+from facenet.tasks.probe import Probe
 from facenet.tracking.store import store_state
 
 DOCTOR = [str(Path(sys.executable).parent / "facenet-doctor")]
@@ -70,6 +71,29 @@ def test_each_precision_computes_in_its_type_at_a_possible_speed(healthy):
     assert {name: found["autocast"] for name, found in speed.items()} == {"fp32": "float32", "bf16": "bfloat16"}
     for found in speed.values():
         assert 1e-4 < found["matmul_tflops"] < 100 and 1e-4 < found["convolution_tflops"] < 100
+
+
+def test_what_auto_takes_is_told(healthy):
+    found = json.loads(healthy[1].stdout)["auto"]
+    assert found["precision"] in ("fp32", "bf16") and isinstance(found["optimizer.bf16"], bool)
+
+
+@pytest.mark.parametrize(
+    ("bf16_s", "verdict", "problems"),
+    [
+        (0.5, "ok", []),
+        (
+            8.5,
+            "works with remarks",
+            ["precision=bf16: a convolution takes 8.5 times", "optimizer.bf16=true: an update"],
+        ),
+    ],
+)
+def test_the_verdict_warns_of_a_type_that_is_slow_here(report, bf16_s, verdict, problems):
+    check_choice(report, Probe({"fp32": 1.0, "bf16": bf16_s}, {"fp32": 1.0, "bf16": bf16_s}), ["bf16"])
+    assert report.verdict == verdict and len(report.problems) == len(problems)
+    assert all(each.what.startswith(told) for each, told in zip(report.problems, problems, strict=True))
+    assert report.facts["auto"] == {"precision": "fp32" if problems else "bf16", "optimizer.bf16": not problems}
 
 
 def test_two_processes_exchange_numbers(healthy):

@@ -41,6 +41,7 @@ def test_every_number_of_the_plan(planned):
         "lr_note": "lr 0.001 x batch 12 / 64 = 0.0001875, clipped to 0.0003 by schedule.lr_limits [0.0003, 0.001]; "
         "schedule.batch_rule=false keeps 0.001",
         "select": "heldout/accuracy",
+        "chosen": "",
     }
 
 

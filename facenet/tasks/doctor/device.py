@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,11 @@ from facenet.accelerator import (
     device_count,
     devices_present,
     offered_precisions,
+    sound_halves,
 )
+from facenet.cores import threads_of
 from facenet.errors import UserError
+from facenet.tasks import auto, probe
 from facenet.tasks.doctor.report import Report
 
 LONG_ENOUGH_S = 0.02  # a single call that is worth timing
@@ -60,7 +63,19 @@ def check_device(report: Report, name: str) -> bool:
                 describe(report, accelerator)
             report.fact("speed", dtype, *speed(accelerator, computed(accelerator)))
             works = works or base
+    if works:
+        with report.finding("auto", "name precision= and optimizer.bf16= yourself"):
+            check_choice(report, probe.known(name, threads_of(1), keep=False), sound_halves(name))
     return works
+
+
+def check_choice(report: Report, found: probe.Probe, halves: Sequence[str]) -> None:
+    """What `auto` takes here, and whether what a recipe may ask for instead is slow."""
+    choice = auto.choice_of(found, halves)
+    report.fact("auto", "precision", f"{choice.precision}: {choice.precision_why}", choice.precision)
+    report.fact("auto", "optimizer.bf16", f"{str(choice.update).lower()}: {choice.update_why}", choice.update)
+    for what in auto.slow(found, halves):
+        report.problem(what, "precision=auto and optimizer.bf16=auto leave it out")
 
 
 def describe(report: Report, accelerator: Accelerator) -> None:

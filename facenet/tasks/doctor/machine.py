@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 
 from facenet import addresses
-from facenet.launch import available_cores
+from facenet.cores import available_cores, container_cores, visible_cores
 from facenet.tasks.doctor.report import Report
 
 GB = 1e9
 LEAST_DISK = 2 * GB  # an InceptionResNetV1 checkpoint with Adam's moments is 0.3 GB, and a run keeps five
-CGROUP_DIR = Path("/sys/fs/cgroup")
 
 
 def check_machine(report: Report) -> None:
@@ -33,26 +32,14 @@ def check_machine(report: Report) -> None:
 
 
 def check_cores(report: Report) -> None:
-    cores, quota, threads = available_cores(), container_cores(), os.environ.get("OMP_NUM_THREADS")
+    cores, quota, threads = visible_cores(), container_cores(), os.environ.get("OMP_NUM_THREADS")
     limit = "" if quota is None else f", {quota:g} of them by the container's limit"
     report.fact("machine", "cores", f"{cores}{limit}", cores if quota is None else min(cores, quota))
     report.fact("machine", "OMP_NUM_THREADS", threads or "unset: the cores, divided among the processes of a run")
-    owned = max(1, int(min(cores, quota or cores)))
-    wanted = int(threads) if threads is not None and threads.isdigit() else cores
+    owned = available_cores()
+    wanted = int(threads) if threads is not None and threads.isdigit() else owned
     if wanted > owned:
         report.problem(f"{wanted} threads on {owned} cores wait for each other", f"export OMP_NUM_THREADS={owned}")
-
-
-def container_cores(cgroup_dir: Path = CGROUP_DIR) -> float | None:
-    """Cores that a container may use, by the kernel's quota; None without one."""
-    file, old_file = cgroup_dir / "cpu.max", cgroup_dir / "cpu/cpu.cfs_quota_us"
-    if file.is_file():
-        quota, period = file.read_text().split()
-    elif old_file.is_file():
-        quota, period = old_file.read_text().strip(), old_file.with_name("cpu.cfs_period_us").read_text()
-    else:
-        return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def memory_of_host(key: str) -> int:

@@ -1,0 +1,199 @@
+"""How long this machine takes for a convolution and for an update of Muon in each type: measured once, and remembered for the next run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from facenet import config as configs
+from facenet.accelerator import DTYPES, Accelerator, Precision, is_host, model_of, offered_precisions
+from facenet.atomic import replacing
+from facenet.cache_dir import cache_dir
+from facenet.distributed import Distributed
+from facenet.engine.muon import orthogonalised
+from facenet.errors import UserError
+from facenet.files import text_of
+from facenet.launch import StopFlag, launch
+
+log = logging.getLogger(__name__)
+LONG_ENOUGH_S = 1e-3  # of one call: below, a device's time is that of its launches
+ROUNDS = 3
+HOPELESS = 20  # times as long as in fp32, also with what a first call does besides
+REFUSED = (UserError, RuntimeError)  # of a type that the device, or its plugin, does not compute in
+CPU_KEYS = ("vendor_id", "model name", "cpu family", "model", "stepping", "flags")
+ARM_KEYS = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Seconds by precision, of those that the device really computes in; fp32 is among them. `update`: of orthogonalising a matrix."""
+
+    convolution: dict[str, float]
+    update: dict[str, float]
+
+
+def known(name: str, num_threads: int, *, keep: bool = True) -> Probe:
+    """The probe of a present device, remembered or made, and remembered where `keep` says so. A note that cannot be read, or is another machine's,
+    costs only the probe."""
+    machine = described(name, num_threads)
+    place = note(machine)
+    if place is not None and (remembered := read(place, machine)) is not None:
+        return remembered
+    found = measured(name, num_threads)
+    if place is not None and keep:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(place) as partial:
+                partial.write_text(json.dumps({"machine": machine, **asdict(found)}), encoding="utf-8")
+    return found
+
+
+def described(name: str, num_threads: int) -> dict[str, Any]:
+    """What a probe depends on. Of two machines whose CPUs have one name, a guest may see fewer instructions. A device that does not say what it is
+    is known by its host."""
+    return {
+        "device": name,
+        "model": model_of(name) or ("" if is_host(name) else f"in {platform.node()}"),
+        "processor": hashlib.sha256(processor_text().encode()).hexdigest()[:16],
+        "isa": [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
+        "torch": str(torch.__version__),
+        "threads": num_threads,
+    }
+
+
+def processor_text(path: Path = Path("/proc/cpuinfo")) -> str:
+    """What the kernel says of the first core's kind, without its clock and the like."""
+    with contextlib.suppress(OSError):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0].splitlines()
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        return json.dumps({key: fields[key] for key in (*CPU_KEYS, *ARM_KEYS) if key in fields})
+    return ""
+
+
+def note(machine: dict[str, Any]) -> Path | None:
+    """None where nothing can be kept."""
+    place = cache_dir()
+    return place and place / "machines" / f"{hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:16]}.json"
+
+
+def read(place: Path, machine: dict[str, Any]) -> Probe | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        told = json.loads(text_of(place))
+        if told["machine"] == machine:
+            return probe_of(told)
+    return None
+
+
+def probe_of(told: dict[str, Any]) -> Probe:
+    """Raises ValueError, KeyError, TypeError or AttributeError for what is none."""
+    found = Probe(
+        *({str(key): float(value) for key, value in told[name].items()} for name in ("convolution", "update"))
+    )
+    for times in (found.convolution, found.update):
+        if "fp32" not in times or not times.keys() <= DTYPES.keys():
+            raise ValueError("not the precisions of a probe")
+        if not all(math.isfinite(value) and value > 0 for value in times.values()):
+            raise ValueError("not the times of a probe")
+    return found
+
+
+def measured(name: str, num_threads: int) -> Probe:
+    """The host is asked in this process. A device is in one that ends, so that this one holds no memory of it."""
+    if is_host(name):
+        before = torch.get_num_threads()
+        torch.set_num_threads(num_threads)
+        try:
+            return on_device(name)
+        finally:
+            torch.set_num_threads(before)
+    log.info("%s is asked what it computes fastest, once for this machine", name)
+    config = {"accelerator": {"_target_": "facenet.accelerator.DeviceChoice", "name": name}}
+    with tempfile.TemporaryDirectory(prefix="facenet-probe-") as folder:
+        configs.write(config, Path(folder) / configs.RESOLVED)
+        return probe_of(launch(Path(folder), Distributed(), {}, task="probe"))
+
+
+def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
+    """In a process of its own: the probe of the config's device as a dict."""
+    name, _ = configs.build(config["accelerator"], "accelerator").resolve()  # which imports its plugin
+    return asdict(on_device(name))
+
+
+def on_device(name: str) -> Probe:
+    with torch.inference_mode():
+        return Probe(dict(convolutions(name)), updates(computing(name, "fp32")))
+
+
+def computing(name: str, dtype: str) -> Accelerator:
+    """Raises UserError where the device does not compute in it."""
+    accelerator = Accelerator(name, Precision(dtype=dtype), rank=0, local_rank=0, world_size=1)  # type: ignore[arg-type]
+    accelerator.start_precision()
+    return accelerator
+
+
+def convolutions(name: str) -> Iterator[tuple[str, float]]:
+    """Forward passes of a 3 x 3 one, at the first size that takes long enough in fp32; without the precisions that the device refuses."""
+    num_images = 2
+    for dtype in offered_precisions(name):
+        with contextlib.suppress(*(() if dtype == "fp32" else REFUSED)):
+            at = computing(name, dtype)
+            taken = best_s(convolution(at, num_images), at)
+            while dtype == "fp32" and taken < LONG_ENOUGH_S and num_images < 512:
+                num_images *= 2
+                taken = best_s(convolution(at, num_images), at)
+            yield dtype, taken
+
+
+def convolution(at: Accelerator, num_images: int) -> Callable[[], Any]:
+    kernel = torch.ones(64, 64, 3, 3, device=at.device)
+    maps = torch.ones(num_images, 64, 28, 28, device=at.device).to(memory_format=torch.channels_last)
+
+    def work() -> None:
+        with at.autocast():
+            functional.conv2d(maps, kernel, padding=1)
+
+    return work
+
+
+def updates(at: Accelerator) -> dict[str, float]:
+    """Of a square matrix, at the first size that takes long enough in fp32."""
+    side = 128
+    while (taken := best_s(update(at, side, "fp32"), at)) < LONG_ENOUGH_S and side < 1024:
+        side *= 2
+    found = {"fp32": taken}
+    with contextlib.suppress(*REFUSED):
+        found["bf16"] = best_s(update(at, side, "bf16"), at, hopeless_s=HOPELESS * taken)
+    return found
+
+
+def update(at: Accelerator, side: int, dtype: str) -> Callable[[], Any]:
+    matrix = torch.eye(side, device=at.device)
+    return lambda: orthogonalised(matrix, DTYPES[dtype])
+
+
+def best_s(work: Callable[[], Any], at: Accelerator, *, hopeless_s: float = math.inf) -> float:
+    """The shortest of some calls, after one that picks its kernels; that one where it says enough."""
+    found: list[float] = []
+    for _ in range(1 + ROUNDS):
+        at.synchronize()
+        begun = time.perf_counter()
+        work()
+        at.synchronize()
+        found.append(time.perf_counter() - begun)
+        if found[0] > hopeless_s:
+            return found[0]
+    return min(found[1:])
