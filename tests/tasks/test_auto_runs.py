@@ -60,6 +60,7 @@ def run(compose_train, tmp_path, monkeypatch):
     return command
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_what_auto_became(run, tmp_path, capsys):
     became, config = run(XEON, "precision=auto", steps=1)
     assert became == ("bf16", True)
@@ -74,7 +75,3 @@ def test_it_goes_on_with_what_auto_became(run, tmp_path, capsys):
 
 def resumed(tmp_path):
     return str(tmp_path / "run" / "checkpoints" / "last.pt")
-
-
-def test_one_that_begins_elsewhere_has_the_choice_of_there(run):
-    assert run(ZEN_2, "precision=auto", "trainer.max_steps=1")[0] == ("fp32", False)
