@@ -45,12 +45,15 @@ def text_of(path: Path) -> str:
 
 def encoding_of(beginning: bytes) -> str:
     """How a text is written that begins so: UTF-8, with a byte order mark or none, or what spreadsheets and PowerShell write, UTF-16. Without a mark
-    that is told by the zero byte beside its first character, since lists, YAML and logs begin with one of ASCII (RFC 4627, section 3)."""
+    that is told by the zero byte that every second one is, of letters, digits and separators of ASCII."""
     for mark, encoding in MARKS.items():
         if beginning.startswith(mark):
             return encoding
-    first, second = (byte == 0 for byte in (beginning + b"--")[:2])
-    return "utf-16-le" if second and not first else "utf-16-be" if first and not second else "utf-8-sig"
+    sample = beginning[:1024]
+    first, second = sample[::2].count(0), sample[1::2].count(0)
+    if max(first, second) < max(1, len(sample) // 8) or 4 * min(first, second) > max(first, second):
+        return "utf-8-sig"
+    return "utf-16-le" if second > first else "utf-16-be"
 
 
 def decoded(content: bytes, errors: str = "strict") -> str:

@@ -102,8 +102,7 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     "empty folder": ([*FOLDER, "data.root={inputs}/empty"], "data.root: {inputs}/empty: no images; expected ", set()),
     "no list": (
         [*LIST, "data.list={inputs}/nowhere.txt"],
-        "data.list: {inputs}/nowhere.txt cannot be read (No such file or directory); if it has moved, say where it is now: data.list=NEW; "
-        "or write one with: facenet-data annotate ",
+        "data.list: {inputs}/nowhere.txt cannot be read (No such file or directory); write one with: facenet-data annotate ",
         set(),
     ),
     "wrong line of a list": (

@@ -38,6 +38,15 @@ def test_lists_and_pairs(tmp_path: Path, code: str, end: str) -> None:
     assert listed.right == ["Jörg/Jörg_0002", "Bo/Bo_0003", "Bo/Bo_0012", "Cy Lee/Cy Lee_0004"]
 
 
+def test_the_encoding_is_known_without_a_mark_whatever_the_first_letter_is(tmp_path: Path) -> None:
+    for code in ("utf-16-le", "utf-16-be"):
+        assert decoded("李雷\t1\t2\n李雷\t1\tJosé\t3\n".encode(code)).startswith("李雷\t1\t2")
+    assert decoded(b"0;a\0b.png\n1;c.png\n") == "0;a\0b.png\n1;c.png\n"  # a zero byte makes no UTF-16
+    (tmp_path / "list.txt").write_bytes(b"0;a\0b/1.png\n1;c/1.png\n")
+    with pytest.raises(UserError, match="none of 2 sampled images exists"):
+        read_annotation(tmp_path / "list.txt")
+
+
 def test_a_return_within_a_line_stays_where_lines_end_otherwise(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"0;/faces/a\rb/1.png\n1;/faces/c\xff/1.png\n")
     with open_text(tmp_path / "list.txt", any_bytes=True, lf_only=True) as file:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 import string
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 
 from facenet.backbones.weights import read, tensors_of
 from facenet.data.annotation import read_annotation
+from facenet.data.bin_file import read_bin
+from facenet.data.records import read_index
 from facenet.engine import checkpoint as checkpoints
 from facenet.engine.dllogger import read_metric
 from facenet.errors import UserError
@@ -27,7 +31,10 @@ DLL 2026-01-01 - Epoch: 0 Iteration: 3 train.loss : 3.5 rank : 0
 TCAPPDLL 2026 - (0, 4) train.loss: 1.0
 """
 WORDS = {
-    "annotation": [b"0;x\n", b"1;a.png\n", b";", b"\n", b"..", b"/", b"\xff", b"9" * 25, b"\0", b"\xd9\xa3"],
+    "annotation": [
+        *(b"0;x\n", b"1;a.png\n", b";", b"\n", b"..", b"/", b"\xff", b"9" * 25, b"\0", b"\xd9\xa3"),
+        *(b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b'"', b"'", b"~/", b"\\", b"C:\\", b"\t", b","),
+    ],
     "pairs": [
         b"2 1\n",
         b"a\t1\t2\n",
@@ -40,6 +47,19 @@ WORDS = {
         b"/",
         b"\0",
         b"\xb2",
+        *(
+            b"\xff\xfe",
+            b"\r",
+            b",",
+            b";",
+            b'"',
+            b"a/1.png b/1.png 0\n",
+            b"name,image1,image2\n",
+            b"a,1,2\n",
+            b"40\n",
+            b"-1",
+            b"\\",
+        ),
     ],
     "log": [
         *LOG.splitlines(keepends=True),
@@ -53,6 +73,18 @@ WORDS = {
         b'"',
         b"DLL ",
         b" - ",
+    ],
+    "index": [b"0\t0\n", b"1 8", b"-", b"9" * 25, b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\r", b"1e9", b"nan"],
+    "set": [
+        *(b"\x80\x02", b"\x80\x05", b"]", b"(", b"e", b"\x86.", b"\x94", b"h\x00", b"h\x05", b"R", b"b", b"\x85", b"a"),
+        *(
+            b"cnumpy\nndarray\n",
+            b"cnumpy.core.multiarray\n_reconstruct\n",
+            b"\x8c\x02u1",
+            b"K\x00",
+            b"\x8a\xff",
+            b"\x96",
+        ),
     ],
     "weights": [
         b"PK\x03\x04",
@@ -80,8 +112,23 @@ STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3)}
 FIELDS = {name: kind() for name, kind in checkpoints.FIELDS.items()}
 CHECKPOINT = {"format": checkpoints.FORMAT, "version": checkpoints.VERSION, **FIELDS}
 SEEDS = {
-    "annotation": [b"0;x\n1;b/0.png\n", b"\xef\xbb\xbf3;/x/a b.png \r\n3;c.png\n7;x\r\n"],
-    "pairs": [b"2 1\na\t1\t2\na\t1\tb\t1\nb\t2\t3\nc\t1\td\t4\n", b"2 1\na 1 2\na 1 b 1\nb 2 3\nc 1 d 4\n"],
+    "annotation": [
+        b"0;x\n1;b/0.png\n",
+        b"\xef\xbb\xbf3;/x/a b.png \r\n3;c.png\n7;x\r\n",
+        '0; "x"\r1;~/b.png\r1;.\\x\r'.encode("utf-16"),
+    ],
+    "pairs": [
+        b"2 1\na\t1\t2\na\t1\tb\t1\nb\t2\t3\nc\t1\td\t4\n",
+        b"2 1\na 1 2\na 1 b 1\nb 2 3\nc 1 d 4\n",
+        b'name,image1,image2,\n"a",1,2,\na,1,b,1\nb,2,3,\nc,1,d,4\n',
+        "a/1.png;a/2.png;1\r\na/1.png;b/2.png;0\r\n".encode("utf-16-le") * 2,
+    ],
+    "index": [b"0\t0\n3\t64\n", "3\t64\r\n0\t0\r\n".encode("utf-16")],
+    "set": [
+        pickle.dumps(([image] * 4, [True, np.True_]), protocol)
+        for image in (b"a", np.zeros(9, np.uint8))
+        for protocol in (2, 4, 5)
+    ],
     "log": [LOG],
     "weights": [saved(STATE), saved(CHECKPOINT)],
 }
@@ -98,6 +145,8 @@ def metric(path: Path) -> None:
 READERS: dict[str, list[Callable[[Path], object]]] = {
     "annotation": [read_annotation],
     "pairs": [read_pairs],
+    "index": [lambda path: read_index(path, 1000)],
+    "set": [read_bin],
     "log": [metric],
     "weights": [weights, checkpoints.load],
 }
@@ -172,7 +221,13 @@ def test_damage_is_read_or_refused(kind: str, tmp_path: Path) -> None:
         ("annotation", b"99999999999999999999;x\n1;x\n"),
         ("annotation", "\u0663\x1d;x\n1\n".encode()),
         ("annotation", b";" * 2_000_000),
+        ("annotation", "\u3042".encode("utf-16-le") * 2_000_000),
+        ("annotation", b" " * 16_000 + b";\n"),
+        ("annotation", b"x" + b", " * 8_000 + b"x\n"),
         ("pairs", b"9" * 5000 + b" 1\n"),
+        ("pairs", b"," * 2_000_000),
+        ("pairs", b'"' + b"a," * 1_000_000),
+        ("pairs", b"1," + b"\0" * 200_000 + b",a\n"),
         ("pairs", b"2 999999999\na\t1\t2\n"),
         ("pairs", b"2 1\na\t" + b"1" * 5000 + b"\t2\n"),
         ("weights", b"\x80\x02X\xff\xff\xff\x7f"),

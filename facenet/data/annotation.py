@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,8 @@ def _unquoted(text: str) -> str:
 
 
 def _expected(line: str) -> str:
+    if "\0" in line:
+        return "is not text; expected lines <label>;<path>"
     told = f"expected <label>;<path> with a label of 0 or more, got {line[:80]!r}"
     seems = next((shape for shape, known in OTHER_SHAPES.items() if known.match(line[:1000])), None)
     return f"{told}; it seems to be {seems}: write the label and ; before each path" if seems else told
@@ -171,8 +174,8 @@ def _lines(file: Path) -> Iterator[str]:
             yield from iter(partial(lines.readline, LONGEST_LINE), "")
     except OSError as error:
         raise UserError(
-            f"data.list: {file} cannot be read ({error.strerror}); if it has moved, say where it is now: data.list=NEW; "
-            f"or write one with: facenet-data annotate FOLDER --out {file.name}"
+            f"data.list: {file} cannot be read ({error.strerror}); "
+            f"write one with: facenet-data annotate FOLDER --out {shlex.quote(file.name)}"
         ) from error
     except ValueError as error:
         raise UserError(f"data.list: {file} is damaged ({error}); save it as UTF-8") from error

@@ -97,13 +97,14 @@ class RecordFaces:
 def rec_file(path: Path) -> Path:
     """The .rec file itself, or the one in a folder."""
     if path.is_file():
-        return path
+        return path.with_suffix(".rec") if path.suffix == ".idx" else path
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; expected a pack (train.rec, train.idx)")
     found = sorted(path.glob("*.rec"))
     chosen = [file for file in found if file.name == "train.rec"] or found
     if len(chosen) != 1:
-        raise UserError(f"{path}: {len(found)} .rec files and no train.rec; name one of them")
+        told = f"{len(found)} .rec files and no train.rec; name one of them" if found else "holds no .rec file"
+        raise UserError(f"{path}: {told}")
     return chosen[0]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from facenet.data.annotation import read_annotation
@@ -13,7 +15,7 @@ from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.record_faces import RecordFaces
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.synthetic import SyntheticFaces
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 from facenet.home import expanded
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ class FolderData(FileData):
         try:
             faces = FolderFaces(self.root, self.decode(), self.depth)
         except UserError as error:
-            raise UserError(f"data.root: {error}{moved('data.root', self.root)}") from error
+            raise UserError(f"data.root: {error}{way_out('root', self.root)}") from error
         if faces.root != expanded(self.root):
             log.info("data.root=%s: the identities are in %s", self.root, faces.root)
         if faces.left_out:
@@ -107,7 +109,11 @@ class AnnotationData(FileData):
     within: str | None = None
 
     def open(self) -> Faces:
-        return with_min_images(read_annotation(self.list, within=self.within, decode=self.decode()), self.min_images)
+        try:
+            faces = read_annotation(self.list, within=self.within, decode=self.decode())
+        except UserError as error:
+            raise UserError(f"{error}{way_out('list', self.list)}") from error
+        return with_min_images(faces, self.min_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +126,7 @@ class RecordData(Data):
         try:
             faces = RecordFaces(self.path)
         except UserError as error:
-            raise UserError(f"data.path: {error}{moved('data.path', self.path)}") from error
+            raise UserError(f"data.path: {error}{way_out('path', self.path)}") from error
         return with_min_images(faces, self.min_images)
 
 
@@ -142,7 +148,11 @@ class ShardData(FileData):
             )
 
     def open(self) -> Faces:
-        return with_min_images(ShardFaces(self.shards, self.decode()), self.min_images)
+        try:
+            faces = ShardFaces(self.shards, self.decode())
+        except UserError as error:
+            raise UserError(f"{error}{way_out('shards', self.shards)}") from error
+        return with_min_images(faces, self.min_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +173,27 @@ class SyntheticData(Data):
         return with_min_images(faces, self.min_images)
 
 
-def moved(key: str, place: str) -> str:
-    """The way out where nothing is there: of a run that goes on, the place is one that it has on record."""
-    return "" if expanded(place).exists() else f"; if it has moved, say where it is now: {key}=NEW"
+def way_out(key: str, place: str) -> str:
+    """What to add to the reason why a place cannot be opened as what data.key names: where nothing is there, since a run that goes on has its place
+    on record; where it seems to be data of another kind."""
+    path = expanded(place)
+    if not path.exists():
+        return "" if key == "shards" else f"; if it has moved, say where it is now: data.{key}=NEW"
+    found = kind_of(path)
+    if found is None or found[1] == key:
+        return ""
+    what, own_key, choice = found
+    return f"; it seems to be {what}: data={choice} {shlex.quote(f'data.{own_key}={shown(place)}')}"
+
+
+def kind_of(path: Path) -> tuple[str, str, str] | None:
+    """(what it is, the key that names its place, the choice of data=)."""
+    pack, shards = ("a pack", "path", "record"), ("shards", "shards", "shards")
+    listed, folder = ("a list", "list", "annotation"), ("a folder of faces", "root", "folder")
+    if path.is_file():
+        by_suffix = {".rec": pack, ".idx": pack, ".tar": shards, ".txt": listed, ".lst": listed, ".csv": listed}
+        return by_suffix.get(path.suffix.lower())
+    for pattern, kind in (("*.rec", pack), ("*.tar", shards), ("*/", folder)):
+        if next(path.glob(pattern), None) is not None:
+            return kind
+    return None

@@ -145,7 +145,8 @@ class Bin:
         try:
             faces = BinFaces(self.path)
         except UserError as error:
-            raise UserError(f"benchmark.path: {error}") from error
+            hint = "" if self.path.exists() else "; if it has moved, say where it is now: benchmark.path=NEW"
+            raise UserError(f"benchmark.path: {error}{hint}") from error
         num_pairs = len(faces.same)
         if self.num_folds < 2 or num_pairs < 2 * self.num_folds:
             raise UserError(

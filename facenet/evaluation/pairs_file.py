@@ -26,6 +26,7 @@ from facenet.files import open_text
 
 log = logging.getLogger(__name__)
 LARGEST = 1 << 28  # characters; of several million pairs
+LONGEST_LINE = 1 << 14  # characters that are looked at
 LONGEST_NUMBER = 9  # digits; Python refuses to convert thousands of them
 NUM_FOLDS = 10  # of a list that has none of its own
 ANSWERS = {"1": True, "true": True, "same": True, "0": False, "-1": False, "false": False, "different": False}
@@ -88,6 +89,7 @@ def _separator(lines: list[str]) -> str | None:
 
 
 def _fields(line: str, separator: str | None) -> list[str]:
+    line = line[:LONGEST_LINE]
     if separator is None:
         fields = line.strip().split("\t") if "\t" in line else line.split()
     else:

@@ -11,7 +11,10 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from facenet.data.source import AnnotationData, FolderData, RecordData, SyntheticData
+from facenet.data.annotation import annotate
+from facenet.data.identities import FolderFaces
+from facenet.data.pack import pack_folder
+from facenet.data.source import AnnotationData, FolderData, RecordData, ShardData, SyntheticData
 from facenet.data.transforms import Augment, Preprocess
 from facenet.errors import UserError
 
@@ -24,8 +27,6 @@ FILES = [
 
 
 def test_folder_and_annotation_open_the_same_faces(make_folder: MakeFolder) -> None:
-    from facenet.data.annotation import annotate
-
     root = make_folder({"a": 3, "b": 1, "c": 2})
     annotate(root, root.parent / "list.txt")
     folder = FolderData(root=str(root), min_images=2).open()
@@ -48,10 +49,40 @@ def test_folder_errors_name_the_key(tmp_path: Path) -> None:
         FolderData(root=str(tmp_path)).open()
     with pytest.raises(UserError, match=r"^data.path: .*gone: no such file .*: data.path=NEW$"):
         RecordData(path=str(tmp_path / "gone")).open()
-    with pytest.raises(UserError, match=r"^data.list: .*gone cannot be read .*: data.list=NEW; or write"):
+    with pytest.raises(UserError, match=r"^data.list: .*gone cannot be read .*: data.list=NEW$"):
         AnnotationData(list=str(tmp_path / "gone")).open()
     with pytest.raises(UserError, match="data.depth: expected 1 to 5, got 0"):
         FolderData(root="x", depth=0)
+
+
+def test_data_of_another_kind_are_told_as_what_they_are(make_folder: MakeFolder, tmp_path: Path) -> None:
+    """Each place opened as each other kind: a line that names its own."""
+    pytest.importorskip("webdataset", reason="needs facenet[shards]")
+    people = make_folder({"a": 2, "b": 1})
+    annotate(people, tmp_path / "list.txt")
+    pack_folder(FolderFaces(people), tmp_path / "pack")
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "a.tar").touch()
+    places = {
+        "folder": people,
+        "annotation": tmp_path / "list.txt",
+        "record": tmp_path / "pack",
+        "shards": tmp_path / "tars",
+    }
+    kinds = {
+        "folder": (FolderData, "root"),
+        "annotation": (AnnotationData, "list"),
+        "record": (RecordData, "path"),
+        "shards": (ShardData, "shards"),
+    }
+    for name, place in places.items():
+        for other, (kind, key) in kinds.items():
+            if other != name:
+                with pytest.raises(
+                    UserError, match=rf"; it seems to be .*: data={name} data.{kinds[name][1]}={place}$"
+                ):
+                    kind(**{key: str(place)}).open()
+    assert len(RecordData(path=str(tmp_path / "pack" / "train.idx")).open()) == 3
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 HARNESS = Path(__file__).parents[1] / "test_fuzz.py"
 # A weight file is opened twice, as weights and as a checkpoint, and takes fifty times as long as a text.
-INPUTS = {"annotation": 320_000, "pairs": 340_000, "log": 330_000, "weights": 10_000}
+INPUTS = {"annotation": 310_000, "pairs": 320_000, "log": 320_000, "index": 20_000, "set": 20_000, "weights": 10_000}
 GUIDED = {"annotation": 20_000, "pairs": 20_000, "log": 20_000, "weights": 2_000}
 SLOWEST_S = 10.0
 TARGET = """
