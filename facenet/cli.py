@@ -24,6 +24,7 @@ from facenet.atomic import refuse_links
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import RankFailed, safe_path, stop_signals_raise
 from facenet.logs import guard_logs
+from facenet.overrides import as_given, given, key_of
 from facenet.surroundings import pass_over_matplotlibrc, settle
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -76,8 +77,8 @@ def resumed(arguments: list[str]) -> list[str]:
         raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
     added = [argument for argument in arguments if not argument.startswith(key)]
     added.append(f"hydra.sweep.dir={directory}")
-    said_anew = {argument.partition("=")[0] for argument in added}
-    left = [argument for argument in before if argument.partition("=")[0] not in said_anew]
+    said_anew = {key_of(argument) for argument in added}
+    left = [argument for argument in before if key_of(argument) not in said_anew]
     for argument, problem in overlays.strange_arguments(left):
         raise UserError(
             f"sweep.resume={given[-1]}: its command on record has {shown(argument)!r}, and a directory's word is not enough for that ({problem}); "
@@ -89,8 +90,8 @@ def resumed(arguments: list[str]) -> list[str]:
 def going_on(arguments: list[str]) -> list[str]:
     """The arguments; of a command that goes on with a run their keys are that run's, which the defaults, with other data or another optimizer,
     may not have: `tasks.job` checks them."""
-    given = [argument.lstrip("+") for argument in arguments]
-    resumes = any(each.startswith("resume=") and each not in ("resume=auto", "resume=null") for each in given)
+    said = [argument.lstrip("+") for argument in arguments]
+    resumes = any(each.startswith("resume=") and each not in ("resume=auto", "resume=null") for each in said)
     return [forced(argument) if resumes and is_override(argument) else argument for argument in arguments]
 
 
@@ -142,14 +143,15 @@ def train_job(composed: DictConfig) -> float | None:
     resolved = config.resolve(composed)
     overlays.check_composed(resolved)
     sweep = settings_of(resolved)
-    overrides, (values, _) = list(settings.overrides.task), split(resolved)
+    overrides, (values, _) = as_given(settings.overrides.task), split(resolved)
     if settings.mode == RunMode.MULTIRUN:  # under another launcher than facenet's
         from facenet.sweeps.job import run_sweep_job
+        from facenet.tracking.facts import GIVEN, value_tags
 
         if torchrun.active():
             fail(torchrun.NO_SWEEP, USER)
         directory = Path(settings.sweep.dir).absolute()
-        tags = {"sweep_id": directory.name, "job_num": str(settings.job.num)}
+        tags = {"sweep_id": directory.name, "job_num": str(settings.job.num), **value_tags(GIVEN, given(overrides))}
         return run_sweep_job(
             values,
             run_dir=output_dir(),
@@ -176,7 +178,7 @@ def evaluate_job(composed: DictConfig) -> float:
     from facenet import config
     from facenet.tasks.evaluate import run_evaluation
 
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = as_given(HydraConfig.get().overrides.task)
     resolved = config.resolve(composed)
     overlays.check_composed(resolved)
     return run_evaluation(resolved, run_dir=output_dir(), overrides=overrides)
@@ -274,6 +276,7 @@ def end_sweep() -> None:
 def composition_problem(error: Exception, config_name: str) -> str:
     """Hydra stops at its first complaint. Composing again with all of them set aside shows the rest, checked against the signatures."""
     from facenet import config
+    from facenet.sweeps.batch import resolved_as_job
 
     if isinstance(error, MissingConfigException):
         choice = str(error.missing_cfg_file).rpartition("/")[2]
@@ -282,7 +285,7 @@ def composition_problem(error: Exception, config_name: str) -> str:
     overrides = [forced(argument) for argument in sys.argv[1:] if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)
-        found = problems_of(config.resolve(composed), config_name)
+        found = problems_of(resolved_as_job(composed), config_name)
     except UserError as problem:
         return str(problem)
     except (HydraException, OmegaConfBaseException, ValueError):
@@ -317,7 +320,7 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
     with initialize_config_module("facenet.conf", version_base="1.3"):
         while True:
             try:
-                return compose(config_name, overrides=overrides), absent
+                return compose(config_name, overrides=overrides, return_hydra_config=True), absent
             except MissingConfigException as missing:
                 group, _, choice = str(missing.missing_cfg_file).rpartition("/")
                 if not group or group in absent:

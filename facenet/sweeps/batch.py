@@ -6,19 +6,23 @@ import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, open_dict, read_write
 
 from facenet import config as configs
 from facenet.failure import RankFailed
 from facenet.overlays import check_composed
+from facenet.overrides import as_given, given, key_in
 from facenet.sweeps.plans import Job
 from facenet.sweeps.pool import Outcome
 from facenet.sweeps.session import Session
 from facenet.sweeps.settings import settings_of, split
+from facenet.tracking.facts import LONGEST_VALUE, shortened
 
 sessions: dict[Path, Session] = {}  # of this command, by directory: a search launches several batches in one
 
@@ -30,36 +34,62 @@ def run_batch(
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
     if sweep_dir not in sessions:
         sweep_dir.mkdir(parents=True, exist_ok=True)
-        sessions[sweep_dir] = Session(settings_of(configs.resolve(without_hydra(config))), sweep_dir, sys.argv[1:])
+        sessions[sweep_dir] = Session(settings_of(resolved_as_job(config)), sweep_dir, sys.argv[1:])
     jobs = jobs_of(config, loader, job_overrides, first)
     return [Ended(outcome) for outcome in sessions[sweep_dir].run(jobs)]
 
 
 def jobs_of(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
     axes, jobs = axes_of(config, loader), []
-    for num, given in enumerate(job_overrides, first):
-        composed = loader.load_sweep_config(config, list(given))
-        with open_dict(composed):
-            composed.hydra.job.num = num
-        values, _ = split(configs.resolve(without_hydra(composed)))
+    for num, items in enumerate(job_overrides, first):
+        composed = as_job(loader.load_sweep_config(config, list(items)), num)
+        values, _ = split(resolved(composed))
         check_composed(values)
-        changed = {key: value for key, _, value in (item.partition("=") for item in given) if key in axes}
-        directory = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
-        jobs.append(Job(num=num, overrides=list(given), changed=changed, config=values, directory=directory))
+        changed = {key: shortened(value, LONGEST_VALUE) for key, value in given(items).items() if key in axes}
+        jobs.append(
+            Job(num=num, overrides=list(items), changed=changed, config=values, directory=directory_of(composed))
+        )
     return jobs
+
+
+def resolved_as_job(composed: DictConfig) -> dict[str, Any]:
+    """What the values of a command are in its first job: `${hydra:job.num}` and the like have none before."""
+    return resolved(as_job(composed, 0))
+
+
+def as_job(composed: DictConfig, num: int) -> DictConfig:
+    config = copy.deepcopy(composed)
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.job.num = num
+        config.hydra.job.id = str(num)
+        config.hydra.runtime.output_dir = str(directory_of(config))
+    return config
+
+
+def resolved(job: DictConfig) -> dict[str, Any]:
+    """With what its values say of Hydra as a single run has it."""
+    hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
+    hydra.set_config(job)
+    try:
+        return configs.resolve(without_hydra(job))
+    finally:
+        hydra.cfg = before
+
+
+def directory_of(config: DictConfig) -> Path:
+    return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
 
 
 def axes_of(config: DictConfig, loader: ConfigLoader) -> set[str]:
     """The keys that are swept, by the command or a preset."""
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments(config))
-    swept = {each.get_key_element(): each.is_sweep_override() for each in overrides}
-    return {key for key, is_swept in swept.items() if is_swept}
+    return {key_in(each) for each in overrides if each.is_sweep_override()}
 
 
 def arguments(config: DictConfig) -> list[str]:
     """What a sweeper reads: the preset's axes, then the command's, which replace them."""
     preset = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    return [*preset, *config.hydra.overrides.task]
+    return [*preset, *as_given(config.hydra.overrides.task)]
 
 
 class Ended(JobReturn):

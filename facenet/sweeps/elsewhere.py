@@ -45,13 +45,12 @@ def hide_addresses(config: DictConfig) -> None:
 
 def check_direction(config: DictConfig) -> None:
     """Raises UserError where a search would look for the worst."""
-    from facenet import config as configs
     from facenet.evaluation.report import lower_is_better
-    from facenet.sweeps.batch import without_hydra
+    from facenet.sweeps.batch import resolved_as_job
     from facenet.sweeps.plans import Planner
     from facenet.sweeps.settings import split
 
-    job, _ = split(configs.resolve(without_hydra(config)))
+    job, _ = split(resolved_as_job(config))
     select = Planner(Path(config.hydra.sweep.dir).absolute()).plan_of(job).select
     asked = config.hydra.sweeper.direction
     right = "minimize" if lower_is_better(select) else "maximize"
@@ -67,19 +66,20 @@ def begin(config: DictConfig) -> None:
     a dry run."""
     from facenet import config as configs
     from facenet.sweeps import table
-    from facenet.sweeps.batch import arguments, jobs_of, without_hydra
+    from facenet.sweeps.batch import arguments, jobs_of, resolved_as_job
     from facenet.sweeps.job import TABLES
     from facenet.sweeps.plans import Planner
     from facenet.sweeps.settings import settings_of, split
     from facenet.sweeps.state import write_command
     from facenet.tracking.choice import MlflowTracking
 
-    sweep = settings_of(configs.resolve(without_hydra(config)))
+    values = resolved_as_job(config)
+    sweep = settings_of(values)
     for key, value in OWN_ALONE.items():
         if getattr(sweep, key) != value:
             raise UserError(f"sweep.{key}: only facenet's own launcher does this; leave out hydra/launcher, or this")
     check_launcher(config.hydra.launcher, str(config.hydra.sweep.dir))
-    tracking = configs.build(split(configs.resolve(without_hydra(config)))[0]["tracking"], "tracking")
+    tracking = configs.build(split(values)[0]["tracking"], "tracking")
     if isinstance(tracking, MlflowTracking) and not sweep.dry_run:
         begun.append((tracking.where(), Path(config.hydra.sweep.dir).absolute().name))
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
@@ -89,13 +89,14 @@ def begin(config: DictConfig) -> None:
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments(config))
     directory = Path(config.hydra.sweep.dir).absolute()
-    jobs = Planner(None if sweep.dry_run else directory).plan(
-        jobs_of(config, loader, BasicSweeper.split_arguments(overrides, None)[0], 0)
-    )
+    planner = Planner(None if sweep.dry_run else directory)
+    jobs = planner.plan(jobs_of(config, loader, BasicSweeper.split_arguments(overrides, None)[0], 0))
     rows = table.rows_of(jobs, skip_duplicates=False)
     print(f"\n{table.as_text(rows)}\n", flush=True)
     if sweep.dry_run:
         sys.exit(0)
+    for job in jobs:
+        planner.check_place(job)
     for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
         replace_text(directory / name, text)
     write_command(directory, sys.argv[1:])

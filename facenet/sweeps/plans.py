@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ AFTER_OPENING = (
     "num_workers",
     "max_unreadable",
 )  # keys of data that do not change what `divide` makes of it
+
+
+LONGEST_NAME = 255  # bytes, on Linux
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,17 @@ class Planner:
         self.sweep_dir = sweep_dir
         self.materials: dict[str, Material] = {}
         self.seen: dict[str, int] = {}
+        self.places: dict[Path, list[int]] = {}
 
     def plan(self, jobs: Sequence[Job]) -> list[Job]:
+        for job in jobs:
+            self.places.setdefault(job.directory, []).append(job.num)
         return [self.planned(job) for job in jobs]
 
     def planned(self, job: Job) -> Job:
         """With state, plan and twin, or with what is wrong with it."""
         try:
+            self.check_place(job)
             configs.check(job.config, train)
             config, _ = settled(job.config, sweep_dir=self.sweep_dir)
             plan = self.plan_of(config)
@@ -67,6 +75,19 @@ class Planner:
         first = self.seen.setdefault(effective(config, plan), job.num)
         twin = None if first == job.num else first
         return replace(job, plan=plan, twin=twin, state=state_of(job.directory, job.config))
+
+    def check_place(self, job: Job) -> None:
+        """Raises UserError for a directory that other jobs have too, or that no disk can have."""
+        longest = max(len(os.fsencode(part)) for part in job.directory.parts)
+        if longest > LONGEST_NAME:
+            raise UserError(
+                f"hydra.sweep.subdir: a name of {longest} bytes, and a disk takes {LONGEST_NAME}; use ${{hydra.job.num}} and fewer values in it"
+            )
+        if others := [str(num) for num in self.places[job.directory] if num != job.num]:
+            raise UserError(
+                f"hydra.sweep.subdir: {job.directory.name} is also the directory of job {', '.join(others)}; "
+                "put ${hydra.job.num} into it, or leave it out"
+            )
 
     def plan_of(self, config: dict[str, Any]) -> Plan:
         """As `tasks.job.prepare`. Raises UserError where that does, and for more processes than devices."""

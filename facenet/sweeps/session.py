@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
 from facenet.sweeps.state import write_command
 from facenet.tracking.choice import NoTracking
+from facenet.tracking.facts import AXES, value_tags
 from facenet.tracking.known import check_named
 from facenet.tracking.store import where
 
@@ -100,7 +100,7 @@ class Session:
 
     def order(self, job: Job) -> dict[str, Any]:
         """What `sweeps.job` needs to know."""
-        tags = {"sweep_id": self.dir.name, "job_num": str(job.num), "sweep.axes": json.dumps(list(job.changed))}
+        tags = {"sweep_id": self.dir.name, "job_num": str(job.num), **value_tags(AXES, job.changed)}
         told = {"overrides": job.overrides, "tags": tags, "sweep_dir": str(self.dir)}
         return {"config": job.config, **told, "pruning": self.sweep.pruning()}
 
@@ -136,7 +136,7 @@ class Session:
         stores = [uri for job in self.jobs if (uri := where_of(job)) is not None]
         if stores:
             compare(stores[0], self.dir.name)
-        if self.failures():
+        if any(not job.problem for job in self.failures()):  # the others need another command
             say(self.way_on())
         for job in self.failures():
             outcome = self.outcomes[job.num]
@@ -184,4 +184,4 @@ def say(text: str) -> None:
 
 def log_of(job: Job) -> str:
     """Where its output is, if it is not what the terminal showed."""
-    return f"; its output is in {log_path(job)}" if log_path(job).is_file() else ""
+    return f"; its output is in {log_path(job)}" if not job.problem and log_path(job).is_file() else ""

@@ -15,6 +15,7 @@ from facenet.errors import UserError, shown
 from facenet.evaluation.report import lower_is_better
 from facenet.failure import one_line
 from facenet.tracking import reading
+from facenet.tracking.facts import AXES, GIVEN, values_in
 from facenet.tracking.reading import RunRecord
 
 NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
@@ -89,7 +90,7 @@ def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:
     newest: dict[int, RunRecord] = {}
     for record in sorted(records, key=lambda record: record.start):
         newest[int(record.tags.get("job_num", 0))] = record
-    given = {number: overrides(record.tags.get("hydra.overrides", "")) for number, record in newest.items()}
+    given = {number: values_of(record.tags) for number, record in newest.items()}
     keys = swept(list(newest.values()), list(given.values()))
     metric = Counter(record.params.get("plan.select", "") for record in newest.values()).most_common(1)[0][0]
     jobs = [job_of(number, newest[number], given[number], keys, metric) for number in sorted(newest)]
@@ -125,17 +126,31 @@ def test_pairs(params: Mapping[str, str]) -> str:
     return " ".join([benchmark, *(params.get(key, "") for key in drawn_from if benchmark.startswith("heldout"))])
 
 
+def values_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Key -> the value given for it, spelled; of swept keys at least."""
+    return values_in(tags, AXES) or values_in(tags, GIVEN) or overrides(tags.get("hydra.overrides", ""))
+
+
 def overrides(text: str) -> dict[str, str]:
-    """{"optimizer.lr": "1e-3", ...} of the overrides as they were joined by blanks; a blank inside a value is no border."""
+    """{"optimizer.lr": "1e-3", ...} of the overrides of earlier versions, which had them joined by blanks; a blank inside a value is no border, but
+    before a word with a sign."""
     parts = re.split(r"\s+(?=[+~]{0,2}[\w.@/:-]+=)", text.strip())
     return dict(part.lstrip("+~").split("=", 1) for part in parts if "=" in part)
 
 
 def swept(records: list[RunRecord], given: list[dict[str, str]]) -> list[str]:
-    """The keys of tag `sweep.axes` of any job; without the tag, those to which jobs gave different values."""
-    tagged = [key for record in records for key in json.loads(record.tags.get("sweep.axes", "[]"))]
+    """The keys of tag AXES of any job; without the tag, those to which jobs gave different values."""
+    tagged = [key for record in records for key in axes_of(record.tags)]
     keys = tagged or [key for values in given for key in values if len({values.get(key) for values in given}) > 1]
     return list(dict.fromkeys(keys))
+
+
+def axes_of(tags: Mapping[str, str]) -> list[str]:
+    if values := values_in(tags, AXES):
+        return list(values)
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        return [key.lstrip("+~") for key in json.loads(tags.get(AXES, "[]"))]  # a list, of earlier versions
+    return []
 
 
 def number_in(params: Mapping[str, str], name: str) -> float | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +23,14 @@ if TYPE_CHECKING:
 
 LONGEST_PARAM = 6000  # MLflow cuts longer values without a word
 LONGEST_TAG = 8000
+LONGEST_VALUE = 400  # of a swept one, in tables and tags
 LONGEST_NAME = 250
 PARAMS_PER_BATCH = 100
 TRIES, PAUSE_S = 8, 0.1
+AXES, GIVEN = (
+    "sweep.axes",
+    "sweep.given",
+)  # tags, JSON: key -> value; of the swept keys, where they are known, or of all overrides
 UNNAMED = ("hydra.", "hydra/", "tracking", "resume", "sweep")  # say nothing of what is trained
 
 
@@ -40,14 +48,27 @@ class RunFacts:
 
 
 def run_name(overrides: list[str], tags: dict[str, str]) -> str:
-    """The values that were changed; in a sweep those that differ between its runs, which the tag `sweep.axes` lists (JSON)."""
-    axes = json.loads(tags.get("sweep.axes", "[]"))
-    chosen = []
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in axes if axes else not key.startswith(UNNAMED):
-            chosen.append(f"{key}={value}")
+    """The values that were changed; in a sweep those of the swept keys."""
+    named = [override.lstrip("+~") for override in overrides]
+    chosen = [f"{key}={value}" for key, value in values_in(tags, AXES).items()]
+    chosen = chosen or [override for override in named if not override.startswith(UNNAMED)]
     return shown(masked(", ".join(chosen)))[:200] or "default"
+
+
+def value_tags(name: str, values: dict[str, str]) -> dict[str, str]:
+    """Values by key as one tag, or as many as they need: MLflow cuts a longer one."""
+    text = json.dumps({key: shortened(masked(value), LONGEST_VALUE) for key, value in values.items()})
+    parts = [text[start : start + LONGEST_TAG] for start in range(0, len(text), LONGEST_TAG)]
+    return {name if number == 0 else f"{name}.{number}": part for number, part in enumerate(parts)}
+
+
+def values_in(tags: Mapping[str, str], name: str) -> dict[str, str]:
+    """What `value_tags` made tags of; empty where it did not."""
+    parts = itertools.takewhile(lambda part: part is not None, (tags.get(f"{name}.{n}") for n in itertools.count(1)))
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads("".join([tags.get(name, ""), *filter(None, parts)]))
+        return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    return {}
 
 
 def params(facts: RunFacts) -> dict[str, str]:

@@ -1,10 +1,9 @@
 import hashlib
-import json
 
 import pytest
 
 from facenet.tracking import facts as facts_module
-from facenet.tracking.facts import flatten, params, run_name, safe_name, shortened
+from facenet.tracking.facts import AXES, flatten, params, run_name, safe_name, shortened, value_tags
 
 
 @pytest.mark.parametrize(
@@ -45,15 +44,15 @@ def test_learning_rates_are_also_there_as_logarithms(facts):
 @pytest.mark.parametrize(
     ("overrides", "axes", "name"),
     [
-        ([], [], "default"),
-        (["optimizer.lr=1e-3", "hydra.run.dir=x", "tracking.uri=http://a:b@c", "resume=auto"], [], "optimizer.lr=1e-3"),
-        (["data.root=http://a:b@c"], [], "data.root=http://***@c"),
-        (["+preset=x", "optimizer.lr=1e-3", "seed=1"], ["optimizer.lr", "seed"], "optimizer.lr=1e-3, seed=1"),
-        (["preset=x", "optimizer.lr=1e-3"], ["preset"], "preset=x"),
+        ([], {}, "default"),
+        (["optimizer.lr=1e-3", "hydra.run.dir=x", "tracking.uri=http://a:b@c", "resume=auto"], {}, "optimizer.lr=1e-3"),
+        (["data.root=http://a:b@c"], {}, "data.root=http://***@c"),
+        (["+preset=x", "optimizer.lr=1e-3", "seed=1"], {"optimizer.lr": "0.001", "seed": "1"}, "optimizer.lr=0.001, seed=1"),
+        (["preset=x", "optimizer.lr=1e-3"], {"preset": "x"}, "preset=x"),
     ],
 )
 def test_a_run_is_named_by_what_was_changed_and_in_a_sweep_by_what_differs(overrides, axes, name):
-    assert run_name(overrides, {"sweep.axes": json.dumps(axes)} if axes else {}) == name
+    assert run_name(overrides, value_tags(AXES, axes) if axes else {}) == name
 
 
 @pytest.mark.parametrize(
