@@ -8,12 +8,12 @@ import string
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString, Quote
+from hydra.core.override_parser.types import Quote, QuotedString
 from hypothesis import given as drawn
 from hypothesis import seed, settings
 from hypothesis import strategies as st
 
-from facenet.overrides import given, key_in, key_of, spelled
+from facenet.overrides import given, key_in, key_of
 from facenet.sweeps.ranking import rank
 from facenet.sweeps.study import study_of
 from facenet.tracking.facts import AXES, GIVEN, LONGEST_TAG, run_name, value_tags

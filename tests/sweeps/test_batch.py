@@ -13,11 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
-from hydra_plugins.facenet_launcher import FacenetLauncher
 
 import facenet.cli  # noqa: F401  the resolvers of conf
 from facenet.sweeps.batch import arguments, jobs_of
 from facenet.sweeps.plans import Job, Planner
+from hydra_plugins.facenet_launcher import FacenetLauncher
 
 
 @pytest.fixture
