@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 def as_given(overrides: Any) -> list[str]:
     """Hydra's list of them as they were written: to go through it resolves what they refer to, which a job alone may have, or a secret variable."""
-    return [str(override) for override in OmegaConf.to_container(overrides)]
+    return [str(override) for override in cast("list[Any]", OmegaConf.to_container(overrides))]
 
 
 def given(overrides: Iterable[str]) -> dict[str, str]:

@@ -47,7 +47,11 @@ def test_learning_rates_are_also_there_as_logarithms(facts):
         ([], {}, "default"),
         (["optimizer.lr=1e-3", "hydra.run.dir=x", "tracking.uri=http://a:b@c", "resume=auto"], {}, "optimizer.lr=1e-3"),
         (["data.root=http://a:b@c"], {}, "data.root=http://***@c"),
-        (["+preset=x", "optimizer.lr=1e-3", "seed=1"], {"optimizer.lr": "0.001", "seed": "1"}, "optimizer.lr=0.001, seed=1"),
+        (
+            ["+preset=x", "optimizer.lr=1e-3", "seed=1"],
+            {"optimizer.lr": "0.001", "seed": "1"},
+            "optimizer.lr=0.001, seed=1",
+        ),
         (["preset=x", "optimizer.lr=1e-3"], {"preset": "x"}, "preset=x"),
     ],
 )
