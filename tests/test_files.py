@@ -79,7 +79,7 @@ def test_what_is_cut_or_no_text_is_told(tmp_path: Path) -> None:
     path.write_bytes("0;a/1.png\n1;b/1.png\n".encode("utf-16")[:-1])
     with pytest.raises(UserError, match=r"data.list: .*list.txt is damaged .*; save it as UTF-8"):
         read_annotation(path)
-    with pytest.raises(UserError, match="list.txt: is not text"):
+    with pytest.raises(UserError, match="list.txt: is not text in UTF-8 or UTF-16; save it"):
         read_pairs(path)
     with pytest.raises(ValueError, match="utf-8"):
         decoded(b"gr\xfcn")

@@ -25,9 +25,13 @@ log = logging.getLogger(__name__)
 LARGEST_LABEL = 2**62  # int64; labels are numbered anew
 LONGEST_LINE = 1 << 14  # characters; no system opens a path of more than 4,096 bytes
 TRAILING = " \t\r\n"  # what a line may end with besides the path; so no path may end with it
+UTF8 = re.compile(r"[^\udc80-\udcff]*")  # a byte that is none has become one of these
 DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how absolute paths of Windows begin
 SAMPLE = 32  # paths that are looked for: for every file it would take minutes on a cold disk
 OTHER_SHAPES = {  # what follows <label>;<path> in other tools
+    "<aligned> TAB <path> TAB <label>, a list of insightface's face2rec": re.compile(
+        r"[01]\t[^\t]*[^\t\d.][^\t]*\t\d+(\t|$)"
+    ),
     "<key> TAB <label> TAB <path>, a list of im2rec": re.compile(r"\d+\t[\d.]+\t"),
     "<label>,<path>": re.compile(r"\d+\s*,(?=.*\S)"),
     "<label> TAB <path>": re.compile(r"\d+\t"),
@@ -71,7 +75,7 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
     """
     file = expanded(path)
     labels, paths = _parse(file, anywhere=within is not None)
-    paths = _slashed(paths)
+    paths = _as_called_here(paths)
     present, dense = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)
     if len(present) < 2:
         raise UserError(f"{file}: only one identity is listed (label {present[0]}), at least two are needed")
@@ -142,13 +146,30 @@ def _check_place(where: str, image: str, *, anywhere: bool) -> None:
         )
 
 
-def _slashed(paths: list[str]) -> list[str]:
-    """With slashes for backslashes, where the list was written on Windows: files are there under that name, and none as it stands."""
-    marked = [path for path in paths if "\\" in path]
-    sample = [marked[at] for at in np.linspace(0, len(marked) - 1, min(SAMPLE, len(marked))).astype(int)]
-    if any(map(os.path.isfile, sample)) or not any(os.path.isfile(path.replace("\\", "/")) for path in sample):
+def _as_called_here(paths: list[str]) -> list[str]:
+    """With slashes for backslashes, or out of the encoding of a Chinese Windows, where the list was written there: under such names most files of a
+    sample are there, and none as it stands."""
+    odd = [path for path in paths if "\\" in path or not path.isascii()]
+    sample = [odd[at] for at in np.linspace(0, len(odd) - 1, min(SAMPLE, len(odd))).astype(int)]
+    if any(map(os.path.isfile, sample)):
         return paths
-    return [path.replace("\\", "/") for path in paths]
+    spellings = (str, _slashed, _from_gb18030, lambda path: _slashed(_from_gb18030(path)))
+    best = max(spellings, key=lambda spelling: sum(os.path.isfile(spelling(path)) for path in sample))
+    return paths if best is str else list(map(best, paths))
+
+
+def _slashed(path: str) -> str:
+    return path.replace("\\", "/")
+
+
+def _from_gb18030(path: str) -> str:
+    """The names in it that are no UTF-8 read so."""
+    try:
+        return "/".join(
+            name if UTF8.fullmatch(name) else os.fsencode(name).decode("gb18030") for name in path.split("/")
+        )
+    except UnicodeError:
+        return path
 
 
 def _tell_repeated(file: Path, labels: list[int], paths: list[str]) -> None:

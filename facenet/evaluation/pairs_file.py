@@ -75,7 +75,9 @@ def _text(path: Path) -> str:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be read ({reason}); set benchmark.pairs to a list of LFW pairs") from error
     except ValueError as error:
-        raise UserError(f"{path}: is not text; set benchmark.pairs to a list of LFW pairs") from error
+        raise UserError(
+            f"{path}: is not text in UTF-8 or UTF-16; save it as UTF-8, or set benchmark.pairs to a list of LFW pairs"
+        ) from error
     if len(text) > LARGEST:
         raise UserError(f"{path}: more than {LARGEST:,} characters; set benchmark.pairs to a list of LFW pairs")
     return text

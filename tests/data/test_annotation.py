@@ -115,6 +115,16 @@ def test_backslashes_in_names_stay_where_such_files_are(tmp_path: Path) -> None:
     assert read_annotation(tmp_path / "list.txt").paths == [f"{tmp_path}/a\\1.png", f"{tmp_path}/b\\1.png"]
 
 
+@pytest.mark.parametrize("form", ["{0};{1}/0.png", "{0};{1}\\0.png", "{0}; '{1}/0.png'"])
+def test_a_list_of_a_chinese_windows_is_read_where_names_are_in_utf8(make_folder: MakeFolder, form: str) -> None:
+    """The reference writes its list in the system's encoding. The second byte of a letter may be a backslash there."""
+    names = ("ann", "李雷", "乗")
+    root = make_folder(dict.fromkeys(names, 1))
+    assert b"\\" in "乗".encode("gb18030")
+    (root / "list.txt").write_bytes("\n".join(form.format(at, name) for at, name in enumerate(names)).encode("gb18030"))
+    assert read_annotation(root / "list.txt").identities == names
+
+
 def test_an_image_that_is_listed_twice_is_told(make_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
     root = make_folder({"a": 1, "b": 2})
     lines = ["0;a/0.png", "1;b/0.png", "1;b/1.png", "1;b/1.png", "1;b/1.png", "0;b/0.png"]
@@ -135,6 +145,7 @@ def test_an_image_that_is_listed_twice_is_told(make_folder: MakeFolder, caplog: 
         ("0,/x/a.png", "<label>,<path>"),
         ("0\t/x/a.png", "<label> TAB <path>"),
         ("7\t0.000000\ta/1.png", "<key> TAB <label> TAB <path>, a list of im2rec"),
+        ("1\t/x/1.png\t0", "<aligned> TAB <path> TAB <label>, a list of insightface's face2rec"),
         ("/x/a b.png 0", "<path> <label>"),
         ("/x/a.png;0", "<path> <label>"),
         ("/x/a.png", "a path without label"),
