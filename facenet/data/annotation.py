@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from facenet.files import open_text
 from facenet.home import expanded
 
 log = logging.getLogger(__name__)
+Spelling = Callable[[str], str]
 LARGEST_LABEL = 2**62  # int64; labels are numbered anew
 LONGEST_LINE = 1 << 14  # characters; no system opens a path of more than 4,096 bytes
 TRAILING = " \t\r\n"  # what a line may end with besides the path; so no path may end with it
@@ -153,9 +154,9 @@ def _as_called_here(paths: list[str]) -> list[str]:
     sample = [odd[at] for at in np.linspace(0, len(odd) - 1, min(SAMPLE, len(odd))).astype(int)]
     if any(map(os.path.isfile, sample)):
         return paths
-    spellings = (str, _slashed, _from_gb18030, lambda path: _slashed(_from_gb18030(path)))
-    best = max(spellings, key=lambda spelling: sum(os.path.isfile(spelling(path)) for path in sample))
-    return paths if best is str else list(map(best, paths))
+    spellings: tuple[Spelling, ...] = (_slashed, _from_gb18030, lambda path: _slashed(_from_gb18030(path)))
+    counts = [sum(os.path.isfile(spelling(path)) for path in sample) for spelling in spellings]
+    return [spellings[counts.index(max(counts))](path) for path in paths] if any(counts) else paths
 
 
 def _slashed(path: str) -> str:
