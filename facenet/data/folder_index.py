@@ -84,23 +84,26 @@ class Listing:
     def images(self, folder: str, depth: int) -> list[str]:
         """Paths of the images in a folder, from there, sorted; of folders in it too, where the depth allows."""
         self.folders.append(folder)
-        found: list[str] = []
-        for entry in _entries(self.root / folder):
-            self.links = self.links or entry.is_symlink()
-            if is_image(entry):
-                found.append(entry.name)
-            elif is_junk(entry.name):
+        entries = _entries(self.root / folder)
+        self.links = self.links or any(entry.is_symlink() for entry in entries)
+        found = [entry.name for entry in entries if is_image(entry)]
+        if len(found) < len(entries):
+            found += self.others([entry for entry in entries if not is_image(entry)], folder, depth)
+        return sorted(found)
+
+    def others(self, entries: list[os.DirEntry[str]], folder: str, depth: int) -> Iterator[str]:
+        """Images of deeper folders; counts what is left out."""
+        for entry in entries:
+            if is_junk(entry.name):
                 continue
-            elif not _is_folder(entry):
+            if not _is_folder(entry):
                 self.left_out[_kind(entry.name)] += 1
             elif depth > 1:
-                found += [
-                    f"{entry.name}{os.sep}{name}" for name in self.images(f"{folder}{os.sep}{entry.name}", depth - 1)
-                ]
-            elif inside := _num_images(entry):
-                self.left_out["images in deeper folders"] += inside
+                inside = self.images(f"{folder}{os.sep}{entry.name}", depth - 1)
+                yield from (f"{entry.name}{os.sep}{name}" for name in inside)
+            elif num_inside := _num_images(entry):
+                self.left_out["images in deeper folders"] += num_inside
                 self.deeper = self.deeper or f"{folder}{os.sep}{entry.name}"
-        return sorted(found)
 
 
 def folder_index(root: Path, depth: int = 1) -> FolderIndex:
@@ -122,14 +125,24 @@ def folder_index(root: Path, depth: int = 1) -> FolderIndex:
 def descended(root: Path, depth: int = 1) -> Path:
     """The folder of the identities: root, or where its images are all in one folder of folders, as archives are unpacked, that one."""
     for _ in range(2):
-        entries = [entry for entry in _entries(root) if not is_junk(entry.name)] if root.is_dir() else []
-        folders = [entry for entry in entries if _is_folder(entry)]
-        if len(folders) != 1 or any(map(is_image, entries)) or _holds_images(folders[0].path, depth):
+        inside = _only_folder(root)
+        if inside is None or _holds_images(inside, depth) or not any(map(_is_folder, _entries(inside))):
             break
-        if not any(_is_folder(entry) for entry in _entries(folders[0].path) if not is_junk(entry.name)):
-            break
-        root = Path(folders[0].path)
+        root = Path(inside)
     return root
+
+
+def _only_folder(root: Path) -> str | None:
+    """None where there is another one, an image, or nothing; found without looking at all of a hundred thousand."""
+    found = None
+    with contextlib.suppress(OSError), os.scandir(root) as entries:
+        for entry in entries:
+            if is_junk(entry.name):
+                continue
+            if is_image(entry) or (found is not None and _is_folder(entry)):
+                return None
+            found = entry.path if _is_folder(entry) else found
+    return found
 
 
 def _holds_images(folder: str, depth: int) -> bool:
