@@ -23,7 +23,8 @@ def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> 
     counts = f"{len(faces):,} images of {len(faces.identities):,} identities in {len(index.names):,} shards"
     size = f"{int(index.lengths.sum()) / 1e6:,.1f} MB"
     how = f"data=shards {override('data.shards', out)} sampler=shuffle loss=arcface"
-    return f"{out}: {counts}, {size}; train on them with {how}"
+    left_out = f"; left out: {faces.left_out}" if isinstance(faces, FolderFaces) and faces.left_out else ""
+    return f"{out}: {counts}, {size}{left_out}; train on them with {how}"
 
 
 def opened(root: str, depth: int = 1) -> Faces:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facenet.data.decode import IMAGE_SUFFIXES
 from facenet.data.identities import Faces, UnreadableImage
 from facenet.data.record_faces import RecordFaces
 from facenet.data.shards.index import FILE_NAME, LARGEST, ShardIndex, joined, scanned
@@ -50,14 +51,16 @@ def file_of(faces: Faces, index: int) -> tuple[str, bytes]:
     name = faces.name(index)
     try:
         if isinstance(faces, RecordFaces):
-            data = faces.body(index)
-            suffix = "png" if data.startswith(b"\x89PNG") else "jpg"
+            data, suffix = faces.body(index), ""
         else:
-            data = Path(name).read_bytes()
-            suffix = Path(name).suffix[1:].lower()
+            data, suffix = Path(name).read_bytes(), Path(name).suffix.lower()
     except (OSError, UnreadableImage) as error:
         reason = error.reason if isinstance(error, UnreadableImage) else error.strerror
         raise UserError(f"{shown(name)}: cannot be read ({reason}); mend or remove it, then write again") from error
     if len(data) > LARGEST:
         raise UserError(f"{shown(name)}: {len(data)} bytes, an image of a shard has {LARGEST} at most; leave it out")
-    return suffix, data
+    if (
+        suffix not in IMAGE_SUFFIXES
+    ):  # a list may name any file; readers of shards go by the suffix, and ours by the content
+        suffix = ".png" if data.startswith(b"\x89PNG") else ".jpg"
+    return suffix[1:], data

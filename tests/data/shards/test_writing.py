@@ -56,6 +56,21 @@ def test_lists_and_packs_give_the_same_files_and_a_second_writing_the_same_bytes
         assert path.read_bytes() == (tmp_path / "out-people" / path.name).read_bytes()
 
 
+def test_files_of_a_list_may_be_called_anything_and_folders_say_what_they_leave_out(tmp_path: Path) -> None:
+    for name, kind in (("a/one", "JPEG"), ("a/two.image", "PNG"), ("b/three.GIF", "GIF"), ("b/note.txt", None)):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+        if kind:
+            Image.new("RGB", (4, 4)).save(tmp_path / "in" / name, kind)
+    (tmp_path / "in" / "list.txt").write_text("0;a/one\n0;a/two.image\n1;b/three.GIF\n")
+    said = run_shard(str(tmp_path / "in" / "list.txt"), str(tmp_path / "listed"), images_per_shard=9)
+    faces = ShardFaces(str(tmp_path / "listed"))
+    assert [faces.load(index).shape for index in range(3)] == [(4, 4, 3)] * 3 and "left out" not in said
+    Image.new("RGB", (4, 4)).save(tmp_path / "in" / "a" / "0.pgm", "PPM")
+    said = run_shard(str(tmp_path / "in"), str(tmp_path / "out"), images_per_shard=9)
+    assert "2 images of 2 identities" in said and "; left out: 1 .image, 2 .txt, 1 other; train on them" in said
+
+
 def test_what_exists_or_cannot_be_read_leaves_nothing(people: Path, written: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="written: exists; choose another place"):
         write_shards(FolderFaces(people), written, images_per_shard=8)
