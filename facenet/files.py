@@ -51,7 +51,7 @@ def encoding_of(beginning: bytes) -> str:
             return encoding
     sample = beginning[:1024]
     first, second = sample[::2].count(0), sample[1::2].count(0)
-    if max(first, second) < max(1, len(sample) // 8) or 4 * min(first, second) > max(first, second):
+    if 6 * max(first, second) < max(1, len(sample)) or 4 * min(first, second) > max(first, second):
         return "utf-8-sig"
     return "utf-16-le" if second > first else "utf-16-be"
 
