@@ -252,10 +252,10 @@ def test_published_mobilefacenet_fills_every_tensor_and_tells_faces_apart(name: 
     assert sum(p.numel() for p in embedder.parameters()) == num_parameters
 
     pairs = (shared_data / "lfw" / "pairs.txt").read_text().splitlines()[1:]
-    same = similarities(embedder, shared_data / "lfw" / "lfw_160_pairs.zip", pairs[:60], width)
-    different = similarities(embedder, shared_data / "lfw" / "lfw_160_pairs.zip", pairs[300:360], width)
+    same = similarities(embedder, shared_data / "lfw" / "lfw_160_pairs.zip", pairs[:30], width)
+    different = similarities(embedder, shared_data / "lfw" / "lfw_160_pairs.zip", pairs[300:330], width)
     num_right = max(int((same >= t).sum() + (different < t).sum()) for t in same)
-    assert num_right >= 116  # of 120
+    assert num_right >= 58  # of 60
 
 
 def similarities(embedder: Embedder, archive: Path, pairs: list[str], width: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.cold
 def test_the_gate_passes():
     done = subprocess.run(
         [sys.executable, "-m", "bench", "gate"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -70,23 +71,19 @@ def threads() -> dict[int, str]:
 
 
 def listening() -> set[str]:
-    """Sockets of this process that wait for connections, as the kernel names them."""
-    held = set()
+    """Sockets of this process that wait for connections. Each is asked itself: the kernel's list of all takes 10 ms, three times a test."""
+    found = set()
     for number in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
         try:
-            held.add(os.readlink(f"/proc/self/fd/{number}"))
+            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(number))) as held:
+                waits = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if waits and held.family in (socket.AF_INET, socket.AF_INET6):
+                    found.add(f"port {held.getsockname()[1]}")
         except OSError:
             continue
-    if not any(name.startswith("socket:") for name in held):
-        return set()
-    lines = [
-        line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
-    ]
-    return {
-        f"port {int(line[1].rpartition(':')[2], 16)}"
-        for line in lines
-        if line[3] == "0A" and f"socket:[{line[9]}]" in held
-    }
+    return found
 
 
 def settings() -> dict[str, Any]:

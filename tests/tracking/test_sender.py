@@ -215,12 +215,13 @@ def test_a_database_that_another_program_has_locked_costs_nothing(own, facts, tm
 
 
 class Broken(http.server.BaseHTTPRequestHandler):
-    """Answers 500 to everything, after `pause_s`."""
+    """Answers 500 to everything, after `pause_s` or when the test ends."""
 
     pause_s = 0.0
+    ended = threading.Event()
 
     def answer(self):
-        time.sleep(self.pause_s)
+        self.ended.wait(self.pause_s)
         with contextlib.suppress(OSError):  # the client waited long enough
             self.send_error(500)
 
@@ -240,9 +241,11 @@ def broken_server(monkeypatch):
 
         def address(pause_s):
             monkeypatch.setattr(Broken, "pause_s", pause_s)
+            monkeypatch.setattr(Broken, "ended", threading.Event())
             return f"http://127.0.0.1:{server.server_port}"
 
         yield address
+        Broken.ended.set()
         server.shutdown()
 
 
