@@ -187,7 +187,7 @@ def check_what_is_left(run: Run, hit: Hit, code: int) -> None:
         elif path.suffix == ".png" and not path.name.startswith("."):
             assert path.read_bytes().endswith(b"IEND\xaeB`\x82"), path
     left = sorted((run.dir / "checkpoints").glob("[!.]*.pt"))
-    assert all(checkpoint.load(path)["step"] > 0 for path in left)
+    assert all(checkpoint.load(path)["step"] >= 0 for path in left)  # 0: a stop signal came before the first step
     found = resume.find("auto", run.dir)
     assert (found is not None) == bool(left)
     if found is not None:
@@ -280,7 +280,7 @@ def signals_as_in_a_terminal():
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(10, marks=pytest.mark.slow),
         pytest.param(
             int(os.environ.get("FACENET_CHAOS_COUNT", "200")),
             marks=pytest.mark.nightly,

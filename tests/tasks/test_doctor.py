@@ -189,6 +189,7 @@ def test_processes_that_fail_are_a_remark_with_their_reason(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.cold  # warm ranks are done before anybody sees them
 def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [*DOCTOR, "--accelerator", "cpu", "--processes", "2"]
