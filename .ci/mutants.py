@@ -17,6 +17,7 @@ import ast
 import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -78,7 +79,14 @@ def faults(file: Path) -> Iterator[dict[str, Any]]:
 
     def fault(kind: str, first: tuple[int, int], last: tuple[int, int], after: str) -> dict[str, Any]:
         before = cut(lines, first, last)
-        return {"kind": kind, "line": first[0], "column": first[1], "before": before, "after": after}
+        return {
+            "kind": kind,
+            "line": first[0],
+            "column": first[1],
+            "text": lines[first[0]].strip(),
+            "before": before,
+            "after": after,
+        }
 
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
@@ -122,13 +130,25 @@ def cut(lines: list[str], first: tuple[int, int], last: tuple[int, int]) -> str:
     return b"".join(joined).decode()
 
 
-def broken(text: str, fault: dict[str, Any]) -> str:
-    """The file with the fault in it. Raises ValueError where what it replaces is not there."""
-    lines = [line.encode() for line in text.splitlines(keepends=True)]
-    offset = sum(map(len, lines[: fault["line"]])) + fault["column"]
+def place(text: str, fault: dict[str, Any]) -> tuple[int, int]:
+    """Line and column, both from 0, of the fault in a file that may have changed since: the nearest line of the same text. Raises ValueError where
+    there is none, or where what follows is another."""
+    lines = text.splitlines(keepends=True)
+    alike = [number for number, line in enumerate(lines) if line.strip() == fault["text"]]
+    for number in sorted(alike, key=lambda number: abs(number - fault["line"])):
+        whole, first = lines[number].encode(), fault["before"].split("\n")[0].encode()
+        columns = [match.start() for match in re.finditer(re.escape(first), whole)]
+        column = min(columns, key=lambda column: abs(column - fault["column"]))
+        if "".join(lines[number:]).encode()[column:].startswith(fault["before"].encode()):
+            return number, column
+    raise ValueError(f"{fault['file']}: `{fault['text']}` is there no more")
+
+
+def broken(text: str, fault: dict[str, Any], line: int, column: int) -> str:
+    """The file with the fault in it."""
+    lines = [each.encode() for each in text.splitlines(keepends=True)]
+    offset = sum(map(len, lines[:line])) + column
     whole, before = b"".join(lines), fault["before"].encode()
-    if whole[offset : offset + len(before)] != before:
-        raise ValueError(f"{fault['file']}:{fault['line'] + 1} has changed since the faults were drawn")
     return (whole[:offset] + fault["after"].encode() + whole[offset + len(before) :]).decode()
 
 
@@ -165,21 +185,30 @@ def run(data: Path, notes: Path, results: Path) -> None:
     for fault in json.loads(Path(__file__).with_name("mutants.json").read_text(encoding="utf-8")):
         if fault["id"] in done:
             continue
-        first = fault["line"] + 1
-        names = reach.tests(fault["file"], range(first, first + fault["before"].count("\n") + 1))
         file, begun = Path(fault["file"]), time.monotonic()
         text = file.read_text(encoding="utf-8")
+        try:
+            line, column = place(text, fault)
+        except ValueError as gone:
+            write(results, {"id": fault["id"], "tests": 0, "found": None, "gone": str(gone)})
+            continue
+        first = line + 1
+        names = reach.tests(fault["file"], range(first, first + fault["before"].count("\n") + 1))
         found, part = None, ""
         try:
-            file.write_text(broken(text, fault), encoding="utf-8")
+            file.write_text(broken(text, fault, line, column), encoding="utf-8")
             for part in ("not slow", "slow"):
                 found = found or first_failure(sorted(names, key=lambda name: seconds.get(name, 1.0)), part, seconds)
         finally:
             file.write_text(text, encoding="utf-8")
         result = {"id": fault["id"], "tests": len(names), "found": found, "seconds": round(time.monotonic() - begun, 1)}
         print(fault["room"], fault["kind"], f"{fault['file']}:{first}", result, flush=True)
-        with results.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(result) + "\n")
+        write(results, result)
+
+
+def write(results: Path, result: dict[str, Any]) -> None:
+    with results.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(result) + "\n")
 
 
 def first_failure(names: list[str], mark: str, seconds: dict[str, float]) -> str | None:
@@ -233,13 +262,16 @@ def table(paths: list[Path]) -> Iterator[str]:
     for room in [*ROOMS, "all"]:
         numbers = [fault["id"] for fault in listed if room in (fault["room"], "all")]
         counts = [
-            Counter(bool(column[number]["found"]) for number in numbers if number in column) for column in columns
+            Counter(bool(column[n]["found"]) for n in numbers if n in column and "gone" not in column[n])
+            for column in columns
         ]
         yield f"| {room} | " + " | ".join(f"{count[True]} of {count.total()}" for count in counts) + " |"
     yield "\nNot found:\n"
     for fault in listed:
-        if any(fault["id"] in column and not column[fault["id"]]["found"] for column in columns):
-            yield f"- {fault['id']}: {fault['file']}:{fault['line'] + 1}, {fault['kind']}: `{fault['before']}` -> `{fault['after']}`"
+        missed = [column[fault["id"]] for column in columns if not column.get(fault["id"], {"found": True})["found"]]
+        if missed:
+            gone = "; its line is there no more" if any("gone" in each for each in missed) else ""
+            yield f"- {fault['id']}: {fault['file']}:{fault['line'] + 1}, {fault['kind']}: `{fault['before']}` -> `{fault['after']}`{gone}"
 
 
 if __name__ == "__main__":
