@@ -14,7 +14,20 @@ from bench import report
 from bench.context import Context, Mismatch
 from bench.peers import Peers
 
-SUBJECTS = ("data", "step", "eval", "mining", "startup", "logging", "index", "head", "watch", "checkpoint")
+SUBJECTS = (
+    "data",
+    "step",
+    "recipe",
+    "eval",
+    "mining",
+    "startup",
+    "first_step",
+    "logging",
+    "index",
+    "head",
+    "watch",
+    "checkpoint",
+)
 RESULTS = Path(__file__).parent / "results" / "performance.jsonl"
 HERE = Path(__file__).parent.parent
 

@@ -174,12 +174,12 @@ def iter_of(batch: Batch, steps: int) -> Iterator[Batch]:
     yield from itertools.repeat(batch, steps)
 
 
-def reference_network(context: Context, name: str) -> Any | None:
+def reference_network(context: Context, name: str, num_identities: int = NUM_IDENTITIES) -> Any | None:
     module = context.peers.reference("nets.facenet")
     if module is None:
         return None
     torch.manual_seed(0)
-    return module.Facenet(backbone=name, num_classes=NUM_IDENTITIES, mode="train").train()
+    return module.Facenet(backbone=name, num_classes=num_identities, mode="train").train()
 
 
 def reference_loss(context: Context, network: Any, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, ...]:
@@ -195,9 +195,11 @@ def reference_step(context: Context, name: str, batch: Batch) -> Callable[[], An
     return None if trained is None else lambda: trained(images, labels)
 
 
-def reference_training(context: Context, name: str) -> Callable[[torch.Tensor, torch.Tensor], None] | None:
+def reference_training(
+    context: Context, name: str, num_identities: int = NUM_IDENTITIES
+) -> Callable[[torch.Tensor, torch.Tensor], None] | None:
     """One step of its `fit_one_epoch` on images (N, 3, H, W) and labels (N,)."""
-    network = reference_network(context, name)
+    network = reference_network(context, name, num_identities)
     if network is None:
         return None
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)

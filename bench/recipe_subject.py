@@ -1,0 +1,164 @@
+"""The recipes that README recommends, as recommended, from files to updated weights, against the reference as shipped with the same network,
+image size and batch; and what of a step is Muon's. Goals 11.1 to 11.3."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from hydra import compose, initialize_config_module
+
+from bench.allocation import as_peers
+from bench.context import Context, Outcome
+from bench.data_subject import BATCH, reference_batches
+from bench.goals import Goal
+from bench.rounds import Candidate, Table, measure, num_cores
+from bench.step_subject import ready, reference_training
+from facenet import cli
+from facenet import config as configs
+from facenet.accelerator import Accelerator
+from facenet.data.annotation import annotate
+from facenet.data.identities import FolderFaces
+from facenet.data.loader import Batch
+from facenet.engine.step import TrainStep
+from facenet.engine.trainer import Progress, Trainer
+from facenet.host_memory import keep_freed_memory
+from facenet.sweeps.settings import split
+from facenet.tasks.auto import settled
+from facenet.tasks.feed import Feed
+from facenet.tasks.job import prepare
+from facenet.tracking.tracker import NullTracker
+
+# Name -> the reference's name of its network, and what README has people say. Pairs of held-out identities stand in for LFW, which times nothing.
+RECIPES = {
+    "real_faces": ("mobilenet", ["preset=real_faces", "data.root={faces}"]),
+    "single_card": (
+        "inception_resnetv1",
+        ["preset=single_card", "distributed.num_processes=1", "precision=auto", "data.list={list}"],
+    ),
+}
+COMMON = ["benchmark=heldout", "tracking=none", f"data.batch_size={BATCH}", "data.cache_dir={scratch}"]
+
+
+@dataclass
+class Recipe:
+    """A recipe's trainer and feed, as `facenet-train` makes them. `chosen`: what `auto` became, and why."""
+
+    trainer: Trainer
+    feed: Feed
+    chosen: str
+
+    def train(self, steps: int) -> None:
+        self.trainer.train_epoch(first(self.feed.train(0), steps), Progress())
+
+
+def first(batches: Iterator[Batch], steps: int) -> Iterator[Batch]:
+    with contextlib.closing(batches):  # type: ignore[type-var]
+        yield from itertools.islice(batches, steps)
+
+
+def run(context: Context) -> Outcome:
+    torch.set_num_threads(1 if context.quick else num_cores())
+    tables, goals = [], []
+    for number, name in enumerate(["real_faces"] if context.quick else RECIPES, 1):
+        recipe = made(context, name)
+        table = compared(context, name, recipe)
+        tables.append(table)
+        against = table.has("reference, 2 workers")
+        text = f"{name} as recommended, from files to updated weights against the reference, wall"
+        ratio = table.row(f"facenet, {name}").wall_ratio if against else None
+        goals.append(Goal(f"11.{number}", text, 2.0, ratio, limit="convolutions"))
+        if name == "real_faces":
+            tables.append(parts(context, recipe))
+            step, update = (row.cpu_s for row in tables[-1].rows)
+            goals.append(Goal("11.3", "Muon's share of a step of real_faces, CPU", 0.08, update / step, at_most=True))
+    return Outcome(tables, goals)
+
+
+def made(context: Context, name: str) -> Recipe:
+    """The config of the command, settled for this machine, and its parts put together as `tasks.train` does."""
+    assert cli.own_experiments  # its import registers a resolver of the config
+    listed = context.scratch / "cls_train.txt"
+    if not listed.is_file():
+        annotate(context.faces, listed)
+    places = {"faces": context.faces, "list": listed, "scratch": context.scratch / "cache"}
+    with initialize_config_module("facenet.conf", version_base="1.3"):
+        composed = compose("train", overrides=[each.format(**places) for each in (*RECIPES[name][1], *COMMON)])
+    config, chosen = settled(split(configs.resolve(composed))[0])
+    material, plan = prepare(config)
+    torch.manual_seed(config["seed"])
+    built = configs.build({key: node for key, node in config.items() if key not in ("benchmark", "tracking")})
+    device = Accelerator(plan.device, built["precision"], rank=0, local_rank=0, world_size=1)
+    device.start_precision()
+    built["loss"].start(embedding_size=built["backbone"].embedding_size, num_identities=plan.num_identities)
+    module = TrainStep(built["backbone"], built["loss"], built["preprocess"], device).to(device.device)
+    trainer = Trainer(
+        module,
+        device.optimizer(built["optimizer"], list(module.parameters())),
+        built["schedule"],
+        device,
+        NullTracker(),
+        built["trainer"],
+        batch_size=plan.images_per_step,
+        total_steps=10**9,
+        triplets=built["sampler"].layout == "triplet",
+    )
+    built["schedule"].start(
+        trainer.optimizer, batch_size=plan.batch_size, steps_per_epoch=plan.steps_per_epoch, epochs=plan.epochs
+    )
+    given = [built[key] for key in ("data", "sampler", "preprocess", "augment")]
+    feed = Feed(material, plan, *given, seed=config["seed"], rank=0, accelerator=device)
+    return Recipe(trainer, feed, f"{plan.device}, feed {feed.kind}" + (f"; {chosen}" if chosen else ""))
+
+
+def compared(context: Context, name: str, recipe: Recipe) -> Table:
+    network, steps = RECIPES[name][0], 1 if context.quick else 2
+    faces, candidates = FolderFaces(context.faces), list[Candidate]()
+    trained = reference_training(context, network, len(faces.identities))
+    if trained is not None and context.peers.reference("utils.dataloader") is not None:
+
+        def theirs(steps: int = steps) -> None:
+            for images, labels in itertools.islice(reference_batches(context, faces, 2), steps):
+                trained(images, labels)
+
+        before = ready(as_peers, functools.partial(theirs, 1))
+        candidates.append(Candidate("reference, 2 workers", theirs, BATCH * steps, before=before))
+    before = ready(keep_freed_memory, functools.partial(recipe.train, 1))
+    ours = functools.partial(recipe.train, steps)
+    candidates.append(Candidate(f"facenet, {name}", ours, BATCH * steps, before=before))
+    title = f"{name} as recommended, {network}, batch {BATCH}, {torch.get_num_threads()} threads"
+    return measure("recipe", title, "image", candidates, rounds=context.rounds, notes=[recipe.chosen])
+
+
+def parts(context: Context, recipe: Recipe) -> Table:
+    """A step on a batch that lies ready, and its update alone, on the gradients that it left."""
+    keep_freed_memory()
+    trainer = recipe.trainer
+    (batch,) = first(recipe.feed.train(0), 1)
+    forward, update = stepped(trainer, batch), trainer.optimizer.step
+
+    def whole() -> None:
+        forward()
+        update()
+
+    candidates = [Candidate("step", whole, 1), Candidate("of it the update", update, 1)]
+    title = f"A step of real_faces, batch {BATCH}, {torch.get_num_threads()} threads"
+    return measure("recipe", title, "step", candidates, rounds=context.rounds)
+
+
+def stepped(trainer: Trainer, batch: Batch) -> Callable[[], None]:
+    device = trainer.accelerator
+    images, labels = (device.to_device(each) for each in (batch.images, batch.labels))
+    trainer.step_module.train()
+
+    def work() -> None:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        loss, _ = trainer.step_module(images, labels, triplets=trainer.triplets)
+        device.backward(loss)
+        device.synchronize()
+
+    return work
