@@ -476,7 +476,7 @@ def check_precision(name: str, precision: Precision) -> None:
     offered = offered_precisions(name)
     if precision.dtype not in offered:
         raise UserError(
-            f"precision={precision.dtype}: not on {name}, which offers {', '.join(offered)}; set precision={offered[-1]}"
+            f"precision={precision.dtype}: not on {name}, which offers {', '.join(offered)}; set precision=auto"
         )
 
 

@@ -108,7 +108,7 @@ def test_fp32_leaves_types_alone():
 
 def test_fp16_is_refused_on_the_cpu_with_what_it_offers():
     with (
-        pytest.raises(UserError, match="precision=fp16: not on cpu, which offers fp32, bf16; set precision=bf16"),
+        pytest.raises(UserError, match="precision=fp16: not on cpu, which offers fp32, bf16; set precision=auto"),
         Accelerator.start(DeviceChoice(name="cpu"), Precision(dtype="fp16")),
     ):
         raise AssertionError("must not start")

@@ -18,6 +18,7 @@ from facenet.tasks.job import PLANNED
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.resume import without
 from facenet.tasks.train import train
+from facenet.updates import leave_compiler_out
 
 AFTER_OPENING = (
     "batch_size",
@@ -54,6 +55,7 @@ class Planner:
 
     def __init__(self, sweep_dir: Path | None = None) -> None:
         self.sweep_dir = sweep_dir
+        leave_compiler_out()
         self.materials: dict[str, Material] = {}
         self.seen: dict[str, int] = {}
         self.places: dict[Path, list[int]] = {}

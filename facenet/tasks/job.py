@@ -31,6 +31,7 @@ from facenet.tasks.progress import image_bar
 from facenet.tasks.registration import network_of
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
+from facenet.updates import leave_compiler_out
 
 log = logging.getLogger(__name__)
 Start = Callable[[Path, Distributed, dict[str, str]], Any]
@@ -52,6 +53,7 @@ def run_job(
     Raises UserError for a mistake in config or data, RankFailed when a process fails, and the signal's exception when one stops it.
     """
     begun = time.monotonic()
+    leave_compiler_out()
     if config.get("resume") in (None, "auto"):  # else its keys are those of the run that it names
         configs.check(config, train)
     earlier = resuming.find(config["resume"], run_dir)

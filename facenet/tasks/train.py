@@ -35,6 +35,7 @@ from facenet.tasks.progress import step_bar
 from facenet.tasks.pruning import Pruner
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.tracker import NullTracker
+from facenet.updates import leave_compiler_out
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def train(
     """Trains to the plan's end or a stop signal. Returns {"objective": the selected metric, "checkpoint": path of the best, "metrics":
     of its epoch, "pruned": why the sweep's rule ended it, or None, "seconds": how long the epochs took}. The parameters are the keys of
     `conf/train.yaml`; `resume` is a checkpoint here, and `resume_changed` the launcher's."""
+    if not trainer.compile:
+        leave_compiler_out()
     with Accelerator.start(accelerator, precision, timeout_s=distributed.timeout_s) as device:
         material = divide(data, benchmark)
         plan = make_plan(
