@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from facenet.launch import StopFlag, launch
 
 log = logging.getLogger(__name__)
 LONG_ENOUGH_S = 1e-3  # of one call: below, a device's time is that of its launches
-ROUNDS = 3
-HOPELESS = 20  # times as long as in fp32, also with what a first call does besides
+ROUNDS = 4
+HOPELESS = 20  # times as long as in fp32
 REFUSED = (UserError, RuntimeError)  # of a type that the device, or its plugin, does not compute in
 CPU_KEYS = ("vendor_id", "model name", "cpu family", "model", "stepping", "flags")
 ARM_KEYS = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
@@ -135,7 +135,7 @@ def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: Stop
 
 def on_device(name: str) -> Probe:
     with torch.inference_mode():
-        return Probe(dict(convolutions(name)), updates(computing(name, "fp32")))
+        return Probe(convolutions(name), updates(computing(name, "fp32")))
 
 
 def computing(name: str, dtype: str) -> Accelerator:
@@ -145,17 +145,16 @@ def computing(name: str, dtype: str) -> Accelerator:
     return accelerator
 
 
-def convolutions(name: str) -> Iterator[tuple[str, float]]:
+def convolutions(name: str) -> dict[str, float]:
     """Forward passes of a 3 x 3 one, at the first size that takes long enough in fp32; without the precisions that the device refuses."""
-    num_images = 2
-    for dtype in offered_precisions(name):
-        with contextlib.suppress(*(() if dtype == "fp32" else REFUSED)):
-            at = computing(name, dtype)
-            taken = best_s(convolution(at, num_images), at)
-            while dtype == "fp32" and taken < LONG_ENOUGH_S and num_images < 512:
-                num_images *= 2
-                taken = best_s(convolution(at, num_images), at)
-            yield dtype, taken
+    base, num_images = computing(name, "fp32"), 2
+    while shortest(convolution(base, num_images), base) < LONG_ENOUGH_S and num_images < 512:
+        num_images *= 2
+    works = {"fp32": convolution(base, num_images)}
+    for dtype in offered_precisions(name)[1:]:
+        with contextlib.suppress(*REFUSED):
+            works[dtype] = convolution(computing(name, dtype), num_images)
+    return alternated(works, base)
 
 
 def convolution(at: Accelerator, num_images: int) -> Callable[[], Any]:
@@ -172,12 +171,9 @@ def convolution(at: Accelerator, num_images: int) -> Callable[[], Any]:
 def updates(at: Accelerator) -> dict[str, float]:
     """Of a square matrix, at the first size that takes long enough in fp32."""
     side = 128
-    while (taken := best_s(update(at, side, "fp32"), at)) < LONG_ENOUGH_S and side < 1024:
+    while shortest(update(at, side, "fp32"), at) < LONG_ENOUGH_S and side < 1024:
         side *= 2
-    found = {"fp32": taken}
-    with contextlib.suppress(*REFUSED):
-        found["bf16"] = best_s(update(at, side, "bf16"), at, hopeless_s=HOPELESS * taken)
-    return found
+    return alternated({dtype: update(at, side, dtype) for dtype in ("fp32", "bf16")}, at)
 
 
 def update(at: Accelerator, side: int, dtype: str) -> Callable[[], Any]:
@@ -185,15 +181,32 @@ def update(at: Accelerator, side: int, dtype: str) -> Callable[[], Any]:
     return lambda: orthogonalised(matrix, DTYPES[dtype])
 
 
-def best_s(work: Callable[[], Any], at: Accelerator, *, hopeless_s: float = math.inf) -> float:
-    """The shortest of some calls, after one that picks its kernels; that one where it says enough."""
-    found: list[float] = []
+def shortest(work: Callable[[], Any], at: Accelerator) -> float:
+    return alternated({"fp32": work}, at)["fp32"]
+
+
+def alternated(works: dict[str, Callable[[], Any]], at: Accelerator) -> dict[str, float]:
+    """The shortest call of each, fp32 first, in turn, so that other work on the machine meets all alike; the first calls pick their kernels. What
+    takes hopelessly long is called once, and what the device refuses is left out."""
+    found: dict[str, list[float]] = {}
+    left = dict(works)
     for _ in range(1 + ROUNDS):
-        at.synchronize()
-        begun = time.perf_counter()
-        work()
-        at.synchronize()
-        found.append(time.perf_counter() - begun)
-        if found[0] > hopeless_s:
-            return found[0]
-    return min(found[1:])
+        for name, work in list(left.items()):
+            try:
+                found.setdefault(name, []).append(timed(work, at))
+            except REFUSED:
+                if name == "fp32":
+                    raise
+                del left[name], found[name]
+                continue
+            if found[name][0] > HOPELESS * found["fp32"][0]:
+                del left[name]
+    return {name: min(times[1:] or times) for name, times in found.items()}
+
+
+def timed(work: Callable[[], Any], at: Accelerator) -> float:
+    at.synchronize()
+    begun = time.perf_counter()
+    work()
+    at.synchronize()
+    return time.perf_counter() - begun

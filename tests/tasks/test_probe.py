@@ -97,18 +97,32 @@ def test_how_slow_a_precision_is_comes_from_the_convolutions(monkeypatch):
         return product
 
     monkeypatch.setattr(nn.functional, "conv2d", slow)
-    monkeypatch.setattr(probe, "update", lambda at, side, dtype: lambda: None)
+    monkeypatch.setattr(probe, "updates", lambda at: {"fp32": 1.0})
     monkeypatch.setattr(probe, "ROUNDS", 1)
     found = probe.measured("cpu", torch.get_num_threads())
-    assert found.convolution.keys() == {"fp32", "bf16"} and found.update.keys() == {"fp32", "bf16"}
+    assert found.convolution.keys() == {"fp32", "bf16"}
     assert found.convolution["bf16"] > 3 * found.convolution["fp32"]
 
 
-def test_a_call_that_is_hopeless_is_made_once():
+def test_what_is_hopeless_is_called_once_and_what_is_refused_left_out():
     calls = []
-    at = probe.computing("cpu", "fp32")
-    assert probe.best_s(lambda: calls.append(time.sleep(0.01)), at, hopeless_s=0.001) >= 0.01 and len(calls) == 1
-    assert probe.best_s(lambda: calls.append(1), at) > 0 and len(calls) == 2 + probe.ROUNDS
+
+    def refused():
+        raise RuntimeError("not on this device")
+
+    works = {"fp32": lambda: calls.append("fp32"), "bf16": lambda: calls.append(time.sleep(0.05)), "fp16": refused}
+    found = probe.alternated(works, probe.computing("cpu", "fp32"))
+    assert found.keys() == {"fp32", "bf16"} and found["bf16"] >= 0.05
+    assert calls.count(None) == 1 and calls.count("fp32") == 1 + probe.ROUNDS
+    with pytest.raises(RuntimeError, match="not on this device"):
+        probe.alternated({"fp32": refused}, probe.computing("cpu", "fp32"))
+
+
+def test_calls_come_in_turn():
+    calls = []
+    works = {name: lambda name=name: calls.append(time.sleep(0.001) or name) for name in ("fp32", "bf16")}
+    probe.alternated(works, probe.computing("cpu", "fp32"))
+    assert calls == ["fp32", "bf16"] * (1 + probe.ROUNDS)
 
 
 def test_threads_are_put_back():
