@@ -33,6 +33,19 @@ def regular(path: str, flags: int) -> int:
     return file
 
 
+def reason_of(path: Path) -> str | None:
+    """Why nothing can be said of a place, in the system's words; None where it simply is not there. Path.is_file() and its like raise then."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error.strerror
+    except ValueError as error:  # a zero byte
+        return str(error)
+    return None
+
+
 def text_of(path: Path) -> str:
     """Of a note that a command left in its directory, which may be anybody's. Raises OSError for what is no regular file or larger than a note is,
     ValueError for what is no text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _copied(node: Any, path: str, levels: int, left: list[int]) -> Any:
 def yaml_text(path: Path) -> str:
     """The text of a file of somebody else's that is YAML of a config's size. Raises UserError for more values or levels than a config has, counted
     as its aliases repeat them: OmegaConf copies these, and fifteen lines make millions. OSError where it cannot be read."""
-    if not path.is_file():  # a pipe would be waited for
+    if not os.path.isfile(path):  # a pipe would be waited for
         raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb") as file:
         content = file.read(LARGEST + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def reference_state_dict(embedder: Embedder, weight: torch.Tensor, bias: torch.T
 
 
 def read(path: Path) -> Any:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"weights: no file at {path}; give the path of a weight file")
     try:
         return tensor_file.load(path)

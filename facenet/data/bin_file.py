@@ -79,9 +79,10 @@ def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
     try:
         with open(path, "rb", opener=regular) as file:
             data = file.read()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a zero byte in its name
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); expected a verification set of insightface, as lfw.bin"
+            f"{path}: cannot be read ({reason}); expected a verification set of insightface, as lfw.bin"
         ) from error
     try:
         check_size(data)

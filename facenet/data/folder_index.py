@@ -28,6 +28,7 @@ from facenet.atomic import replacing
 from facenet.cache_dir import cache_dir
 from facenet.data.decode import IMAGE_SUFFIXES
 from facenet.errors import UserError, shown
+from facenet.files import reason_of
 
 log = logging.getLogger(__name__)
 Indices = NDArray[np.int64]
@@ -109,6 +110,9 @@ class Listing:
 def folder_index(root: Path, depth: int = 1) -> FolderIndex:
     """depth: folders from an identity's to its images, 1 where they are in it. Raises UserError for a missing folder, one without images and one
     with a single identity."""
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.isfile(root) else reason_of(root) or "no such folder"
+        raise UserError(f"{root}: {what}; {layout_of(root, depth)}")
     kept = cache_dir()
     known_as = os.fsencode(os.path.realpath(root)) + (SEPARATOR + b"%d" % depth if depth > 1 else b"")
     place = kept and kept / "index" / hashlib.sha256(known_as).hexdigest()[:24]
@@ -135,7 +139,7 @@ def descended(root: Path, depth: int = 1) -> Path:
 def _only_folder(root: Path) -> str | None:
     """None where there is another one, an image, or nothing; found without looking at all of a hundred thousand."""
     found = None
-    with contextlib.suppress(OSError), os.scandir(root) as entries:
+    with contextlib.suppress(OSError, ValueError), os.scandir(root) as entries:
         for entry in entries:
             if is_junk(entry.name):
                 continue
@@ -152,11 +156,12 @@ def _holds_images(folder: str, depth: int) -> bool:
     )
 
 
+def layout_of(root: Path, depth: int) -> str:
+    return f"expected {root}/<identity>/{'<folder>/' * (depth - 1)}<image>"
+
+
 def _listed(root: Path, depth: int = 1) -> tuple[FolderIndex, Listing]:
-    layout = f"expected {root}/<identity>/{'<folder>/' * (depth - 1)}<image>"
-    if not root.is_dir():
-        what = "is a file" if root.is_file() else "no such folder"
-        raise UserError(f"{root}: {what}; {layout}")
+    layout = layout_of(root, depth)
     identities, counts, stray_images = [], [], 0
     listing = Listing(root, depth, [], Counter())
     names: list[str] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from facenet.data.contents import Contents
 from facenet.data.identities import Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.data.records import DamagedRecord, Head, Indices, RecordFile, read_index, unpack
 from facenet.errors import UserError
+from facenet.files import reason_of
 from facenet.home import expanded
 
 log = logging.getLogger(__name__)
@@ -96,10 +98,12 @@ class RecordFaces:
 
 def rec_file(path: Path) -> Path:
     """The .rec file itself, or the one in a folder."""
-    if path.is_file():
+    if os.path.isfile(path):
         return path.with_suffix(".rec") if path.suffix == ".idx" else path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder; expected a pack (train.rec, train.idx)")
+    if not os.path.isdir(path):
+        raise UserError(
+            f"{path}: {reason_of(path) or 'no such file or folder'}; expected a pack (train.rec, train.idx)"
+        )
     found = sorted(path.glob("*.rec"))
     chosen = [file for file in found if file.name == "train.rec"] or found
     if len(chosen) != 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import mmap
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -194,7 +195,7 @@ def _numbers(path: Path) -> Indices:
 
 def read_index(path: Path, size: int) -> tuple[Indices, Indices]:
     """(keys, positions), ordered by key. UserError for a missing or damaged index and for positions outside of a file of `size` bytes."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; a .rec file needs its .idx beside it")
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # numpy's word for text that is no number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def way_out(key: str, place: str) -> str:
     """What to add to the reason why a place cannot be opened as what data.key names: where nothing is there, since a run that goes on has its place
     on record; where it seems to be data of another kind."""
     path = expanded(place)
-    if not path.exists():
+    if not os.path.exists(path):
         return "" if key == "shards" else f"; if it has moved, say where it is now: data.{key}=NEW"
     found = kind_of(path)
     if found is None or found[1] == key:
@@ -190,7 +191,7 @@ def kind_of(path: Path) -> tuple[str, str, str] | None:
     """(what it is, the key that names its place, the choice of data=)."""
     pack, shards = ("a pack", "path", "record"), ("shards", "shards", "shards")
     listed, folder = ("a list", "list", "annotation"), ("a folder of faces", "root", "folder")
-    if path.is_file():
+    if os.path.isfile(path):
         by_suffix = {".rec": pack, ".idx": pack, ".tar": shards, ".txt": listed, ".lst": listed, ".csv": listed}
         return by_suffix.get(path.suffix.lower())
     for pattern, kind in (("*.rec", pack), ("*.tar", shards), ("*/", folder)):

@@ -70,7 +70,7 @@ def partial_of(target: Path) -> Path:
 
 
 def _refuse_existing(target: Path) -> None:
-    if target.exists():
+    if os.path.exists(target):
         raise UserError(f"{target}: exists; choose another place or remove it")
 
 

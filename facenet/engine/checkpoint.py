@@ -70,7 +70,7 @@ def unwritable(path: Path, error: Exception) -> UserError:
 def load(path: str | Path) -> dict[str, Any]:
     """The content on the CPU. Raises UserError for a missing, damaged or foreign file."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"checkpoint={path}: no such file")
     try:
         check_seal(path)

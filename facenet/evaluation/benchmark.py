@@ -107,7 +107,7 @@ class Lfw:
 
     def _found_list(self) -> Path:
         for folder in (self.root, self.root.absolute().parent, descended(self.root)):
-            if (place := folder / "pairs.txt").is_file():
+            if os.path.isfile(place := folder / "pairs.txt"):
                 return place
         raise UserError(
             f"lfw: no pairs.txt in {self.root} or beside it; set benchmark.pairs to the list, or benchmark=none"
@@ -145,7 +145,7 @@ class Bin:
         try:
             faces = BinFaces(self.path)
         except UserError as error:
-            hint = "" if self.path.exists() else "; if it has moved, say where it is now: benchmark.path=NEW"
+            hint = "" if os.path.exists(self.path) else "; if it has moved, say where it is now: benchmark.path=NEW"
             raise UserError(f"benchmark.path: {error}{hint}") from error
         num_pairs = len(faces.same)
         if self.num_folds < 2 or num_pairs < 2 * self.num_folds:
@@ -241,7 +241,7 @@ def _positive(name: str, value: int) -> int:
 
 def _check_root(root: Path) -> None:
     hint = "set benchmark.root to the folder of <identity>/<image>, or benchmark=none"
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"lfw: {root} is not a folder; {hint}")
     with os.scandir(root) as entries:
         if next(entries, None) is None:

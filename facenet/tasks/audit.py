@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def chosen_device(name: str) -> DeviceChoice:
 
 def opened(place: str, decode: Decode, depth: int = 1) -> Faces:
     """A folder of identities, or an annotation file."""
-    if expanded(place).is_file():
+    if os.path.isfile(expanded(place)):
         return read_annotation(place, decode=decode)
     return FolderFaces(place, decode, depth)
 

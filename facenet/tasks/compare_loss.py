@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,11 @@ class Curves:
 def read(source: str, metric: str, uri: str | None) -> dict[int, float]:
     """Iteration -> value, from a log, a run directory or an MLflow run."""
     path, run = Path(source), RUN_ID.fullmatch(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "dllogger-0.json"
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"{source}: no dllogger-0.json in it; the run needs tracking.dllogger=true")
-    if path.exists():
+    if os.path.exists(path):
         return by_iteration(read_metric(path, metric if "/" not in metric else metric.replace("/", ".")))
     if run is None:
         raise UserError(f"{source}: no such file, and no MLflow run (32 hexadecimal digits, or runs:/ and these)")

@@ -91,9 +91,9 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
     if resume == "auto":
         return earlier_in(run_dir)
     path = expanded(str(resume)).absolute()
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"resume={resume}: no such file or directory; name a run directory or a checkpoint in it")
-    found = earlier_in(path.parent.parent, path) if path.is_file() else earlier_in(path)
+    found = earlier_in(path.parent.parent, path) if os.path.isfile(path) else earlier_in(path)
     if found is None:
         raise UserError(f"resume={resume}: no checkpoint in it to go on from; leave resume out to start anew")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from facenet.data.annotation import read_annotation
@@ -32,4 +33,4 @@ def opened(root: str, depth: int = 1) -> Faces:
     place = expanded(root)
     if place.suffix == ".rec" or any(place.glob("*.rec")):
         return RecordFaces(place)
-    return read_annotation(place) if place.is_file() else FolderFaces(place, depth=depth)
+    return read_annotation(place) if os.path.isfile(place) else FolderFaces(place, depth=depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,18 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from facenet.backbones.embedder import Embedder
+from facenet.backbones.weights import load_weights
 from facenet.data.annotation import annotate
 from facenet.data.identities import FolderFaces
 from facenet.data.pack import pack_folder
 from facenet.data.source import AnnotationData, FolderData, RecordData, ShardData, SyntheticData
 from facenet.data.transforms import Augment, Preprocess
+from facenet.engine import checkpoint
 from facenet.errors import UserError
+from facenet.evaluation.benchmark import Bin, Lfw
+from facenet.evaluation.protocol import Protocol
+from facenet.files import reason_of
 
 from .conftest import MakeFolder
 
@@ -53,6 +60,38 @@ def test_folder_errors_name_the_key(tmp_path: Path) -> None:
         AnnotationData(list=str(tmp_path / "gone")).open()
     with pytest.raises(UserError, match="data.depth: expected 1 to 5, got 0"):
         FolderData(root="x", depth=0)
+
+
+@pytest.mark.parametrize("place", ["x" * 300, "/" + "y/" * 3000, "a\0b", "/etc/passwd/x", "/dev/null"], ids=ascii)
+def test_places_of_which_the_system_says_nothing_are_refused_in_a_line(place: str) -> None:
+    """Path.is_file() raises for these, and for a folder that one may not look into."""
+    pytest.importorskip("webdataset", reason="needs facenet[shards]")
+    protocol = Protocol()
+    opened: list[Callable[[], object]] = [
+        *(
+            kind(**{key: place}).open
+            for kind, key in (
+                (FolderData, "root"),
+                (AnnotationData, "list"),
+                (RecordData, "path"),
+                (ShardData, "shards"),
+            )
+        ),
+        *(
+            Bin(path=place, protocol=protocol).open,
+            Lfw(root=place, protocol=protocol).open,
+            Lfw(root="/", pairs=place, protocol=protocol).open,
+        ),
+        *(lambda: load_weights(Embedder(), place), lambda: checkpoint.load(place)),
+    ]
+    for each in opened:
+        with pytest.raises(UserError) as caught:
+            each()
+        assert "\n" not in str(caught.value)
+    assert (
+        reason_of(Path("/nowhere")) is reason_of(Path("/")) is None
+        and reason_of(Path("x" * 300)) == "File name too long"
+    )
 
 
 def test_data_of_another_kind_are_told_as_what_they_are(make_folder: MakeFolder, tmp_path: Path) -> None:

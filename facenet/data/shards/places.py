@@ -303,4 +303,4 @@ def existing(addresses: Sequence[str]) -> list[tuple[int, int]]:
 
 def tars_in(folder: str) -> list[str]:
     """The .tar files of a folder, by name."""
-    return [str(path) for path in sorted(Path(folder).glob("*.tar"))]
+    return [str(path) for path in sorted(Path(folder).glob("*.tar"))] if os.path.isdir(folder) else []
