@@ -232,9 +232,7 @@ def test_hydra_reads_through_the_check(place: Path) -> None:
     )  # the user's own word
 
 
-@pytest.mark.parametrize(
-    ("code", "end"), [("utf-8-sig", "\r\n"), ("utf-16", "\n"), ("utf-16-le", "\r\n"), ("utf-8", "\r")]
-)
+@pytest.mark.parametrize(("code", "end"), [("utf-8-sig", "\r"), ("utf-16", "\r\n")])
 def test_presets_are_read_and_checked_in_any_encoding(place: Path, code: str, end: str) -> None:
     preset = place / "experiments" / "preset" / "mine.yaml"
     preset.write_bytes((G + "seed: 7\ntracking: {run_name: grün}\n").replace("\n", end).encode(code))
