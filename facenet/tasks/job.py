@@ -63,7 +63,8 @@ def run_job(
     config, chosen = auto.settled(config, sweep_dir=sweep_dir)
     material, plan = prepare(config)
     plan = dataclasses.replace(plan, chosen=chosen)
-    print(printable(str(plan)), flush=True)
+    tracking = configs.build(config["tracking"], "tracking")
+    print(printable(f"{plan}\n  {'tracking':<12} {tracking.said()}"), flush=True)
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
     auto.warn_of_slow(config)
@@ -74,7 +75,6 @@ def run_job(
         if earlier.finished(plan.total_steps):
             return left_as_it_is(earlier, plan, config)
     look_at_images(material, num_workers=config["data"]["num_workers"])
-    tracking = configs.build(config["tracking"], "tracking")
     config = {**addresses.kept(config), "resume": str(earlier.checkpoint) if earlier else None}
     facts = RunFacts(
         name=run_name(overrides, tags),

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from facenet.addresses import masked_address
+from facenet.errors import shown
 from facenet.tracking.facts import RunFacts
-from facenet.tracking.run import open_run
-from facenet.tracking.store import cause, open_client, page, where
+from facenet.tracking.run import RUN_ID, open_run
+from facenet.tracking.store import Experiment, cause, open_client, page, where
 from facenet.tracking.system import sampled
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker
 
 log = logging.getLogger(__name__)
+# MLflow's variables; the command line and presets come first.
+EXPERIMENT_NAME, EXPERIMENT_ID, RUN_NAME = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME"
+PARENT = "mlflow.parentRunId"  # the tag
 Network = Callable[[], tuple[Any, Any]]  # makes a torch module and an input for it
+
+
+def in_sweep(facts: RunFacts) -> bool:
+    return "sweep_id" in facts.tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,9 @@ class NoTracking:
     @contextlib.contextmanager
     def run(self, facts: RunFacts, run_id: str | None = None) -> Iterator[str | None]:
         yield None
+
+    def said(self) -> str:
+        return "none"
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:
         return NullTracker()
@@ -42,11 +54,12 @@ class NoTracking:
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowTracking:
-    """`uri: null` means MLFLOW_TRACKING_URI, or `mlflow.db` in the directory the command was started in. `register`: name under which
-    the best network of a finished run goes to the model registry."""
+    """`uri: null` means MLFLOW_TRACKING_URI, or `mlflow.db` in the directory the command was started in. `experiment`, `run_name`: null means
+    MLFLOW_EXPERIMENT_NAME (or _ID) and MLFLOW_RUN_NAME. MLFLOW_RUN_ID is a run begun elsewhere, which this one goes into, or under which the jobs
+    of a sweep stand. `register`: name under which the best network of a finished run goes to the model registry."""
 
     uri: str | None = None
-    experiment: str = "facenet"
+    experiment: str | None = None
     run_name: str | None = None
     system_metrics: bool = True
     register: str | None = None
@@ -59,10 +72,36 @@ class MlflowTracking:
     def run(self, facts: RunFacts, run_id: str | None = None) -> Iterator[str]:
         """The id of a new MLflow run, or the one given, that ends FINISHED, FAILED on an exception, or KILLED on Ctrl-C and stop
         signals. Raises UserError when the store cannot be used."""
-        uri = self.where()
-        opened = open_run(uri, self.experiment, self.run_name or facts.name, facts, run_id)
+        uri, outer = self.where(), os.environ.get(RUN_ID) if run_id is None else None
+        if outer and in_sweep(facts):
+            facts, outer = replace(facts, tags={**facts.tags, PARENT: outer}), None
+        opened = open_run(uri, self.chosen_experiment(), self.chosen_name(facts), facts, run_id, outer)
         with opened as (run_id, path), self.sampled(path, run_id, uri):
             yield run_id
+
+    def chosen_experiment(self) -> Experiment:
+        if self.experiment:
+            return Experiment(self.experiment)
+        name, number = (os.environ.get(variable) for variable in (EXPERIMENT_NAME, EXPERIMENT_ID))
+        if number and not name:
+            return Experiment(number, by_id=True, origin=EXPERIMENT_ID)
+        return Experiment(name, origin=EXPERIMENT_NAME) if name else Experiment("facenet")
+
+    def chosen_name(self, facts: RunFacts) -> str:
+        named = self.run_name or os.environ.get(RUN_NAME)
+        if named and not self.run_name and in_sweep(facts):  # one name for many
+            return f"{named}: {facts.name}"
+        return named or facts.name
+
+    def said(self) -> str:
+        """For the plan: where the run is recorded, and what of it the environment says."""
+        chosen = self.chosen_experiment()
+        said = [f"experiment {shown(chosen.name)}" + (f" ({chosen.origin})" if chosen.origin else "")]
+        if not self.run_name and (name := os.environ.get(RUN_NAME)):
+            said.append(f"run {shown(name)} ({RUN_NAME})")
+        if run_id := os.environ.get(RUN_ID):
+            said.append(f"into run {shown(run_id)} ({RUN_ID})")
+        return ", ".join([masked_address(self.where()), *said])
 
     def sampled(self, path: Path, run_id: str, uri: str) -> contextlib.AbstractContextManager[None]:
         return sampled(path, run_id, uri) if self.system_metrics else contextlib.nullcontext()

@@ -11,26 +11,29 @@ from typing import TYPE_CHECKING
 from facenet import addresses
 from facenet.errors import UserError, printable, shown
 from facenet.stop import postponed
-from facenet.tracking import journal
+from facenet.tracking import journal, process
 from facenet.tracking.delivery import deliver
 from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, shortened
 from facenet.tracking.known import check_place, remember
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
-from facenet.tracking.store import cause, mlflow_command, open_client, open_experiment, sqlite_path, usable
+from facenet.tracking.store import Experiment, cause, mlflow_command, open_client, open_experiment, sqlite_path, usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 CHANGED = "resumed_changed"  # the tag that says what is not as it was at the start
+RUN_ID = "MLFLOW_RUN_ID"
 WAY_OUT = "start it, set tracking.uri, or tracking=none"
 
 
 @contextlib.contextmanager
-def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str | None) -> Iterator[tuple[str, Path]]:
+def open_run(
+    uri: str, experiment: Experiment, name: str, facts: RunFacts, run_id: str | None, outer: str | None = None
+) -> Iterator[tuple[str, Path]]:
     """Id and journal of a new, described run, or of an earlier one that runs again; what comes into the journal is sent until the end, and
-    at last how it ended. Raises UserError when the store cannot be used."""
+    at last how it ended. `outer`: a run that was begun elsewhere, to describe and go into. Raises UserError when the store cannot be used."""
     if run_id is not None:
         check_there(uri, run_id)
     with contextlib.ExitStack() as stack:
@@ -38,6 +41,8 @@ def open_run(uri: str, experiment: str, name: str, facts: RunFacts, run_id: str 
             client, experiment_id = open_experiment(uri, experiment)
             check_place(uri, client.get_experiment(experiment_id).artifact_location)
             path = None if run_id is None else take_up(client, uri, run_id, facts)
+            if outer is not None:
+                run_id, path = outer, go_into(client, uri, outer, facts)
             with postponed():  # else a run could be marked as running that nobody ends
                 if run_id is None or path is None:
                     run_id, path = new_run(client, experiment_id, uri, name, facts)
@@ -71,6 +76,19 @@ def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts
         raise
 
 
+def go_into(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
+    """The journal of a run that was begun elsewhere, which keeps its name and gets the description of this one."""
+    path = take_up(client, uri, run_id, facts, origin=RUN_ID)
+    tags = client.get_run(run_id).data.tags
+    if process.of_this_host(tags) and process.alive(tags):
+        raise UserError(f"{RUN_ID}={run_id}: process {tags['pid']} records in this run; wait for it, or unset {RUN_ID}")
+    for key, value in facts.tags.items():
+        if not key.startswith("mlflow."):
+            client.set_tag(run_id, key, shortened(value, LONGEST_TAG))
+    describe(client, run_id, facts)
+    return path
+
+
 def whereabouts(facts: RunFacts) -> dict[str, str]:
     return {**this_process(), "run_dir": str(facts.run_dir.absolute())}
 
@@ -80,7 +98,7 @@ def begin(run_dir: Path, run_id: str, uri: str) -> Path:
     return journal.begin(run_dir, run_id, addresses.masked_address(uri))
 
 
-def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
+def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts, origin: str = "resume") -> Path:
     """The journal of an earlier run. What its process could not send is sent first."""
     try:
         info = client.get_run(run_id).info
@@ -88,11 +106,11 @@ def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Pat
         if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise UserError(
-            f"resume: run {run_id} is not in MLflow at {addresses.masked_address(uri)}; set tracking.uri to its store, or tracking=none"
+            f"{origin}: run {shown(run_id)} is not in MLflow at {addresses.masked_address(uri)}; set tracking.uri to its store, or tracking=none"
         ) from None
     if info.lifecycle_stage == "deleted":
         raise UserError(
-            f"resume: run {run_id} was deleted in MLflow at {addresses.masked_address(uri)}; bring it back with: "
+            f"{origin}: run {shown(run_id)} was deleted in MLflow at {addresses.masked_address(uri)}; bring it back with: "
             f"{mlflow_command(uri)} runs restore --run-id {run_id}, or set tracking=none"
         )
     check_place(uri, info.artifact_uri)

@@ -10,8 +10,9 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from facenet.addresses import masked_address, masked_in, restored_address
@@ -52,22 +53,44 @@ def open_client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
-def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
+@dataclass(frozen=True)
+class Experiment:
+    """By its name, or its id; `origin` is the variable that says so, empty for the config."""
+
+    name: str
+    by_id: bool = False
+    origin: str = ""
+
+
+def open_experiment(uri: str, experiment: Experiment | str) -> tuple[MlflowClient, str]:
     """A client, and the id of the experiment, which is made if there is none of this name."""
+    experiment = Experiment(experiment) if isinstance(experiment, str) else experiment
+    name, said_by = experiment.name, experiment.origin or "tracking.experiment"
     database = sqlite_path(uri)
     with locked(database):
         follow_move(database)
         client = open_client(uri)
-        found = client.get_experiment_by_name(name)
+        found = found_by_id(client, experiment) if experiment.by_id else client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
             raise UserError(
-                f"tracking.experiment={shown(name)}: was deleted in MLflow at {masked_address(uri)}; bring it back with: "
+                f"{said_by}={shown(name)}: was deleted in MLflow at {masked_address(uri)}; bring it back with: "
                 f"{mlflow_command(uri)} experiments restore --experiment-id {found.experiment_id}, or set tracking.experiment to another name"
             )
         if found is not None:
             return client, str(found.experiment_id)
         location = None if database is None else (database.parent / FILES / slug(name)).as_uri()
         return client, str(client.create_experiment(name, artifact_location=location))
+
+
+def found_by_id(client: MlflowClient, experiment: Experiment) -> Any:
+    try:
+        return client.get_experiment(experiment.name)
+    except Exception as error:
+        if getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(
+            f"{experiment.origin}={shown(experiment.name)}: MLflow has no experiment of this id; correct it, or unset it"
+        ) from None
 
 
 def quiet_mlflow() -> None:
