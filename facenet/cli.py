@@ -24,7 +24,7 @@ from facenet.atomic import refuse_links
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import RankFailed, safe_path, stop_signals_raise
 from facenet.logs import guard_logs
-from facenet.overrides import as_given, given, key_of
+from facenet.overrides import as_given, check_grammar, given, key_of, with_names
 from facenet.surroundings import pass_over_matplotlibrc, settle
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -56,7 +56,7 @@ def train() -> None:
 
     Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
     with told():
-        sys.argv[1:] = going_on(without_secrets(resumed(sys.argv[1:])))
+        sys.argv[1:] = going_on(readable(without_secrets(resumed(sys.argv[1:]))))
     command = functools.partial(hydra_command, train_job, "train")
     if torchrun.active():
         torchrun.command(command)
@@ -85,6 +85,19 @@ def resumed(arguments: list[str]) -> list[str]:
             "say it again beside sweep.resume, or leave the sweep"
         )
     return [*left, *added]
+
+
+def readable(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra takes them. Raises UserError for one that it would not."""
+    check_grammar(arguments)
+    return [with_names(each) if is_choice(each) else each for each in arguments]
+
+
+def is_choice(argument: str) -> bool:
+    """Whether it is an override of a group."""
+    key = argument.lstrip("+").partition("=")[0].partition("@")[0]
+    places = (*map(files, CHOICES), "experiments")
+    return is_override(argument) and bool(key) and any((Path(str(place)) / key).is_dir() for place in places)
 
 
 def going_on(arguments: list[str]) -> list[str]:
@@ -170,7 +183,7 @@ def evaluate() -> None:
     """facenet-evaluate"""
     settle()
     with told():
-        sys.argv[1:] = without_secrets(sys.argv[1:])
+        sys.argv[1:] = readable(without_secrets(sys.argv[1:]))
     hydra_command(evaluate_job, "evaluate")
 
 
@@ -344,9 +357,6 @@ def root_of(config_name: str) -> Callable[..., Any]:
 
 def forced(override: str) -> str:
     """`++optimizer.lr=1` of `optimizer.lr=1`, which lets an unknown key in. What says itself how it is applied, and a group's choice, stay."""
-    key, _, value = override.partition("=")
-    if key.startswith(("hydra.", "hydra/", "+", "~")):
+    if override.startswith(("hydra.", "hydra/", "+", "~")):
         return override
-    if any((Path(str(place)) / key).is_dir() for place in (*map(files, CHOICES), "experiments")):
-        return f"{key}='null'" if value == "null" else override  # a name, so that it is refused as one
-    return f"++{override}"
+    return override if is_choice(override) else f"++{override}"

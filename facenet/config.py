@@ -278,7 +278,7 @@ def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partia
             continue
         if key not in parameters:
             if not open_ended:
-                yield f"{at}: {named} has no parameter {key!r}{closest(str(key), list(parameters))}"
+                yield f"{at}: {named} has no parameter {key!r}{closest(str(key), list(parameters))}{way_without(at)}"
             continue
         yield from unfit_value(value, hints.get(key, Any), at)
     for key, parameter in parameters.items():
@@ -286,6 +286,17 @@ def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partia
         if required and parameter.kind is not parameter.VAR_POSITIONAL and key not in node and not partial:
             at = f"{path}.{key}" if path else key
             yield f"{at}: {named} needs it; set {at}=..."
+
+
+set_by: dict[str, str] = {}  # key -> the preset that sets it, of those that this command has read
+
+
+def way_without(key: str) -> str:
+    """How to keep a preset beside a choice that has no such key."""
+    preset = set_by.get(key)
+    return (
+        f"; preset={shown(preset)} sets it for another choice: add ~{shown(key)}, or leave the preset" if preset else ""
+    )
 
 
 def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
@@ -303,15 +314,27 @@ def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
     elif not fits(value, hint):
         yield f"{path}: expected {spell(hint)}, got {value!r}"
     elif isinstance(value, dict):
+        keys = annotations_of(hint) if typing.is_typeddict(hint) else {}
+        for key in keys:
+            if key not in value:
+                yield f"{path}: has no {key}; set {path}.{key}=..., with + before it where that is new"
         for key, item in value.items():
-            yield from unfit_value(item, Any, f"{path}.{key}")
+            if keys and key not in keys:
+                yield f"{path}.{key}: expected {' and '.join(keys)} alone{closest(str(key), list(keys))}"
+            yield from unfit_value(item, keys.get(key, item_hint(hint)), f"{path}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from unfit_value(item, Any, f"{path}.{index}")
 
 
+def item_hint(hint: Any) -> Any:
+    """Of the values of a dict."""
+    arguments = typing.get_args(hint)
+    return arguments[1] if typing.get_origin(hint) is dict and len(arguments) == 2 else Any
+
+
 def annotations_of(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
+    function = target.__init__ if inspect.isclass(target) and not typing.is_typeddict(target) else target
     try:
         return typing.get_type_hints(function)
     except (

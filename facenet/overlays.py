@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet.addresses import masked_address
+from facenet.config import set_by, walk
 from facenet.errors import UserError, shown
 from facenet.plain import plain, yaml_text
 from facenet.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by
@@ -56,6 +57,7 @@ NAMES = {
 FETCHED = re.compile(r"checkpoint_path|pretrained_.+|weights(_.+)?|url", re.IGNORECASE)
 SETTING = re.compile(r"[\w.,:@%+\-]*")
 COUNT = "${sweep.jobs_per_node}"  # checked to be a number before anything starts
+PRESETS = "preset/"
 ON_THE_COMMAND_LINE = "a file of a directory may not say that; say it on the command line"
 
 
@@ -93,11 +95,25 @@ class DirectoryFiles(FileConfigSource):
         for problem in problems_of(content, config_path.removesuffix(".yaml"), header.get("package")):
             raise UserError(f"{path}: {problem}")
         files_read.append(path)
+        note_preset(config_path, content)
         return ConfigResult(config=config, path=f"{self.scheme()}://{self.path}", provider=self.provider, header=header)
+
+
+def note_preset(config_path: str, content: Any) -> None:
+    """Which keys it sets, for messages about those that another choice does not have."""
+    if config_path.startswith(PRESETS):
+        name = config_path.removeprefix(PRESETS).removesuffix(".yaml")
+        set_by.update({path: name for path, _ in walk(content) if path})
 
 
 class PackageFiles(ImportlibResourcesConfigSource):
     """Hydra's source of files in packages, without a way out of them."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        found = super().load_config(config_path)
+        if config_path.startswith(PRESETS):
+            note_preset(config_path, OmegaConf.to_container(found.config))
+        return found
 
     def is_config(self, config_path: str) -> bool:
         inside = not os.path.isabs(config_path) and ".." not in Path(config_path).parts

@@ -4,13 +4,65 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Quote, Sweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+
+from facenet.addresses import masked
+from facenet.errors import UserError, shown
+
+
+def check_grammar(arguments: Sequence[str]) -> None:
+    """Raises UserError for the first argument that Hydra's grammar does not take, with one that it does."""
+    for override in get_args_parser().parse_args(arguments).overrides:
+        if parsed(override) is None:
+            raise UserError(f"{shown(masked(override))}: {way_to_write(masked(override))}")
+
+
+def parsed(override: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def way_to_write(override: str) -> str:
+    key, sign, value = override.partition("=")
+    if not sign:
+        return "no override; write key=value, +key=value or ~key, and -m for a sweep"
+    quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
+    if parsed(quoted) is None:
+        return f"{shown(key)!r} is no key; write key=value"
+    return f"a value with such characters is quoted, once for Hydra and once for the shell: {shlex.quote(quoted)}"
+
+
+def with_names(override: str) -> str:
+    """An override of a group whose choices are spelled as numbers, with these as names: preset=1 is the file 1.yaml. Raises UserError for null."""
+    read = parsed(override)
+    value = None if read is None else read.value()
+    choices = value.list if isinstance(value, ChoiceSweep) else [value]
+    if read is None or read.is_delete() or (isinstance(value, Sweep) and not isinstance(value, ChoiceSweep)):
+        return override
+    if any(choice is None for choice in choices):
+        rest = "; sweep without it as a command of its own" if len(choices) > 1 else ""
+        raise UserError(
+            f"{key_in(read)}=null: a choice is the name of a file; to have none, leave {key_in(read)} out{rest}"
+        )
+    if not any(isinstance(choice, (bool, int, float)) for choice in choices):
+        return override
+    if any(isinstance(choice, (list, dict, Sweep)) for choice in choices):
+        return override
+    named = (
+        choice if isinstance(choice, (str, QuotedString)) else QuotedString(str(choice), Quote.single)
+        for choice in choices
+    )
+    return f"{read.get_key_element()}={','.join(Override._get_value_element_as_str(name) for name in named)}"
 
 
 def as_given(overrides: Any) -> list[str]:

@@ -62,10 +62,13 @@ class PairSet:
 
 
 class NoBenchmark:
-    """No pairs are tested."""
+    """No pairs are tested, whatever `protocol` a preset chooses for those of other benchmarks."""
 
     name = "none"
     needs_heldout = False
+
+    def __init__(self, *, protocol: Protocol | None = None) -> None:
+        pass
 
     def open(self, heldout: Faces | None = None) -> None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -25,6 +25,13 @@ class LossValue(NamedTuple):
     scalars: dict[str, torch.Tensor]
 
 
+class Weighted(TypedDict):
+    """A term and how much it counts."""
+
+    weight: float
+    loss: Term
+
+
 class LossMix(nn.Module):
     """Sum of weight * loss over `terms`: {name: {weight: float, loss: Term}}. A term of weight 0 is left out whole,
     parameters too.
@@ -33,7 +40,7 @@ class LossMix(nn.Module):
     left to train on.
     """
 
-    def __init__(self, *, terms: dict[str, Any]) -> None:
+    def __init__(self, *, terms: dict[str, Weighted]) -> None:
         super().__init__()
         self.weights = {name: weight_of(name, entry) for name, entry in terms.items()}
         self.terms = nn.ModuleDict({name: terms[name]["loss"] for name, weight in self.weights.items() if weight > 0})

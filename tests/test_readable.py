@@ -1,0 +1,79 @@
+"""Arguments that Hydra's grammar does not take, or takes for something else, are told with a way to write them."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from facenet.cli import readable
+from facenet.errors import UserError
+from facenet.overrides import parsed
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("weights=a=b.ckpt", "a=b.ckpt"),
+        ("data.root=/x(1)", "/x(1)"),
+        ("preset=两个", "两个"),
+        ("+data.root=/faces/人,b(", "/faces/人,b("),
+        ("tracking.run_name=it's", "it's"),
+        ('tracking.run_name="half', '"half'),
+        ("data.root=[a", "[a"),
+        ("data.root=C:\\faces(1)\\", "C:\\faces(1)\\"),
+    ],
+)
+def test_what_the_grammar_does_not_take_is_told_with_what_it_takes(argument, value):
+    with pytest.raises(UserError) as raised:
+        readable([argument])
+    said = str(raised.value)
+    assert said.startswith(f"{argument}: ") and "\n" not in said
+    (advised,) = shlex.split(said.rpartition("the shell: ")[2])
+    assert parsed(advised).value() == value and readable([advised]) == [advised]
+
+
+@pytest.mark.parametrize("argument", ["data.root", "人.x=3", "a b=3"])
+def test_what_is_no_override_is_told(argument):
+    with pytest.raises(UserError, match="write key=value"):
+        readable([argument])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--config-dir",
+        "-m",
+        "optimizer.lr=1e-3,range(1,3)",
+        "~watch",
+        "data.root='/x(1)'",
+        "seed=${hydra:job.num}",
+        "a=",
+    ],
+)
+def test_what_hydra_takes_is_left(argument):
+    given = [argument, *(["DIR(1)"] if argument == "--config-dir" else [])]
+    assert readable(given) == given
+
+
+@pytest.mark.parametrize(
+    ("argument", "becomes"),
+    [
+        ("preset=1", "preset='1'"),
+        ("preset=p1,2", "preset=p1,'2'"),
+        ("+preset=choice(1,2)", "+preset='1','2'"),
+        ("optimizer=adam,sgd", "optimizer=adam,sgd"),
+        ("optimizer.lr=1", "optimizer.lr=1"),
+        ("seed=1,null", "seed=1,null"),
+    ],
+)
+def test_a_choice_named_by_a_number_is_a_name(argument, becomes):
+    assert readable([argument]) == [becomes]
+
+
+@pytest.mark.parametrize(
+    ("argument", "group"), [("preset=p1,null", "preset"), ("benchmark/protocol=null", "benchmark/protocol")]
+)
+def test_no_choice_names_its_group(argument, group):
+    with pytest.raises(UserError, match=f"^{group}=null: a choice is the name of a file"):
+        readable([argument])
