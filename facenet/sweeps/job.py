@@ -4,6 +4,7 @@ starts it: the order comes as JSON on stdin, the answer goes to the file descrip
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import logging
 import os
@@ -18,10 +19,12 @@ from facenet.addresses import masked
 from facenet.atomic import replacing
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, printable
 from facenet.failure import RankFailed, note_failure, noted_failures
+from facenet.files import regular
 from facenet.launch import die_with_parent, launch
 from facenet.logs import guard_logs
 from facenet.stop import STOP_SIGNALS, requeued_after, stop_signals_raise
 from facenet.surroundings import keep_open, pass_over_matplotlibrc
+from facenet.tracking.facts import JOBS
 
 log = logging.getLogger(__name__)
 TABLES = ("plan.csv", "plan.txt")  # in the directory of the sweep
@@ -60,10 +63,18 @@ def run_sweep_job(
         return launch(directory, distributed, environment)
 
     config = {**config, "resume": config["resume"] or "auto"}
+    tags = {**tags, **known_jobs(sweep_dir)}
     with requeued_after():
         return finite(
             run_job(config, run_dir=run_dir, overrides=overrides, tags=tags, start=start, sweep_dir=sweep_dir)
         )
+
+
+def known_jobs(sweep_dir: Path) -> dict[str, str]:
+    """The tag that says how many jobs the sweep has; none where a search has not chosen them yet."""
+    with contextlib.suppress(OSError, UnicodeError, csv.Error), open(sweep_dir / TABLES[0], opener=regular) as table:
+        return {JOBS: str(sum(1 for _ in csv.DictReader(table)))}
+    return {}
 
 
 def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning: dict[str, int]) -> dict[str, str]:

@@ -79,7 +79,8 @@ def counted(ranking: Ranking) -> str:
     direction = "lower" if ranking.study.lower_is_better else "higher"
     jobs, unranked = len(ranking.study.jobs), len(ranking.unranked)
     missing = f", {unranked} of them without a rank" if unranked else ""
-    return f"{jobs} jobs{missing}; {ranking.study.metric} of the best epoch, {direction} is better."
+    unfinished = f" {ranking.study.incomplete}." if ranking.study.incomplete else ""
+    return f"{jobs} jobs{missing}; {ranking.study.metric} of the best epoch, {direction} is better.{unfinished}"
 
 
 def ranked(ranking: Ranking) -> str:

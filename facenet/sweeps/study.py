@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,10 +17,11 @@ from facenet.errors import UserError, shown
 from facenet.evaluation.report import lower_is_better
 from facenet.failure import one_line
 from facenet.tracking import reading
-from facenet.tracking.facts import AXES, GIVEN, values_in
+from facenet.tracking.facts import AXES, GIVEN, JOBS, values_in
 from facenet.tracking.reading import RunRecord
 
 NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
+MOST_NAMED = 10
 UNRANKED = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "not ended", "SCHEDULED": "not started"}
 
 
@@ -57,15 +60,30 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The jobs of one sweep in the order of their numbers, judged by `metric`."""
+    """The jobs of one sweep in the order of their numbers, judged by `metric`. `missing`: numbers of those that have no run, as far as the others
+    know of them; `directory`: where the sweep ran, empty where that is not known."""
 
     sweep_id: str
     metric: str
     jobs: tuple[Job, ...]
+    missing: tuple[int, ...] = ()
+    directory: str = ""
 
     @property
     def axes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(key for job in self.jobs for key in job.axes))
+
+    @property
+    def incomplete(self) -> str:
+        """That jobs are missing, in one line; empty where none is."""
+        if not self.missing:
+            return ""
+        named = ", ".join(map(str, self.missing[:MOST_NAMED])) + (", ..." if len(self.missing) > MOST_NAMED else "")
+        total = len(self.jobs) + len(self.missing)
+        way = (
+            f"; go on with: {shlex.join(['facenet-train', f'sweep.resume={self.directory}'])}" if self.directory else ""
+        )
+        return f"{len(self.missing)} of {total} jobs have no run yet, or never will ({named}){way}"
 
     @property
     def lower_is_better(self) -> bool:
@@ -77,6 +95,8 @@ def read_study(uri: str, sweep_id: str) -> Study:
     try:
         records = reading.runs_of_sweep(uri, sweep_id)
     except UserError:
+        if lost := reading.deleted_with(uri, sweep_id):
+            raise lost from None
         known = sorted({run.tags["sweep_id"] for run in reading.search(uri) if "sweep_id" in run.tags})
         sweeps = shown(", ".join(known)) or "none"
         raise UserError(
@@ -94,7 +114,11 @@ def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:
     keys = swept(list(newest.values()), list(given.values()))
     metric = Counter(record.params.get("plan.select", "") for record in newest.values()).most_common(1)[0][0]
     jobs = [job_of(number, newest[number], given[number], keys, metric) for number in sorted(newest)]
-    return Study(sweep_id=sweep_id, metric=metric, jobs=tuple(jobs))
+    known = max((whole_number_in(record.tags, JOBS) or 0 for record in newest.values()), default=0)
+    missing = tuple(number for number in range(known) if number not in newest)
+    places = {os.path.dirname(record.tags.get("run_dir", "")) for record in newest.values()}
+    directory = next((place for place in places if os.path.basename(place) == sweep_id), "")
+    return Study(sweep_id=sweep_id, metric=metric, jobs=tuple(jobs), missing=missing, directory=directory)
 
 
 def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str], metric: str) -> Job:

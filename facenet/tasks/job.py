@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import contextlib
 import functools
 import getpass
 import logging
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ def run_job(
         if earlier.finished(plan.total_steps):
             return left_as_it_is(earlier, plan, config)
     look_at_images(material, num_workers=config["data"]["num_workers"])
+    begun_here = resuming.begun(run_dir, config) if earlier is None and config["resume"] == "auto" else None
     config = {**addresses.kept(config), "resume": str(earlier.checkpoint) if earlier else None}
+    if config["tracking"].get("uri"):
+        config["tracking"] = {**config["tracking"], "uri": addresses.kept(tracking.where())}
     facts = RunFacts(
         name=run_name(overrides, tags),
         run_dir=run_dir,
@@ -85,8 +89,9 @@ def run_job(
         tags={**origin(overrides), "config_hash": configs.fingerprint(config), **tags},
         datasets=datasets(config, material, plan),
     )
-    with resuming.alone_in(run_dir) as lock, resuming.written(config, run_dir):
-        with tracking.run(facts, run_id=earlier.run_id if earlier else None) as run_id:
+    stopped = contextlib.nullcontext() if "sweep_id" in tags else way_on_told(run_dir, overrides, alone=start is launch)
+    with stopped, resuming.alone_in(run_dir) as lock, resuming.written(config, run_dir):
+        with tracking.run(facts, run_id=earlier.run_id if earlier else None, begun=begun_here) as run_id:
             distributed: Distributed = configs.build(config["distributed"], "distributed")
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
                 resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
@@ -97,6 +102,23 @@ def run_job(
         print(printable(summary(result, run_dir, tracking.view(run_id))), flush=True)
     objective = result["objective"]
     return None if objective is None else float(objective)
+
+
+@contextlib.contextmanager
+def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator[None]:
+    """A run that a stop signal ends says how it goes on, as a sweep does for all its jobs. Not `alone`: torchrun began the command."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if (run_dir / "checkpoints" / "last.pt").is_file():
+            from facenet.overlays import strange_arguments
+
+            again = [addresses.masked(each) for each, _ in strange_arguments(overrides)]
+            command = shlex.join(["facenet-train", f"resume={run_dir}", *again])
+            print(printable(f"go on with it: {'' if alone else 'torchrun ... '}{command}"), flush=True)
+        else:
+            print(printable(f"{run_dir}: ended before its first checkpoint; the same command begins anew"), flush=True)
+        raise
 
 
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:

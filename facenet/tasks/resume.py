@@ -280,6 +280,15 @@ def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
     return same_names and not changed_images(material, noted) and not other_pairs(material, noted)
 
 
+def begun(run_dir: Path, config: dict[str, Any]) -> str | None:
+    """The MLflow run that was begun here under the same config and came to no checkpoint: the same training again is no second run."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+        same = configs.fingerprint(configs.of_job(run_dir)) == configs.fingerprint(addresses.kept(config))
+        run_id = json.loads(text_of(run_dir / STORE))["run_id"]
+        return run_id if same and isinstance(run_id, str) else None
+    return None
+
+
 def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:
     """Where the run is recorded: a command in another directory would look into another default store."""
     told = {"uri": None if uri is None else addresses.masked_address(uri), "run_id": run_id}

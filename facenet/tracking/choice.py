@@ -36,7 +36,7 @@ class NoTracking:
     dllogger: bool = False
 
     @contextlib.contextmanager
-    def run(self, facts: RunFacts, run_id: str | None = None) -> Iterator[str | None]:
+    def run(self, facts: RunFacts, run_id: str | None = None, begun: str | None = None) -> Iterator[str | None]:
         yield None
 
     def said(self) -> str:
@@ -69,13 +69,13 @@ class MlflowTracking:
         return where(self.uri)
 
     @contextlib.contextmanager
-    def run(self, facts: RunFacts, run_id: str | None = None) -> Iterator[str]:
-        """The id of a new MLflow run, or the one given, that ends FINISHED, FAILED on an exception, or KILLED on Ctrl-C and stop
-        signals. Raises UserError when the store cannot be used."""
+    def run(self, facts: RunFacts, run_id: str | None = None, begun: str | None = None) -> Iterator[str]:
+        """The id of a new MLflow run, of the one given, or of the one `begun` for the same training, that ends FINISHED, FAILED on an exception, or
+        KILLED on Ctrl-C and stop signals. Raises UserError when the store cannot be used."""
         uri, outer = self.where(), os.environ.get(RUN_ID) if run_id is None else None
         if outer and in_sweep(facts):
             facts, outer = replace(facts, tags={**facts.tags, PARENT: outer}), None
-        opened = open_run(uri, self.chosen_experiment(), self.chosen_name(facts), facts, run_id, outer)
+        opened = open_run(uri, self.chosen_experiment(), self.chosen_name(facts), facts, run_id, outer, begun)
         with opened as (run_id, path), self.sampled(path, run_id, uri):
             yield run_id
 

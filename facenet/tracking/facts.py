@@ -31,6 +31,7 @@ AXES, GIVEN = (
     "sweep.axes",
     "sweep.given",
 )  # tags, JSON: key -> value; of the swept keys, where they are known, or of all overrides
+JOBS = "sweep.jobs"  # a tag: how many jobs the sweep has
 UNNAMED = ("hydra.", "hydra/", "tracking", "resume", "sweep")  # say nothing of what is trained
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from facenet.addresses import masked_address
 from facenet.errors import UserError, shown
-from facenet.tracking.store import cause, follow_move, open_client, page, sqlite_path
+from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, open_client, page, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +44,24 @@ def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None) -> lis
             f"{shown(sweep_id)}: no run of this sweep in MLflow at {masked_address(uri)}; set --uri or MLFLOW_TRACKING_URI"
         )
     return sorted(found, key=lambda run: (int(run.tags.get("job_num", 0)), run.start))
+
+
+def deleted_with(uri: str, sweep_id: str) -> UserError | None:
+    """That the runs of a sweep are there, and deleted, or in a deleted experiment."""
+    from mlflow.entities import ViewType
+
+    with reader(uri) as client:
+        for each in client.search_experiments(view_type=ViewType.ALL):
+            condition = f"tags.sweep_id = '{quoted(sweep_id)}'"
+            found = client.search_runs([each.experiment_id], condition, run_view_type=ViewType.ALL)
+            if found and each.lifecycle_stage == "deleted":
+                return deleted(f"{shown(sweep_id)}: its experiment {shown(each.name)}", uri, each.experiment_id)
+            if found:
+                command = f"{mlflow_command(uri)} runs restore --run-id {found[0].info.run_id}"
+                return UserError(
+                    f"{shown(sweep_id)}: its {len(found)} runs were deleted in MLflow; bring each back with: {command}"
+                )
+    return None
 
 
 def running(uri: str, experiment: str | None = None) -> list[RunRecord]:

@@ -13,7 +13,7 @@ from facenet.errors import UserError, printable, shown
 from facenet.stop import postponed
 from facenet.tracking import journal, process
 from facenet.tracking.delivery import deliver
-from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, shortened
+from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, params, shortened
 from facenet.tracking.known import check_place, remember
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
@@ -30,16 +30,30 @@ WAY_OUT = "start it, set tracking.uri, or tracking=none"
 
 @contextlib.contextmanager
 def open_run(
-    uri: str, experiment: Experiment, name: str, facts: RunFacts, run_id: str | None, outer: str | None = None
+    uri: str,
+    experiment: Experiment,
+    name: str,
+    facts: RunFacts,
+    run_id: str | None,
+    outer: str | None = None,
+    begun: str | None = None,
 ) -> Iterator[tuple[str, Path]]:
     """Id and journal of a new, described run, or of an earlier one that runs again; what comes into the journal is sent until the end, and
-    at last how it ended. `outer`: a run that was begun elsewhere, to describe and go into. Raises UserError when the store cannot be used."""
+    at last how it ended. `outer`: a run that was begun elsewhere, to describe and go into. `begun`: one that ended before it
+    came to anything, to take up if it is described as this one would be. Raises UserError when the store cannot be used."""
     if run_id is not None:
         check_there(uri, run_id)
     with contextlib.ExitStack() as stack:
         with usable(uri, WAY_OUT):
             client, experiment_id = open_experiment(uri, experiment)
             check_place(uri, client.get_experiment(experiment_id).artifact_location)
+            if (
+                run_id is None
+                and outer is None
+                and begun is not None
+                and described_so(client, begun, experiment_id, facts)
+            ):
+                run_id = begun
             path = None if run_id is None else take_up(client, uri, run_id, facts)
             if outer is not None:
                 run_id, path = outer, go_into(client, uri, outer, facts)
@@ -74,6 +88,17 @@ def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts
         with contextlib.suppress(Exception):
             client.set_terminated(run_id, "FAILED")
         raise
+
+
+def described_so(client: MlflowClient, run_id: str, experiment_id: str, facts: RunFacts) -> bool:
+    """Whether a run is there, not deleted, in this experiment and of the same params: those of MLflow's runs cannot be changed."""
+    with contextlib.suppress(Exception):  # of a store that does not know it
+        run = client.get_run(run_id)
+        there = run.info.lifecycle_stage == "active" and run.info.experiment_id == experiment_id
+        there = there and run.info.status != "FINISHED"
+        gone = not (process.of_this_host(run.data.tags) and process.alive(run.data.tags))
+        return there and gone and dict(run.data.params) == params(facts)
+    return False
 
 
 def go_into(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:

@@ -4,6 +4,7 @@ as another's is a neighbour's database."""
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -43,6 +44,19 @@ def file_of(uri: str) -> Path | None:
     if name.startswith("file:"):  # SQLite's own form
         name = unquote(name.removeprefix("file:").partition("?")[0])
     return Path(name).absolute()
+
+
+def absolute(uri: str) -> str:
+    """The address of a database in one file with its whole path, so that a command in another directory finds it; others as they are."""
+    path = file_of(uri)
+    if path is None:
+        return uri
+    import sqlalchemy
+
+    url = sqlalchemy.make_url(uri)
+    if url.database is None or os.path.isabs(url.database) or url.database.startswith("file:"):
+        return uri
+    return address_of(path) if not url.query else url.set(database=str(path)).render_as_string(hide_password=False)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from facenet.addresses import masked_address, masked_in, restored_address
 from facenet.atomic import own
 from facenet.errors import UserError, shown
 from facenet.logs import guard_logs
-from facenet.tracking.sqlite_file import address_of, file_of, no_other_folder
+from facenet.tracking.sqlite_file import absolute, address_of, file_of, no_other_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,11 +33,10 @@ PLACES = (  # in a database, where MLflow has them as absolute paths
 
 
 def where(uri: str | None = None, key: str = "tracking.uri") -> str:
-    """The address given, else MLFLOW_TRACKING_URI, else `mlflow.db` in this directory. Raises UserError, which names the `key` that gave it, for
-    one that is known without its secret alone."""
-    if uri:
-        return restored_address(uri, key)
-    return os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path.cwd() / "mlflow.db")
+    """The address given, else MLFLOW_TRACKING_URI, else `mlflow.db` in this directory, with its whole path. Raises UserError, which names the
+    `key` that gave it, for one that is known without its secret alone."""
+    named = restored_address(uri, key) if uri else os.environ.get("MLFLOW_TRACKING_URI")
+    return absolute(named) if named else address_of(Path.cwd() / "mlflow.db")
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -72,14 +71,18 @@ def open_experiment(uri: str, experiment: Experiment | str) -> tuple[MlflowClien
         client = open_client(uri)
         found = found_by_id(client, experiment) if experiment.by_id else client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
-            raise UserError(
-                f"{said_by}={shown(name)}: was deleted in MLflow at {masked_address(uri)}; bring it back with: "
-                f"{mlflow_command(uri)} experiments restore --experiment-id {found.experiment_id}, or set tracking.experiment to another name"
-            )
+            raise deleted(f"{said_by}={shown(name)}", uri, found.experiment_id)
         if found is not None:
             return client, str(found.experiment_id)
         location = None if database is None else (database.parent / FILES / slug(name)).as_uri()
         return client, str(client.create_experiment(name, artifact_location=location))
+
+
+def deleted(named: str, uri: str, experiment_id: object) -> UserError:
+    return UserError(
+        f"{named}: was deleted in MLflow at {masked_address(uri)}; bring it back with: "
+        f"{mlflow_command(uri)} experiments restore --experiment-id {experiment_id}, or set tracking.experiment to another name"
+    )
 
 
 def found_by_id(client: MlflowClient, experiment: Experiment) -> Any:
@@ -185,14 +188,14 @@ def page(uri: str, path: str) -> str:
     return f"{command}\n    then open http://127.0.0.1:5000/{path}"
 
 
-def store_state(uri: str) -> str:
-    """What a run would meet at the store, which is read or asked and never made. Raises UserError when a run could not use it."""
+def store_state(uri: str, experiment: str = "") -> str:
+    """What a run in this experiment would meet at the store, which is read or asked and never made. Raises UserError when a run could not use it."""
     with usable(uri, "start it, set MLFLOW_TRACKING_URI, or tracking=none"):
         database = sqlite_path(uri)
-        return remote_state(uri) if database is None else file_state(database)
+        return remote_state(uri, experiment) if database is None else file_state(database, uri, experiment)
 
 
-def remote_state(uri: str) -> str:
+def remote_state(uri: str, experiment: str) -> str:
     if uri.startswith("file:") or "://" not in uri:
         raise OSError("a folder, which newer MLflow refuses")
     if uri.startswith(("postgresql", "mysql", "mssql")):
@@ -200,11 +203,13 @@ def remote_state(uri: str) -> str:
 
         with sqlalchemy.create_engine(uri).connect():
             return "the database answers"
-    open_client(uri).search_experiments(max_results=1)
+    found = open_client(uri).get_experiment_by_name(experiment or "Default")
+    if experiment and found is not None and found.lifecycle_stage == "deleted":
+        raise deleted(f"tracking.experiment={shown(experiment)}", uri, found.experiment_id)
     return "the server answers"
 
 
-def file_state(database: Path) -> str:
+def file_state(database: Path, uri: str, experiment: str) -> str:
     if not database.is_file():
         folder = next(folder for folder in database.parents if folder.is_dir())
         if not os.access(folder, os.W_OK):
@@ -213,5 +218,8 @@ def file_state(database: Path) -> str:
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'runs'").fetchall():
             return "empty; the first run creates its tables"
+        gone = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'deleted'"
+        for (experiment_id,) in connection.execute(gone, (experiment,)) if experiment else ():
+            raise deleted(f"tracking.experiment={shown(experiment)}", uri, experiment_id)
         (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
         return f"{count:,} runs"

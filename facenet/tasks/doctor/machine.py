@@ -50,9 +50,10 @@ def memory_of_host(key: str) -> int:
 
 def check_tracking(report: Report) -> None:
     """The store that `tracking=mlflow` would take; an absent database stays absent."""
+    from facenet.tracking.choice import MlflowTracking
     from facenet.tracking.store import store_state, where
 
     uri = where()
     report.fact("tracking", "store", addresses.masked_address(uri))
     with report.finding("tracking", "set MLFLOW_TRACKING_URI, or tracking=none"):
-        report.fact("tracking", "state", store_state(uri))
+        report.fact("tracking", "state", store_state(uri, MlflowTracking().chosen_experiment().name))
