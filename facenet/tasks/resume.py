@@ -148,6 +148,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
             "leave out one of them"
         )
     wanted = config if config["resume"] == "auto" else overlaid(earlier.config, config, overrides)
+    wanted = in_order_of(earlier.config, wanted)
     wanted = as_recorded(wanted, earlier.config)
     check_sources(wanted, config, earlier.run_dir)
     if "weights" in wanted:
@@ -168,6 +169,14 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
         wanted = own_places(wanted, overrides)
         check_store(wanted, config, earlier.run_dir)
     return with_store({**wanted, **{name: config[name] for name in OWN_KEYS if name in config}}, earlier.run_dir)
+
+
+def in_order_of(stored: Any, config: Any) -> Any:
+    """The config with its keys in the run's order: that of loss.terms is the order of the parameters, by which an optimizer finds its state."""
+    if not (isinstance(stored, dict) and isinstance(config, dict)):
+        return config
+    keys = [*(key for key in stored if key in config), *(key for key in config if key not in stored)]
+    return {key: in_order_of(stored.get(key), config[key]) for key in keys}
 
 
 def own_places(wanted: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
