@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Quote, Sweep
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
