@@ -38,7 +38,8 @@ def run_report(sweep_id: str, uri: str | None, out: str | None) -> str:
     run_id = home(study)
     reading.attach(address, run_id, path, "report")
     unfinished = f"{shown(study.incomplete)}\n" if study.incomplete else ""
-    return f"{shown(verdict(rank(study)))}\n{unfinished}{shown(str(path))} ({path.stat().st_size / 1e6:.1f} MB), also in the artifacts of run {run_id}"
+    said = f"{shown(verdict(rank(study)))}\n{unfinished}"
+    return f"{said}{shown(str(path))} ({path.stat().st_size / 1e6:.1f} MB), also in the artifacts of run {run_id}"
 
 
 def home(study: Study) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,9 @@ def compare(uri: str, sweep_id: str) -> None:
 
     with contextlib.suppress(UserError):
         say(f"\n{ranked_table(read_study(uri, sweep_id))}")
-        say(f"the page of this sweep: facenet-report {sweep_id} --uri '{addresses.masked_address(uri)}'")
+        command = shlex.join(["facenet-report", sweep_id, "--uri", addresses.masked_address(uri)])
+        needs = " (which draws with plotly: pip install 'facenet[report]')" if find_spec("plotly") is None else ""
+        say(f"the page of this sweep: {command}{needs}")
         say(f"compare the runs: {reading.compare_url(uri, reading.runs_of_sweep(uri, sweep_id))}")
 
 

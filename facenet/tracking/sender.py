@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -75,5 +76,6 @@ class Sender:
         self.thread.join(FAREWELL_S)
         if self.away or self.thread.is_alive():
             log.warning(
-                "MLflow lacks the last records of the run; send them later: facenet-runs sync %s", self.path.parent
+                "MLflow lacks the last records of the run; send them later: %s",
+                shlex.join(["facenet-runs", "sync", str(self.path.parent)]),
             )

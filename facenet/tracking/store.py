@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shlex
+import socket
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
+FIRST_PORT = 5000  # of mlflow server
 FILES = "mlartifacts"  # beside a database, for the files of its runs
 PLACES = (  # in a database, where MLflow has them as absolute paths
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
@@ -184,8 +186,22 @@ def page(uri: str, path: str) -> str:
     if uri.startswith(("http:", "https:")):
         return f"{masked_address(uri).rstrip('/')}/{path}"
     store = shlex.quote(masked_address(uri))
-    command = f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000 --workers 1"
-    return f"{command}\n    then open http://127.0.0.1:5000/{path}"
+    port = free_port()
+    command = f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port {port} --workers 1"
+    return f"{command}\n    then open http://127.0.0.1:{port}/{path}"
+
+
+def free_port() -> int:
+    """MLflow's own, or one of the next where that is taken now, by the server of another database or by anybody."""
+    for port in range(FIRST_PORT, FIRST_PORT + 20):
+        with socket.socket() as tried:
+            tried.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as the server will, where the last one has just ended
+            with contextlib.suppress(OSError):
+                tried.bind(("127.0.0.1", port))
+                return port
+    return FIRST_PORT
 
 
 def store_state(uri: str, experiment: str = "") -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import socket
 
 import pytest
 
 from facenet.errors import UserError
 from facenet.sweeps.study import read_study
+from facenet.tracking import store
 from facenet.tracking.sqlite_file import absolute
 from facenet.tracking.store import open_client, store_state, where
 
@@ -47,3 +51,14 @@ def test_an_address_is_the_same_from_any_directory(uri, tmp_path, monkeypatch):
 @pytest.mark.parametrize("uri", ["sqlite:////a/b.db", "sqlite:///:memory:", "http://host:5000/x", "postgresql://h/db"])
 def test_other_addresses_stay_as_they_are(uri):
     assert absolute(uri) == uri
+
+
+def test_the_advised_server_takes_a_port_that_is_free(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(store, "FIRST_PORT", taken.getsockname()[1])
+        advised = store.page("sqlite:////a b/mlflow.db", "#/x")
+    (port,) = re.findall(r"--port (\d+) ", advised)
+    assert int(port) > store.FIRST_PORT and f"http://127.0.0.1:{port}/#/x" in advised
+    assert shlex.split(advised.splitlines()[0])[3] == "sqlite:////a b/mlflow.db"
