@@ -43,26 +43,25 @@ def way_to_write(override: str) -> str:
 
 
 def with_names(override: str) -> str:
-    """An override of a group whose choices are spelled as numbers, with these as names: preset=1 is the file 1.yaml. Raises UserError for null."""
+    """An override of a group whose choices are spelled as numbers, with these as names: preset=1 is the file 1.yaml. Null is a name as well, so that
+    it is told as one that there is not."""
     read = parsed(override)
     value = None if read is None else read.value()
     choices = value.list if isinstance(value, ChoiceSweep) else [value]
-    if read is None or read.is_delete() or (isinstance(value, Sweep) and not isinstance(value, ChoiceSweep)):
+    plain_ones = all(choice is None or isinstance(choice, (str, QuotedString, bool, int, float)) for choice in choices)
+    if (
+        read is None
+        or read.is_delete()
+        or not plain_ones
+        or all(isinstance(choice, (str, QuotedString)) for choice in choices)
+    ):
         return override
-    if any(choice is None for choice in choices):
-        rest = "; sweep without it as a command of its own" if len(choices) > 1 else ""
-        raise UserError(
-            f"{key_in(read)}=null: a choice is the name of a file; to have none, leave {key_in(read)} out{rest}"
-        )
-    if not any(isinstance(choice, (bool, int, float)) for choice in choices):
-        return override
-    if any(isinstance(choice, (list, dict, Sweep)) for choice in choices):
-        return override
-    named = (
-        choice if isinstance(choice, (str, QuotedString)) else QuotedString(str(choice), Quote.single)
-        for choice in choices
-    )
-    return f"{read.get_key_element()}={','.join(Override._get_value_element_as_str(name) for name in named)}"
+    return f"{read.get_key_element()}={','.join(map(as_name, choices))}"
+
+
+def as_name(choice: Any) -> str:
+    name = choice if isinstance(choice, (str, QuotedString)) else QuotedString(spelled(choice), Quote.single)
+    return str(Override._get_value_element_as_str(name))
 
 
 def as_given(overrides: Any) -> list[str]:

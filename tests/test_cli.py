@@ -87,7 +87,11 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
         "  optimizer: this command needs it; set optimizer=...\n",
         set(),
     ),
-    "no override": (["facenet-train", "optimizer.lr=["], "config: no viable alternative at input '['\n", set()),
+    "no override": (
+        ["facenet-train", "optimizer.lr=["],
+        "optimizer.lr=[: a value with such characters is quoted, once for Hydra and once for the shell: 'optimizer.lr=\"[\"'\n",
+        set(),
+    ),
     "in a sweep": (
         ["facenet-train", "-m", "optimizer.lr=abc,1e-3x", *DRAWN, *QUIET],
         "config: 1 problem\n  optimizer.lr: expected float or Tensor, got 'abc'\n",

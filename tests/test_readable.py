@@ -62,6 +62,8 @@ def test_what_hydra_takes_is_left(argument):
         ("preset=1", "preset='1'"),
         ("preset=p1,2", "preset=p1,'2'"),
         ("+preset=choice(1,2)", "+preset='1','2'"),
+        ("preset=p1,null", "preset=p1,'null'"),
+        ("benchmark/protocol=null", "benchmark/protocol='null'"),
         ("optimizer=adam,sgd", "optimizer=adam,sgd"),
         ("optimizer.lr=1", "optimizer.lr=1"),
         ("seed=1,null", "seed=1,null"),
@@ -69,11 +71,3 @@ def test_what_hydra_takes_is_left(argument):
 )
 def test_a_choice_named_by_a_number_is_a_name(argument, becomes):
     assert readable([argument]) == [becomes]
-
-
-@pytest.mark.parametrize(
-    ("argument", "group"), [("preset=p1,null", "preset"), ("benchmark/protocol=null", "benchmark/protocol")]
-)
-def test_no_choice_names_its_group(argument, group):
-    with pytest.raises(UserError, match=f"^{group}=null: a choice is the name of a file"):
-        readable([argument])
