@@ -60,13 +60,13 @@ def test_factors_do_what_the_rounds_do(shape: tuple[int, int]) -> None:
     assert cosine(factors, polar) > cosine(rounds, polar) > 0.9
     large = int((values / values.norm() > 2e-3 * 1.01).sum())
     found = torch.linalg.svdvals(factors)
-    assert found[:large].min() > 0.84 and found.max() < 1.16
+    assert found[:large].min() > 0.73 and found.max() < 1.01
 
 
 def test_the_weights_of_the_factors_are_those_of_zolotarev() -> None:
     x = torch.logspace(-2.69897, 0, 10_001, dtype=torch.float64)
     value = SCALE * x * (1 + sum(weight / (x * x + shift) for weight, shift in TERMS))
-    assert value.min() == pytest.approx(0.84525, abs=1e-5) and value.max() == pytest.approx(1.15475, abs=1e-5)
+    assert value.min() == pytest.approx(0.73544, abs=1e-4) and value.max() == pytest.approx(1.00474, abs=1e-4)
     signs = (value[1:] > value[:-1]).diff().sum() + 2
     assert signs == 6, "it touches its bounds six times, so no other of its type stays within narrower ones"
 
