@@ -22,9 +22,9 @@ A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 5
 
 # Zolotarev's rational function of type (5, 4), x (1 + sum a / (x^2 + c)) times SCALE: 0.74..1.01 for singular values from 2e-3 to 1, and as steep
-# at 0 (441) as the five rounds (485). Centred at 1 instead, steps were 1.15 times as long as the rounds', whose mean value is 0.89, and the lr that
-# suits these was too large: 4 to 8 points of accuracy on drawn faces. Each term is one factorization of a symmetric matrix, so that a square one takes a third of the
-# rounds' time on a host: 169 instead of 526 ms at 1024, AVX2, one thread.
+# at 0 (441) as the five rounds (485). Centred at 1 instead, steps were 1.15 times as long as the rounds', for which lr is chosen. Each term is one
+# factorization of a symmetric matrix, so that a square one takes a third of the rounds' time on a host: 169 instead of 526 ms at 1024, AVX2, one
+# thread.
 SCALE, TERMS = 0.837, ((0.0095835804, 1.8960818e-05), (0.19260820, 0.0091860596))
 HAS_LAPACK: bool = torch._C.has_lapack  # a build of a vendor's may lack it
 
