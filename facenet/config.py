@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import os
 import re
 import types
@@ -31,6 +32,14 @@ from facenet.slots import BEGINNINGS, WORD, closest, is_source, locate, unsaid_s
 RESOLVED, PENDING = "resolved.yaml", "resolved.pending.yaml"
 REFERENCE = re.compile(r"\$\{(\.*)([\w\-.\[\]]+)\}")
 MOST_REFERENCES = 1000  # looked up in 2 s; those of conf are 5
+FINITE = (
+    "loss",
+    "optimizer",
+    "schedule",
+    "preprocess",
+    "augment",
+    "data",
+)  # elsewhere, as in watch.hang_s, infinity is "never"
 SPECIAL = {"_target_", "_partial_", "_convert_"}
 RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions that a command gives, not a config
 
@@ -311,6 +320,10 @@ def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
             yield str(error)
         except ValueError:  # builtins without a signature bind when they are built
             return
+    elif isinstance(value, float) and math.isinf(value) and path.partition(".")[0] in FINITE:
+        yield f"{path}: expected a finite number, got {value!r}"
+    elif path.rpartition(".")[2] == "seed" and isinstance(value, int) and value < 0:
+        yield f"{path}: expected 0 or more, got {value!r}"
     elif not fits(value, hint):
         yield f"{path}: expected {spell(hint)}, got {value!r}"
     elif isinstance(value, dict):
@@ -358,7 +371,7 @@ def fits(value: Any, hint: Any) -> bool:
         item = arguments[0] if arguments else Any
         return isinstance(value, list) and all(fits(each, item) for each in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (str, bool, list):

@@ -11,7 +11,8 @@ import os
 import random
 import struct
 import threading
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -157,7 +158,49 @@ class Augment:
         draw, seed = _random_bits(key)
         if draw < self.flip:
             image = mirrored(image)
-        return self._compose()(seed, image) if self.pipeline else image
+        return self._changed(seed, image) if self.pipeline else image
+
+    def _changed(self, seed: int, image: Pixels) -> Pixels:
+        """Raises UserError where the pipeline fails, or gives anything else than such an image: as uint8, floats in 0..1 would be black."""
+        try:
+            changed: Any = self._compose()(seed, image)
+        except Exception as error:  # of anybody's transform
+            wrong = f"fails on {image.shape[0]} x {image.shape[1]} pixels ({_said(error)})"
+        else:
+            if (found := no_image(changed)) is None:
+                return typing.cast("Pixels", changed)
+            wrong = f"gives {found}"
+        name, wrong = self._culprit(seed, image) or ("augment.pipeline", wrong)
+        raise UserError(
+            f"{name} {wrong}; every image has to stay uint8 of shape (height, width, 3): preprocess.mean and preprocess.std normalise it afterwards, "
+            "on the device. Leave the transform out, or change it"
+        )
+
+    def _culprit(self, seed: int, image: Pixels) -> tuple[str, str] | None:
+        """Place and name of the first transform after which no more such images come, and what it does; None where each by itself is sound."""
+        found = None
+        for end, transform in reversed(list(enumerate(self.pipeline))):
+            try:
+                wrong = no_image(_seeded_compose(copy.deepcopy(self.pipeline[: end + 1]))(seed, image))
+                wrong = wrong and f"gives {wrong}"
+            except Exception as error:
+                wrong = f"fails on {image.shape[0]} x {image.shape[1]} pixels ({_said(error)})"
+            if wrong is None:
+                break
+            found = f"augment.pipeline.{end} ({type(transform).__name__})", wrong
+        return found
+
+    def rehearse(self, image: Pixels, *, draws: int = 16) -> None:
+        """Raises UserError for a pipeline that gives anything else than uint8 (H, W, 3) of such an image: as it is, and with every transform in it
+        sure to act."""
+        if not self.pipeline:
+            return
+        sure = Augment(pipeline=copy.deepcopy(self.pipeline))
+        for transform in _within(sure.pipeline):
+            transform.p = 1.0
+        for number in range(draws):
+            for augment in (sure, self):
+                augment(image, key=(number,))
 
     @property
     def after_preprocess(self) -> bool:
@@ -175,6 +218,27 @@ class Augment:
             self._threads.compose = _seeded_compose(copy.deepcopy(self.pipeline))
         compose: Callable[[int, Pixels], Pixels] = self._threads.compose
         return compose
+
+
+def _said(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def no_image(changed: Any) -> str | None:
+    """What it is, where it is no uint8 (H, W, 3)."""
+    if not isinstance(changed, np.ndarray):
+        return f"{type(changed).__module__.partition('.')[0]}.{type(changed).__name__}"
+    if changed.dtype == np.uint8 and changed.ndim == 3 and changed.shape[2] == 3 and changed.size:
+        return None
+    return f"{changed.dtype} of shape {changed.shape}"
+
+
+def _within(transforms: Iterable[Any]) -> Iterator[Any]:
+    """The transforms of a pipeline, its containers and those in them."""
+    for each in transforms:
+        yield each
+        inner = getattr(each, "transforms", None)
+        yield from _within(inner) if isinstance(inner, (list, tuple)) else ()
 
 
 def mirrored(image: Pixels) -> Pixels:

@@ -8,6 +8,7 @@ torch.optim.Muon takes 2-d parameters only and came with torch 2.9; here a convo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -47,9 +48,13 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         """bf16: orthogonalise in bfloat16, whose error is far below the noise of a batch; float32 where the hardware has no fast bfloat16. A
         run settles a config's `auto` by a probe before it begins; without one it is float32 on a host."""
-        if lr <= 0 or adamw_lr <= 0 or not 0 <= momentum < 1:
+        if not (0 < lr < math.inf and 0 < adamw_lr < math.inf) or not 0 <= momentum < 1:
             raise UserError(
                 f"optimizer: lr {lr} and adamw_lr {adamw_lr} must be above 0, momentum {momentum} in [0, 1)"
+            )
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas) or eps < 0 or weight_decay < 0:
+            raise UserError(
+                f"optimizer: betas {list(betas)} must be two numbers in [0, 1), eps {eps} and weight_decay {weight_decay} 0 or more"
             )
         every = list(params)
         matrices = [parameter for parameter in every if is_matrix(parameter)]

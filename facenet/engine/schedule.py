@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, PolynomialLR, ReduceLROnPlateau
 
 from facenet.errors import UserError
 
@@ -175,9 +175,9 @@ class ReferenceStep(Reference):
 class TorchSchedule(Schedule):
     """Any scheduler of torch.optim.lr_scheduler as a partial without its optimizer, advanced `every` step or epoch.
 
-    What the partial leaves out and only the run knows is filled in: total_steps and T_max (the length of the run, in
-    steps or epochs as `every` says) and max_lr (the groups' own lr). Momentum or betas that the scheduler moves are
-    moved too.
+    What the partial leaves out and only the run knows is filled in: total_steps, T_max and the total_iters of PolynomialLR (the
+    length of the run, in steps or epochs as `every` says) and max_lr (the groups' own lr). Momentum or betas that the scheduler
+    moves are moved too.
     """
 
     def __init__(self, *, scheduler: Any, every: Literal["step", "epoch"] = "step") -> None:
@@ -220,11 +220,18 @@ class TorchSchedule(Schedule):
             self.running.step()
             self.num_advanced += 1
 
+    @property
+    def length(self) -> int:
+        """Of the run, in steps or epochs."""
+        return self.epochs * (self.steps_per_epoch if self.every == "step" else 1)
+
     def replay(self) -> None:
         # On a stand-in with the same groups: the true optimizer never sees the scheduler, so any step may be asked for.
         self.stand_in = StandIn(self.optimizer, self.base_lrs)
-        length = self.epochs * (self.steps_per_epoch if self.every == "step" else 1)
+        length = self.length
         known: dict[str, Any] = {"total_steps": length, "T_max": length, "max_lr": self.base_lrs}
+        if self.scheduler.func is PolynomialLR:  # others have it too, for a warm-up
+            known["total_iters"] = length
         accepted = inspect.signature(self.scheduler.func).parameters
         given = self.scheduler.keywords
         if "epochs" in given and "steps_per_epoch" in given:

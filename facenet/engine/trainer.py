@@ -53,6 +53,8 @@ class Settings:
         for key in ("epochs", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"trainer.{key}: expected 1 or more, got {getattr(self, key)}")
+        if self.keep < 0:
+            raise UserError(f"trainer.keep: expected 0 or more, got {self.keep}")
         if self.max_steps is not None and self.max_steps < 1:
             raise UserError(f"trainer.max_steps: expected 1 or more, or null, got {self.max_steps}")
         if not 0 <= self.ema_decay < 1:

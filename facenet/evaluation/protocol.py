@@ -51,6 +51,7 @@ def verify(
     rows = embeddings.astype(np.float64)  # float32 dot products err by 1e-7, an l2 distance near 0 then by 3e-4
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     cosine = np.einsum("pd,pd->p", rows[left], rows[right])
+    spread = float(np.median(distance_from_cosine(cosine[~same], "l2")))
     mean = None
     if protocol.subtract_mean:
         sums, counts = fold_sums(rows, left, right, folds)
@@ -63,7 +64,7 @@ def verify(
         distance=protocol.distance,
         thresholds=protocol.thresholds,
     )
-    return replace(result, threshold=replace(result.threshold, flip=protocol.flip, mean=mean))
+    return replace(result, threshold=replace(result.threshold, flip=protocol.flip, mean=mean), spread=spread)
 
 
 def fold_sums(rows: Floats, left: Integers, right: Integers, folds: Integers) -> tuple[Floats, Integers]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,19 @@ import numpy as np
 
 from facenet.atomic import replacing
 from facenet.errors import in_picture
-from facenet.evaluation.verification import Roc, Verification
+from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification
 
+HIGHER = ("accuracy", "auc", *(f"tar_at_far_{target:g}" for target in FAR_TARGETS))  # better, of a benchmark
+RANKED = (*HIGHER, "eer")
 ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
 
 
 def metrics(name: str, result: Verification) -> dict[str, float]:
-    """Flat numbers for a tracker, named `lfw/accuracy`, `lfw/tar_at_far_0.001`, ...: letters that MLflow allows."""
+    """Flat numbers for a tracker, named `lfw/accuracy`, `lfw/tar_at_far_0.001`, ...: letters that MLflow allows. Of a collapsed network the spread
+    alone: what is not measured is not ranked."""
+    spread = {} if result.spread is None else {f"{name}/spread": result.spread}
+    if result.collapsed:
+        return spread
     values = {
         "accuracy": result.accuracy,
         "accuracy_std": result.accuracy_std,
@@ -24,17 +31,38 @@ def metrics(name: str, result: Verification) -> dict[str, float]:
         "threshold": result.threshold.value,
         **{f"tar_at_far_{target:g}": at.tar for target, at in result.tar_at_far.items()},
     }
-    return {f"{name}/{key}": float(value) for key, value in values.items()}
+    return {**{f"{name}/{key}": float(value) for key, value in values.items()}, **spread}
+
+
+def collapse_of(name: str, row: Mapping[str, float]) -> str | None:
+    """Why an epoch with these metrics has no accuracy, or None where it has one or was not tested."""
+    if f"{name}/spread" not in row or f"{name}/accuracy" in row:
+        return None
+    return f"embeddings collapsed: two identities are {row[f'{name}/spread']:.2g} apart (median, L2 from 0 to 2), so {name} would measure rounding"
 
 
 def lower_is_better(metric: str) -> bool:
-    """Of `val/loss` or `lfw/eer`; accuracies and rates of acceptance are better when higher."""
-    return metric.rsplit("/", 1)[-1] in ("loss", "eer")
+    """Of `lfw/eer`, and of a loss: `val/loss`, `train/ce` (a term's own), and how far apart a term finds one identity; accuracies and rates of
+    acceptance are better when higher."""
+    source, _, figure = metric.partition("/")
+    if source not in ("train", "val") or figure in HIGHER:  # a set may be called val.bin
+        return figure == "eer"
+    return "/" not in figure or figure.rsplit("/", 1)[-1] in ("active", "active_triplets", "positive_distance")
+
+
+def digits(value: float) -> str:
+    """Four decimals, and four significant digits where those are more: a threshold of 0.0000 says nothing."""
+    text = f"{value:.4f}"
+    return text if abs(value) >= 0.01 or abs(float(text) - value) <= 5e-4 * abs(value) else f"{value:.4g}"
 
 
 def fold_metrics(name: str, result: Verification) -> dict[str, float]:
     """`folds/lfw/0`, ...: what a paired test of two runs needs."""
-    return {f"folds/{name}/{number}": float(accuracy) for number, accuracy in enumerate(result.fold_accuracies)}
+    return (
+        {}
+        if result.collapsed
+        else {f"folds/{name}/{number}": float(accuracy) for number, accuracy in enumerate(result.fold_accuracies)}
+    )
 
 
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
@@ -43,6 +71,8 @@ def as_dict(name: str, result: Verification) -> dict[str, Any]:
     return {
         "benchmark": name,
         "num_pairs": result.num_pairs,
+        "spread": result.spread,
+        "collapsed": result.collapsed,
         "accuracy": result.accuracy,
         "accuracy_std": result.accuracy_std,
         "fold_accuracies": list(result.fold_accuracies),
@@ -58,8 +88,11 @@ def as_dict(name: str, result: Verification) -> dict[str, Any]:
 def table(name: str, result: Verification) -> str:
     """Lines for a terminal."""
     threshold = result.threshold
+    head = f"{name}: {result.num_pairs:,} pairs, {len(result.fold_accuracies)} folds"
+    if why := collapse_of(name, metrics(name, result)):
+        return f"{head}\n  no accuracy: {why}"
     lines = [
-        f"{name}: {result.num_pairs:,} pairs, {len(result.fold_accuracies)} folds",
+        head,
         f"  accuracy         {percent(result.accuracy)} ± {percent(result.accuracy_std)}   (other folds' thresholds)",
         f"  by fold          {' '.join(f'{100 * accuracy:.2f}' for accuracy in result.fold_accuracies)}",
         f"  AUC              {result.auc:.5f}",
@@ -68,7 +101,7 @@ def table(name: str, result: Verification) -> str:
     for target, at in result.tar_at_far.items():
         lines.append(f"  TAR @ FAR {target:<6g} {percent(at.tar)} ± {percent(at.std)}   (measured FAR {at.far:.4f})")
     how = f"{threshold.distance} distance, flip {threshold.flip}" + (", mean subtracted" if threshold.mean else "")
-    return "\n".join([*lines, f"  threshold        {threshold.value:.4f}   ({how}; from all pairs)"])
+    return "\n".join([*lines, f"  threshold        {digits(threshold.value)}   ({how}; from all pairs)"])
 
 
 def percent(share: float) -> str:

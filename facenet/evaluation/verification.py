@@ -25,6 +25,8 @@ FAR_TARGETS = (1e-1, 1e-2, 1e-3)
 # The reference implementation's; half of each is out of reach of unit vectors.
 ACCURACY_GRID = np.arange(0.0, 4.0, 0.01)
 FAR_GRID = np.arange(0.0, 4.0, 0.001)
+# L2, of unit vectors. First weights give 0.2, trained ones 1.2 and more; bfloat16 moves one and the same image by 0.004.
+COLLAPSED = 0.01
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Roc(NamedTuple):
 
 @dataclass(frozen=True)
 class Verification:
-    """Rates in [0, 1], population standard deviations over folds, thresholds in the unit `threshold.distance`."""
+    """Rates in [0, 1], population standard deviations over folds, thresholds in the unit `threshold.distance`. `spread`: median L2 distance
+    between the embeddings of two identities, None where only distances were given."""
 
     num_pairs: int
     accuracy: float
@@ -71,6 +74,12 @@ class Verification:
     eer: float
     tar_at_far: dict[float, TarAtFar]
     roc: Roc
+    spread: float | None = None
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether all embeddings are about one, so that the rates are those of rounding."""
+        return self.spread is not None and self.spread < COLLAPSED
 
 
 class Ranked(NamedTuple):

@@ -55,6 +55,11 @@ class LossMix(nn.Module):
         """Names of the terms that want several images of each identity in a batch."""
         return [name for name, term in self.terms.items() if getattr(term, "needs_groups", False)]
 
+    def mining_terms(self, layout: str) -> list[str]:
+        """Names of the terms that look for triplets themselves in batches of this layout."""
+        kinds = ("given", "auto") if layout == "triplet" else ("given",)
+        return [name for name, term in self.terms.items() if getattr(term, "mining", "given") not in kinds]
+
     def sharded_terms(self) -> list[str]:
         """Names of the terms whose identities are spread over the processes."""
         return [name for name, term in self.terms.items() if getattr(term, "sharded", False)]

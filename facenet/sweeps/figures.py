@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from facenet.errors import shown
+from facenet.evaluation.report import digits
 from facenet.sweeps.ranking import Ranking, Setting
 from facenet.sweeps.study import NOT_NUMBERS, Job
 
@@ -69,7 +70,9 @@ def heat_map(ranking: Ranking) -> go.Figure | None:
         x=[text(column) for column in columns],
         y=[text(row) for row in rows],
         z=[[None if cell is None else cell.mean for cell in line] for line in found],
-        text=[["" if cell is None else f"{cell.mean:.4f}{' ★' * (cell is best)}" for cell in line] for line in found],
+        text=[
+            ["" if cell is None else f"{digits(cell.mean)}{' ★' * (cell is best)}" for cell in line] for line in found
+        ],
         texttemplate="%{text}",
         hovertext=[["" if cell is None else text(f"{cell.label}: {cell.value}") for cell in line] for line in found],
         hoverinfo="text",
@@ -144,7 +147,7 @@ def parallel_coordinates(ranking: Ranking) -> go.Figure | None:
     drawn = figure(380, showlegend=False)
     dimensions = [(key.rsplit(".", 1)[-1], [setting.axes[key] for setting in ranking.settings]) for key in axes]
     places = [heights(values) for _, values in dimensions]
-    means = [f"{setting.mean:.4f}" for setting in ranking.settings]
+    means = [digits(setting.mean) for setting in ranking.settings]
     dimensions.append((ranking.study.metric, means))
     places.append(scaled(sorted(set(means), key=float)))
     for number in reversed(range(len(ranking.settings))):  # the best on top

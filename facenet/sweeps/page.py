@@ -16,8 +16,9 @@ from importlib.resources import files
 from plotly.offline import get_plotlyjs
 
 from facenet.errors import printable
+from facenet.evaluation.report import digits
 from facenet.sweeps.figures import Curves, all_figures
-from facenet.sweeps.ranking import ALPHA, COMPARED, Comparison, Ranking, Setting, least_p, rank, verdict
+from facenet.sweeps.ranking import ALPHA, COMPARED, Comparison, Ranking, Setting, least_p, rank, signed, verdict
 from facenet.sweeps.study import Job, Study
 
 Cell = tuple[str, str]  # what is shown, what it is sorted by
@@ -99,7 +100,7 @@ def ranked(ranking: Ranking) -> str:
             *((setting.axes[key], setting.axes[key]) for key in axes),
             *([(effective_lr(setting), effective_lr(setting))] if clipped else []),
             (setting.value, repr(setting.mean)),
-            (f"{gap:+.4f}" if setting is not ranking.settings[0] else "", repr(gap)),
+            (signed(gap) if setting is not ranking.settings[0] else "", repr(gap)),
             (judged(comparison), "2" if comparison is None else repr(comparison.p)),
             (jobs, str(setting.jobs[0].number)),
         ]
@@ -178,7 +179,7 @@ def commands(jobs: Sequence[Job]) -> str:
     items = []
     for job in jobs:
         values = ", ".join(f"{key}={value}" for key, value in job.axes.items())
-        value = "" if job.value is None else f", {job.value:.4f}"
+        value = "" if job.value is None else f", {digits(job.value)}"
         items.append(
             f"<details><summary>job {job.number}: {escaped(values)} ({escaped(job.status.lower())}{value})</summary>"
             f"<pre>{escaped(job.command)}</pre><p class=soft>MLflow run {escaped(job.run_id)}</p></details>"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facenet.errors import shown
+from facenet.evaluation.report import digits
 from facenet.sweeps.study import Job, Study
 
 ALPHA = 0.05
@@ -45,10 +46,8 @@ class Setting:
     @property
     def value(self) -> str:
         if self.std is None:
-            return f"{self.mean:.4f}"
-        return (
-            f"{self.mean:.4f} ± {self.std:.4f} ({len(self.jobs)} {'seeds' if 'seed' in self.jobs[0].axes else 'runs'})"
-        )
+            return digits(self.mean)
+        return f"{digits(self.mean)} ± {digits(self.std)} ({len(self.jobs)} {'seeds' if 'seed' in self.jobs[0].axes else 'runs'})"
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def verdict(ranking: Ranking) -> str:
         tied = sum(setting.rank == 1 for setting in settings)
         return f"{tied} settings are equal at the top with {study.metric} {best.value}, {best.label} among them."
     gap = f"{best.label} has the {'lowest' if study.lower_is_better else 'highest'} {study.metric}, {best.value}"
-    gap += f", {abs(best.mean - second.mean):.4f} {'below' if study.lower_is_better else 'above'} {second.label}"
+    gap += f", {digits(abs(best.mean - second.mean))} {'below' if study.lower_is_better else 'above'} {second.label}"
     if comparison is None:
         return (
             f"{gap}; whether that is more than chance cannot be told, since the two share no folds of {study.metric}."
@@ -183,6 +182,10 @@ def verdict(ranking: Ranking) -> str:
     return f"{gap}: not told apart ({proof})."
 
 
+def signed(gap: float) -> str:
+    return f"{'-' if gap < 0 else '+'}{digits(abs(gap))}"
+
+
 def ranked_table(study: Study) -> str:
     """Lines for a terminal: the verdict, a row per setting, then the jobs that have no rank and why."""
     ranking = rank(study)
@@ -191,7 +194,7 @@ def ranked_table(study: Study) -> str:
     for setting, comparison in zip(ranking.settings, ranking.comparisons, strict=True):
         gap = setting.mean - ranking.settings[0].mean
         tested = "" if comparison is None else f"{comparison.p:.2g}" + ("" if comparison.apart else "  not told apart")
-        behind = f"{gap:+.4f}" if setting is not ranking.settings[0] else ""
+        behind = signed(gap) if setting is not ranking.settings[0] else ""
         rows.append([str(setting.rank), *(setting.axes[key] for key in axes), setting.value, behind, tested])
     rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -15,6 +15,7 @@ from facenet import config as configs
 from facenet.atomic import alone_in
 from facenet.data.split import replace_text
 from facenet.errors import UserError, printable, shown
+from facenet.evaluation.report import digits
 from facenet.failure import one_line
 from facenet.overlays import strange_arguments
 from facenet.sweeps import table
@@ -114,7 +115,7 @@ class Session:
         self.waiting.remove(job)
         took = table.duration(outcome.seconds)
         assert job.plan is not None
-        value = "" if outcome.objective is None else f", {job.plan.select} {outcome.objective:.4f}"
+        value = "" if outcome.objective is None else f", {job.plan.select} {digits(outcome.objective)}"
         say(f"job {job.num}: {outcome.how}{log_of(job) if outcome.code else value}; took {took}{self.to_go()}")
         return not (outcome.code and self.sweep.stop_on_failure)
 

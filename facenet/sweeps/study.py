@@ -44,6 +44,7 @@ class Job:
     command: str = ""
     error: str = ""
     pruned: str = ""  # why it was ended early
+    collapsed: str = ""  # why no epoch of it has an accuracy
 
     @property
     def ranked(self) -> bool:
@@ -54,6 +55,8 @@ class Job:
         """`failed: <the error in one line>`, `pruned: <reason>`, `stopped`, ..."""
         if self.pruned:
             return f"pruned: {self.pruned}"
+        if self.collapsed and self.status == "FINISHED":
+            return self.collapsed
         state = UNRANKED.get(self.status, "without a finite value")
         return f"{state}: {one_line(self.error)}" if self.error.strip() else state
 
@@ -140,6 +143,7 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
         command=tags.get("command", ""),
         error=tags.get("error", ""),
         pruned=tags.get("pruned", ""),
+        collapsed=tags.get("collapsed", ""),
     )
 
 

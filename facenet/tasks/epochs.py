@@ -152,12 +152,22 @@ class Epochs:
         if self.first:
             self.report(unreadable)
             self.publish()
+        collapsed = self.collapsed()
+        if collapsed is not None and not self.engine.stopped:
+            self.tracker.tag("collapsed", collapsed)
         return {
             "objective": self.best_row.get(self.plan.select),
             "checkpoint": str(self.keeper.directory / ("best.pt" if self.best_row else "last.pt")),
             "metrics": self.best_row,
+            "collapsed": collapsed,
             "pruned": self.pruned,
         }
+
+    def collapsed(self) -> str | None:
+        """Why a run has no best epoch where that is because its network collapsed, by the last test."""
+        source = self.plan.select.split("/")[0]
+        reasons = [why for row in self.progress.history if (why := report.collapse_of(source, row))]
+        return reasons[-1] if reasons and not self.best_row else None
 
     def record_split(self) -> None:
         save_split(
@@ -195,12 +205,15 @@ class Epochs:
         verification = None if pair_set is None or self.engine.stopped else self.test(pair_set)
         if self.engine.stopped:
             return
+        why = None
         if pair_set is not None and verification is not None:
             row.update(report.metrics(pair_set.name, verification))
+            if why := report.collapse_of(pair_set.name, row):
+                log.warning("epoch %d: %s; it is not ranked", self.progress.epoch, why)
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
         if self.engine.watcher is not None:
-            self.engine.watcher.after_epoch(row, None if pair_set is None else pair_set.name)
+            self.engine.watcher.after_epoch(row, None if pair_set is None else pair_set.name, collapsed=why)
         score = self.score(row)
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_row = score, dict(row)
@@ -235,7 +248,8 @@ class Epochs:
         if value is None:
             source = self.plan.select.split("/")[0]
             measured = sorted(name for name in row if name.startswith(f"{source}/"))
-            if measured:  # the plan knows the sources of metrics, but a loss may report any figure
+            # The plan knows the sources of metrics, but a loss may report any figure. A collapsed network's benchmark has none.
+            if measured and report.collapse_of(source, row) is None:
                 raise UserError(f"trainer.select={self.plan.select}: not among {', '.join(measured)}")
             return None
         return -value if report.lower_is_better(self.plan.select) else value
@@ -270,7 +284,7 @@ class Epochs:
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "metrics": self.progress.history[-1] if finished_epoch else {},
-            "threshold": None if verification is None else verification.threshold.as_dict(),
+            "threshold": None if verification is None or verification.collapsed else verification.threshold.as_dict(),
             "data_fingerprint": self.plan.data_fingerprint,
             "samples": self.samples,
             "run_id": self.run_id,
@@ -293,8 +307,10 @@ class Epochs:
 
     def record(self, row: dict[str, float], verification: Verification | None) -> None:
         """The epoch's line, metrics, curves and verification, each replacing the last epoch's."""
-        shown = {name: value for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))}
-        log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+        shown = {
+            name: report.digits(value) for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))
+        }
+        log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value}" for name, value in shown.items()))
         best = {f"best/{name}": value for name, value in self.best_row.items()}
         if verification is not None and self.material.pair_set is not None and self.best_row == row:
             best.update(report.fold_metrics(self.material.pair_set.name, verification))

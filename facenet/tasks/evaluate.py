@@ -36,7 +36,7 @@ PLACES = ("root", "list", "within", "path", "shards")
 
 
 def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str]) -> float:
-    """The accuracy. Prints the table and writes ROC and JSON into `run_dir`.
+    """The accuracy, NaN of a network that has collapsed. Prints the table and writes ROC and JSON into `run_dir`.
 
     Raises UserError for a config that does not fit, a file that cannot be loaded and a benchmark that is not complete.
     """
@@ -108,7 +108,7 @@ def evaluate(
     print(printable(f"{report.table(name, result)}\n\ndirectory   {run_dir}"))
     if (view := tracking.view(run_id)) is not None:
         print(printable(f"see the run: {view}"))
-    return float(result.accuracy)
+    return math.nan if result.collapsed else float(result.accuracy)
 
 
 def pairs_of(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> PairSet:

@@ -22,14 +22,17 @@ from typing import Any
 from facenet import addresses
 from facenet import config as configs
 from facenet.distributed import Distributed
+from facenet.engine.watch.alarm import TRY
 from facenet.errors import printable
 from facenet.evaluation.readable import unreadable_in, without
+from facenet.evaluation.report import digits
 from facenet.launch import LOCK, launch
 from facenet.tasks import auto, pace
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.registration import network_of
+from facenet.tasks.rehearsal import check_augment
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
 from facenet.updates import leave_compiler_out
@@ -96,7 +99,8 @@ def run_job(
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
                 resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
             result = start(run_dir, distributed, rank_environment(run_id, lock))
-            tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
+            if result.get("collapsed") is None:  # nothing to offer to others
+                tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
         print(printable(summary(result, run_dir, tracking.view(run_id))), flush=True)
@@ -125,7 +129,9 @@ def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     """The divided data and the plan; builds only what they need, no network and no device."""
     parts = {name: configs.build(config[name], name) for name in PLANNED}
     material = divide(parts["data"], configs.build(config["benchmark"], "benchmark"))
-    return material, make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
+    plan = make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
+    check_augment(configs.build(config["augment"], "augment"), material.train)
+    return material, plan
 
 
 def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> float | None:
@@ -242,7 +248,9 @@ def summary(result: dict[str, Any], run_dir: Path, view: str | None) -> str:
         names = sorted(name for name in metrics if name != "epoch")
         width = max(len(name) for name in names)
         lines.append(f"metrics of its epoch ({metrics['epoch']:.0f})")
-        lines.extend(f"  {name:<{width}}  {metrics[name]:.4f}" for name in names)
+        lines.extend(f"  {name:<{width}}  {digits(metrics[name])}" for name in names)
+    if result.get("collapsed"):
+        lines.append(f"no best epoch: {result['collapsed']}; {TRY['collapse']}")
     if view is not None:
         lines.append(f"see the run: {view}")
     return "\n".join(lines)

@@ -20,7 +20,9 @@ from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings
 from facenet.errors import UserError
 from facenet.evaluation.benchmark import Bin, HeldOut, Lfw, NoBenchmark, PairSet
+from facenet.evaluation.report import RANKED
 from facenet.losses.mix import LossMix
+from facenet.tasks.rehearsal import check_parts, check_rates, trial
 
 Benchmark = Lfw | Bin | HeldOut | NoBenchmark
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
@@ -139,9 +141,10 @@ def make_plan(
     precision: Precision,
     distributed: Distributed,
     num_processes: int,
+    rehearse: bool = True,
 ) -> Plan:
     """Raises UserError for a batch size that does not divide, data too small for one step, an absent device or one that
-    lacks what is asked of it."""
+    lacks what is asked of it. rehearse: play the schedule through, 5 us a step; ranks obey a plan that was played."""
     check_terms(loss, sampler, in_order=isinstance(data, ShardData))
     device, reason = accelerator.resolve()
     check_precision(device, precision)
@@ -156,8 +159,13 @@ def make_plan(
         )
     try_batch(sampler, material.train, images_per_step // trainer.accumulate, num_processes)
     check_heads(loss, optimizer, len(material.train.identities), num_processes, trainer.accumulate)
-    check_schedule(schedule, optimizer, data.batch_size, steps_per_epoch, trainer.epochs)
     total = steps_per_epoch * trainer.epochs
+    sizes = {"images_per_step": images_per_step, "num_processes": num_processes}
+    check_parts(loss, sampler, material.train, trainer=trainer, distributed=distributed, **sizes)
+    # As a rank does; before, so that a schedule too long for the run is refused now.
+    schedule.start(trial(optimizer), batch_size=data.batch_size, steps_per_epoch=steps_per_epoch, epochs=trainer.epochs)
+    if rehearse:
+        check_rates(schedule, steps=total if trainer.max_steps is None else min(total, trainer.max_steps))
     val_batch_size, num_val_batches = validation_batches(material.val, sampler, images_per_step, num_processes)
     lr = schedule.effective(float(optimizer.keywords["lr"]), data.batch_size)
     return Plan(
@@ -235,14 +243,6 @@ def check_terms(loss: LossMix, sampler: Sampler, *, in_order: bool) -> None:
         )
 
 
-def check_schedule(
-    schedule: Schedule, optimizer: functools.partial[Any], batch_size: int, steps_per_epoch: int, epochs: int
-) -> None:
-    """Starts it on a stand-in, so that a schedule too long for the run is refused now and not by a rank."""
-    stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optimizer.keywords["lr"])
-    schedule.start(stand_in, batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
-
-
 def try_batch(sampler: Sampler, faces: Faces, batch_size: int, num_processes: int) -> None:
     """Draws one, so that faces which the sampler cannot use are refused now and not by a rank."""
     options = {"batch_size": batch_size, "num_batches": 1, "world_size": num_processes}
@@ -275,4 +275,9 @@ def selected(asked: str | None, pair_set: PairSet | None, num_val_batches: int) 
     if asked.split("/")[0] not in sources or "/" not in asked:
         measured = ", ".join(f"{source}/..." for source in sources)
         raise UserError(f"trainer.select={asked}: this run measures {measured}; the default is null")
+    source, figure = asked.split("/", 1)
+    if source not in ("train", "val") and figure not in RANKED:
+        raise UserError(
+            f"trainer.select={asked}: no figure that is better when higher or lower; set it to {source}/ and one of {', '.join(RANKED)}"
+        )
     return asked

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from facenet.errors import UserError
-from facenet.evaluation.report import lower_is_better
+from facenet.evaluation.report import collapse_of, digits, lower_is_better
 from facenet.tracking import reading
 from facenet.tracking.facts import safe_name
 
@@ -54,11 +54,13 @@ class Pruner:
 
     def hopeless(self, history: Sequence[dict[str, float]], select: str, images_per_epoch: int) -> str | None:
         """Why a run with these rows of finished epochs should end; None to go on, also where the last epoch did not measure `select`
-        and where MLflow does not answer."""
+        and where MLflow does not answer. An epoch whose network had collapsed is worse than any other."""
         epoch = len(history)
-        if epoch < self.warmup_epochs or select not in history[-1]:
+        scores = [score_of(row, select) for row in history]
+        if epoch < self.warmup_epochs or scores[-1] is None:
             return None
-        own = [(row["epoch"] * images_per_epoch, scored(row[select], select)) for row in history if select in row]
+        images = [row["epoch"] * images_per_epoch for row in history]
+        own = [(seen, score) for seen, score in zip(images, scores, strict=True) if score is not None]
         try:
             others = self.others(select)
         except UserError as error:
@@ -69,7 +71,9 @@ class Pruner:
             return None
         best, median, count = found
         sign, worse = (-1, "above") if lower_is_better(select) else (1, "below")
-        return f"epoch {epoch}: {select} {sign * best:.4f} at best is {worse} {sign * median:.4f}, the median of {count} others"
+        if (why := collapse_of(select.split("/")[0], history[-1])) and best == -math.inf:
+            return f"epoch {epoch}: {why}, and the median of {count} others is {digits(sign * median)}"
+        return f"epoch {epoch}: {select} {digits(sign * best)} at best is {worse} {digits(sign * median)}, the median of {count} others"
 
     def others(self, select: str) -> list[Curve]:
         """Of the other jobs that finished or run."""
@@ -80,6 +84,13 @@ class Pruner:
             if run.tags.get("job_num") != self.job_num and run.status in ("FINISHED", "RUNNING")
             if name in run.metrics and (points := reading.history(self.uri, run.id, name))
         ]
+
+
+def score_of(row: dict[str, float], select: str) -> float | None:
+    """None where the epoch did not measure it."""
+    if select in row:
+        return scored(row[select], select)
+    return -math.inf if collapse_of(select.split("/")[0], row) else None
 
 
 def scored(value: float, select: str) -> float:

@@ -15,6 +15,7 @@ from facenet.backbones.weights import load_weights
 from facenet.data.transforms import Preprocess
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
+from facenet.tasks.rehearsal import check_input
 
 log = logging.getLogger(__name__)
 # Making one of ours takes 2.5 operations a tensor and 3 times its bytes; what a zoo's adds are tables and masks.
@@ -92,4 +93,5 @@ def network_in(content: dict[str, Any], path: str) -> Restored:
 def from_weights(path: str, backbone: Embedder, preprocess: Preprocess) -> Restored:
     """Raises UserError when the file does not fill the whole network."""
     log.info("%s", load_weights(backbone, path, whole=True))
+    check_input(backbone, preprocess)
     return Restored(backbone, preprocess, {})

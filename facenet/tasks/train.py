@@ -33,6 +33,7 @@ from facenet.tasks.feed import Feed
 from facenet.tasks.plan import Benchmark, divide, make_plan
 from facenet.tasks.progress import step_bar
 from facenet.tasks.pruning import Pruner
+from facenet.tasks.rehearsal import check_input
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.tracker import NullTracker
 from facenet.updates import leave_compiler_out
@@ -70,8 +71,8 @@ def train(
     run: Run,
 ) -> dict[str, Any]:
     """Trains to the plan's end or a stop signal. Returns {"objective": the selected metric, "checkpoint": path of the best, "metrics":
-    of its epoch, "pruned": why the sweep's rule ended it, or None, "seconds": how long the epochs took}. The parameters are the keys of
-    `conf/train.yaml`; `resume` is a checkpoint here, and `resume_changed` the launcher's."""
+    of its epoch, "collapsed": why it has none, "pruned": why the sweep's rule ended it, or None, "seconds": how long the epochs took}. The
+    parameters are the keys of `conf/train.yaml`; `resume` is a checkpoint here, and `resume_changed` the launcher's."""
     if not trainer.compile:
         leave_compiler_out()
     with Accelerator.start(accelerator, precision, timeout_s=distributed.timeout_s) as device:
@@ -88,9 +89,12 @@ def train(
             precision=precision,
             distributed=distributed,
             num_processes=device.world_size,
+            rehearse=False,
         )
         if weights is not None and resume is None:
             log.info("%s", load_weights(backbone, weights))
+        if resume is None:
+            check_input(backbone, preprocess)
         loss.start(embedding_size=backbone.embedding_size, num_identities=plan.num_identities)
         if sampler.images_per_identity is not None:
             loss.expect_groups(sampler.images_per_identity)

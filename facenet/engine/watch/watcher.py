@@ -169,8 +169,11 @@ class Watcher:
             self.alarm.fire("loader", f"training waited for images in {share:.0%} of its time, so the device starves")
         return {"system/loader_share": share}
 
-    def after_epoch(self, row: dict[str, float], benchmark: str | None) -> None:
-        """row: the metrics of the epoch; benchmark: the name of what was tested in it, if anything was."""
+    def after_epoch(self, row: dict[str, float], benchmark: str | None, *, collapsed: str | None = None) -> None:
+        """row: the metrics of the epoch; benchmark: the name of what was tested in it, if anything was; collapsed: why that gave no accuracy."""
+        in_row = 0 if benchmark is None else self.counted("collapsed in a test", collapsed is not None)
+        if in_row >= 2 and self.watch.looks("collapse"):
+            self.alarm.fire("collapse", f"in two tests in a row {collapsed}")
         tested = row.get(f"{benchmark}/accuracy")
         trained = [value for name, value in row.items() if name.startswith("train/") and name.endswith("/accuracy")]
         if tested is None or not trained or not self.watch.looks("generalisation"):
