@@ -295,7 +295,7 @@ def composition_problem(error: Exception, config_name: str) -> str:
         choice = str(error.missing_cfg_file).rpartition("/")[2]
         if choice in EXTRAS:
             return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
-    overrides = [forced(argument) for argument in sys.argv[1:] if is_override(argument)]
+    overrides = [forced(first_value(argument)) for argument in sys.argv[1:] if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)
         found = problems_of(resolved_as_job(composed), config_name)
@@ -310,6 +310,17 @@ def composition_problem(error: Exception, config_name: str) -> str:
         return config.problem_list(problems)
     lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
     return "config: " + "\n  ".join(lines)
+
+
+def first_value(override: str) -> str:
+    """The override with the first of the values that it sweeps."""
+    with contextlib.suppress(
+        HydraException, ValueError, TypeError
+    ):  # no sweep that lists its values, or not Hydra's grammar
+        parsed = OverridesParser.create().parse_override(override)
+        if parsed.is_sweep_override():
+            return f"{override.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"
+    return override
 
 
 def problems_of(values: dict[str, Any], config_name: str) -> list[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 from facenet import addresses
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.cli import resumed, without_secrets
+from facenet.cli import first_value, resumed, without_secrets
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.sweeps.state import write_command
@@ -350,3 +350,15 @@ def test_an_address_with_a_password_goes_into_the_environment(monkeypatch: pytes
         assert addresses.restored("postgresql://***@host/db") == secret
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI for them"):
         without_secrets(["hydra/launcher=ray_cluster", f"tracking.uri={secret}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        *[("a.b=1,2", "a.b=1"), ("a=[1,2],[3]", "a=[1,2]"), ("a=range(1,4)", "a=1"), ("a=choice(x,y)", "a=x")],
+        *[("a='x,y'", "a='x,y'"), ("a=interval(0,1)", "a=interval(0,1)"), ("a=(", "a=("), ("a=1", "a=1")],
+    ],
+)
+def test_a_swept_key_is_checked_by_the_first_of_its_values(override, first):
+    """`-m benchmark.pairs=1,2` was told to write +benchmark.pairs, and that then to leave it."""
+    assert first_value(override) == first

@@ -17,6 +17,7 @@ from facenet.data.folder_index import descended, is_image
 from facenet.data.identities import Faces, ImageList, Subset, hex_digest
 from facenet.errors import UserError, shown
 from facenet.evaluation.drawn_pairs import draw_different, draw_same
+from facenet.evaluation.folds import consecutive, dealt, have_both
 from facenet.evaluation.pairs_file import read_pairs
 from facenet.evaluation.protocol import Protocol
 from facenet.home import expanded
@@ -131,8 +132,8 @@ class Lfw:
 
 
 class Bin:
-    """A verification set of insightface. path: the file, after which it is named. num_folds: of consecutive pairs. batch_size: images per
-    forward pass.
+    """A verification set of insightface. path: the file, after which it is named. num_folds: of consecutive pairs, as insightface judges; where
+    these would hold one kind of pair alone, of each kind dealt out in turn. batch_size: images per forward pass.
     """
 
     needs_heldout = False
@@ -144,7 +145,7 @@ class Bin:
         self.batch_size = _positive("batch_size", batch_size)
 
     def open(self, heldout: Faces | None = None) -> PairSet:
-        """UserError for a missing or damaged file, and one with fewer pairs than two per fold."""
+        """UserError for a missing or damaged file, and one with fewer pairs than one of each kind per fold."""
         try:
             faces = BinFaces(self.path)
         except UserError as error:
@@ -156,14 +157,27 @@ class Bin:
                 f"{self.name}: {num_pairs} pairs in {self.num_folds} folds; "
                 "benchmark.num_folds must be at least 2 and at most half the pairs"
             )
-        sizes = [len(part) for part in np.array_split(np.arange(num_pairs), self.num_folds)]
+        fewest = int(min(faces.same.sum(), (~faces.same).sum()))
+        if fewest < self.num_folds:
+            raise UserError(
+                f"{self.name}: {faces.same.sum():,} pairs of one identity and {(~faces.same).sum():,} of two, benchmark.num_folds={self.num_folds} "
+                f"of each are needed; {'lower it to ' + str(fewest) if fewest > 1 else 'choose another set'}, or set benchmark=none"
+            )
+        folds = consecutive(num_pairs, self.num_folds)
+        if not have_both(faces.same, folds):
+            log.warning(
+                "%s: its pairs stand in order of kind, so consecutive folds would hold one kind alone; each kind is dealt into %d in turn",
+                self.name,
+                self.num_folds,
+            )
+            folds = dealt(faces.same, self.num_folds)
         return PairSet(
             name=self.name,
             faces=faces,
             left=faces.left,
             right=faces.right,
             same=faces.same,
-            folds=np.repeat(np.arange(self.num_folds), sizes),
+            folds=folds,
             protocol=self.protocol,
             batch_size=self.batch_size,
         )

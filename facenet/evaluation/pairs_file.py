@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.errors import UserError, shown
+from facenet.evaluation.folds import dealt
 from facenet.files import open_text
 
 log = logging.getLogger(__name__)
@@ -194,10 +195,7 @@ def _dealt(path: Path, same: NDArray[np.bool_]) -> NDArray[np.int64]:
         return np.repeat(np.arange(len(runs) // 2), 2 * runs[0])
     num_folds = min(NUM_FOLDS, fewest)
     log.warning("%s: has no folds; each kind of pair is dealt into %d in turn", path, num_folds)
-    folds = np.empty(len(same), np.int64)
-    for kind in (same, ~same):
-        folds[kind] = np.arange(kind.sum()) % num_folds
-    return folds
+    return dealt(same, num_folds)
 
 
 def _whole(field: str) -> bool:

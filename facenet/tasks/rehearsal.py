@@ -84,7 +84,8 @@ def check_rates(schedule: Schedule, *, steps: int) -> None:
 
 def at_most(steps: int, most: int = 2000) -> list[int]:
     """All steps, or so many of them, in order."""
-    return np.unique(np.linspace(0, steps - 1, min(steps, most)).round().astype(int)).tolist()
+    found: list[int] = np.unique(np.linspace(0, steps - 1, min(steps, most)).round().astype(int)).tolist()
+    return found
 
 
 def rate_at(schedule: Schedule, step: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: Stop
     return train(**configs.build(config), run=Run(run_dir, config, run_id, stop, Pruner.from_environment()))
 
 
+@contextlib.contextmanager
+def told_already() -> Iterator[None]:
+    """Inside, no line of the log below an error: of data and benchmark the launcher, which opened them for the plan, has told all."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def train(
     *,
     backbone: Embedder,
@@ -76,7 +88,8 @@ def train(
     if not trainer.compile:
         leave_compiler_out()
     with Accelerator.start(accelerator, precision, timeout_s=distributed.timeout_s) as device:
-        material = divide(data, benchmark)
+        with told_already():
+            material = divide(data, benchmark)
         plan = make_plan(
             material,
             data=data,
