@@ -13,10 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class FreshNorms:
-    """Those of a module; none where it is compiled, which would be done anew for each momentum."""
+    """Those of a module; of None there are none."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.norms = [(norm, float(norm.momentum)) for norm in module.modules() if is_fresh(norm)]  # type: ignore[union-attr]
+    def __init__(self, module: nn.Module | None) -> None:
+        parts = [] if module is None else module.modules()
+        self.norms = [
+            (part, float(part.momentum or 0)) for part in parts if isinstance(part, _BatchNorm) and is_fresh(part)
+        ]
 
     def before(self, seen: int) -> None:
         """Call it before each forward pass in training; seen: how many there were."""
@@ -28,8 +31,8 @@ class FreshNorms:
             self.norms = []
 
 
-def is_fresh(module: nn.Module) -> bool:
-    """Whether it is a batch norm whose statistics are torch's first ones: those of loaded weights stay what they are."""
-    if not isinstance(module, _BatchNorm) or not module.momentum or module.running_mean is None or module.running_var is None:
+def is_fresh(norm: _BatchNorm) -> bool:
+    """Whether its statistics are torch's first ones: those of a network that has been trained stay what they are."""
+    if not norm.momentum or norm.running_mean is None or norm.running_var is None:
         return False
-    return not bool(module.running_mean.any()) and bool(torch.all(module.running_var == 1))
+    return not bool(norm.running_mean.any()) and bool(torch.all(norm.running_var == 1))

@@ -20,6 +20,7 @@ from facenet.distributed import Distributed
 from facenet.engine import whole
 from facenet.engine.dllogger import VendorLog
 from facenet.engine.ema import Ema
+from facenet.engine.fresh_norms import FreshNorms
 from facenet.engine.memory import advice, largest_fitting
 from facenet.engine.schedule import Schedule
 from facenet.engine.step import TrainStep
@@ -146,8 +147,9 @@ class Trainer:
         watcher: Watcher | None = None,
         stop: Callable[[], bool] = lambda: False,
         show: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
+        from_weights: bool = False,
     ) -> None:
-        """batch_size: images per step over all processes; total_steps: where the run ends."""
+        """batch_size: images per step over all processes; total_steps: where the run ends; from_weights: whose batch statistics are kept."""
         if settings.compile:
             accelerator.compile(module.embedder, mode=settings.compile_mode)
         self.step_module = accelerator.prepare(module, distributed)
@@ -158,6 +160,8 @@ class Trainer:
         self.batch_size, self.total_steps, self.triplets = batch_size, total_steps, triplets
         self.vendor_log, self.watcher, self.stop, self.show = vendor_log, watcher, stop, show
         self.ema = Ema(self.embedder, decay=settings.ema_decay) if settings.ema_decay else None
+        untrained = not (from_weights or settings.compile)  # compiled, it would be done anew for each momentum
+        self.fresh = FreshNorms(self.bare_module.embedder if untrained else None)
         self.stopped = False
         self.unasked, self.ask_every, self.asked_at = 0, 1, 0.0
 
@@ -249,6 +253,8 @@ class Trainer:
     def take(self, batch: Batch, progress: Progress) -> None:
         """One part of a step; the last exchanges gradients and updates the weights."""
         last = (progress.batches + 1) % self.settings.accumulate == 0
+        parts = self.settings.accumulate
+        self.fresh.before(progress.step * parts + progress.batches % parts)
         figures = self.micro_step(batch, last=last)
         progress.recent.add(figures)
         progress.batches += 1

@@ -277,7 +277,6 @@ def selected(asked: str | None, pair_set: PairSet | None, num_val_batches: int) 
         raise UserError(f"trainer.select={asked}: this run measures {measured}; the default is null")
     source, figure = asked.split("/", 1)
     if source not in ("train", "val") and figure not in RANKED:
-        raise UserError(
-            f"trainer.select={asked}: no figure that is better when higher or lower; set it to {source}/ and one of {', '.join(RANKED)}"
-        )
+        known = ", ".join(f"{source}/{each}" for each in RANKED)
+        raise UserError(f"trainer.select={asked}: not among {known}, the figures that tell better from worse")
     return asked

@@ -149,6 +149,7 @@ def train(
                 distributed=distributed,
                 vendor_log=vendor_log,
                 watcher=watcher,
+                from_weights=weights is not None,
                 stop=lambda: bool(run.stop),
                 show=show,
             )

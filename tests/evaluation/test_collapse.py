@@ -87,7 +87,9 @@ def test_what_is_better_neither_way_selects_nothing(figure):
 
     from facenet.errors import UserError
 
-    with pytest.raises(UserError, match=r"trainer.select=lfw/.* set it to lfw/ and one of accuracy, auc, tar_at_far"):
+    with pytest.raises(
+        UserError, match=r"trainer.select=lfw/.*: not among lfw/accuracy, lfw/auc, lfw/tar_at_far_0.1, "
+    ):
         selected(f"lfw/{figure}", Pairs(), 1)  # type: ignore[arg-type]
     assert selected("lfw/tar_at_far_0.001", Pairs(), 1) == "lfw/tar_at_far_0.001"  # type: ignore[arg-type]
     assert selected("train/ce", Pairs(), 1) == "train/ce"  # type: ignore[arg-type]
