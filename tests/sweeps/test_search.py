@@ -83,11 +83,11 @@ def test_a_direction_that_looks_for_the_worst_is_refused(tmp_path):
     ("axes", "bad", "good", "code"),
     [
         (
-            ("optimizer.lr=1e-3", "optimizer.weight_decay=choice(0,-1)"),
+            ("optimizer.lr=1e-3", "backbone.dropout=choice(0,-1)"),
             "failure-0.json",
             0,
-            1,
-        ),  # refused by the optimizer
+            2,
+        ),  # refused by the network
         (("optimizer.lr=choice(1e-3,1e30)",), "result.json", 1e-3, 0),  # no numbers are left after its first step
     ],
 )
