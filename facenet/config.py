@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -304,7 +305,9 @@ def way_without(key: str) -> str:
     """How to keep a preset beside a choice that has no such key."""
     preset = set_by.get(key)
     return (
-        f"; preset={shown(preset)} sets it for another choice: add ~{shown(key)}, or leave the preset" if preset else ""
+        f"; preset={shown(preset)} sets it for another choice: add {shlex.quote('~' + shown(key))}, or leave the preset"
+        if preset
+        else ""
     )
 
 

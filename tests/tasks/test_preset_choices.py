@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 
 import pytest
@@ -25,8 +26,8 @@ def check_together(compose_train, preset, choice):
     """They go together, or each problem says how they would."""
     given = [f"preset={preset}", choice]
     problems = [line for line in configs.problems_of(compose_train(*given), train) if "needs a value" not in line]
-    assert all(" sets it for another choice: add ~" in line for line in problems), problems
-    left_out = [line.rpartition(": add ")[2].partition(",")[0] for line in problems]
+    assert all(" sets it for another choice: add '~" in line for line in problems), problems
+    left_out = [shlex.split(line.rpartition(": add ")[2].partition(",")[0])[0] for line in problems]
     again = configs.problems_of(compose_train(*given, *left_out), train) if left_out else []
     assert not [line for line in again if "needs a value" not in line]
     return len(problems)
