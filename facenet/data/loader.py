@@ -192,7 +192,11 @@ class Loader:
                 ) from error
             if found <= NAMED_UNREADABLE:
                 log.warning(
-                    "unreadable image replaced by another of the same identity: %s (%s)", error.name, error.reason
+                    "unreadable image replaced by another of the same identity: %s (%s); data.max_unreadable limits how many",
+                    error.name,
+                    error.reason,
                 )
             elif found == NAMED_UNREADABLE + 1:
-                log.warning("more unreadable images follow; they are counted without being named")
+                log.warning(
+                    "more unreadable images follow; they are counted without being named, up to data.max_unreadable"
+                )

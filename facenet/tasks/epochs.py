@@ -351,7 +351,7 @@ class Epochs:
         if unreadable:
             self.write_json("unreadable.json", unreadable)
             log.warning(
-                "%d images could not be read and were replaced or left out; their names are in %s",
+                "%d images could not be read and were replaced or left out, which data.max_unreadable limits; their names are in %s",
                 len(unreadable),
                 self.run.directory / "unreadable.json",
             )

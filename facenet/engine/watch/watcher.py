@@ -109,7 +109,12 @@ class Watcher:
         new, self.told_skipped = counts.skipped - self.told_skipped, counts.skipped
         if new > 0:
             log.warning(
-                "step %d: %d steps left out, their gradients were not finite (%d in all)", step, new, counts.skipped
+                "step %d: %d steps left out, their gradients were not finite (%d in all); lower optimizer.lr or set trainer.clip_grad_norm; "
+                "watch.nonfinite_in_row=%d end the run",
+                step,
+                new,
+                counts.skipped,
+                self.watch.nonfinite_in_row,
             )
         if counts.in_row >= self.watch.nonfinite_in_row:
             names = nonfinite.files_of(self.parts, self.name)
