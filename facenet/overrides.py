@@ -101,7 +101,7 @@ def spelled(value: Any) -> str:
     if isinstance(value, str):
         try:
             json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
 
