@@ -97,26 +97,42 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
 
 
 def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
-    labels, paths = [], []
+    labels: list[int] = []
+    paths: list[str] = []
+    as_they_stand: dict[int, str] = {}  # whose quotes, blanks or ~ may be of the name
     for number, whole in enumerate(_lines(file), start=1):
         if len(whole) == LONGEST_LINE:
             raise UserError(f"{file}:{number}: a line of more than {LONGEST_LINE} characters; expected <label>;<path>")
-        line = _unquoted(whole.rstrip(TRAILING))
+        line = whole.rstrip(TRAILING)
         if not line:
             continue
-        label, separator, image = line.partition(";")
-        label = label.strip()  # int() knows fewer blanks than strip()
-        image = _unquoted(image.lstrip())
+        label, separator, stands = _parts(line)
+        image = _unquoted(stands.lstrip())
         if not (separator and image and label.isdecimal()):
             raise UserError(f"{file}:{number}: {_expected(line)}")
         if len(label) > 19 or int(label) > LARGEST_LABEL:
             raise UserError(f"{file}:{number}: the label {label[:24]}... is too large; labels count from 0")
-        _check_place(f"{file}:{number}", image, anywhere=anywhere)
+        _check_place(f"{file}:{number}", image, file.parent, anywhere=anywhere)
+        if (image != stands or image.startswith("~/")) and not _leads_out(stands):
+            as_they_stand[len(paths)] = os.path.join(file.parent, stands)
         labels.append(int(label))
         paths.append(os.path.join(file.parent, os.path.expanduser(image) if image.startswith("~/") else image))
     if not paths:
         raise UserError(f"{file}: lists no images; expected lines <label>;<path>")
+    if any(map(os.path.isfile, _sample([*as_they_stand.values()]))):
+        for at, path in as_they_stand.items():
+            paths[at] = path
     return labels, paths
+
+
+def _parts(line: str) -> tuple[str, str, str]:
+    """(label, separator, path as it stands). Quotes may be around the label, the path or the line."""
+    for text in (line, _unquoted(line)):
+        label, separator, image = text.partition(";")
+        label = _unquoted(label.strip())  # int() knows fewer blanks than strip()
+        if label.isdecimal():
+            break
+    return label, separator, image
 
 
 def _unquoted(text: str) -> str:
@@ -132,31 +148,40 @@ def _expected(line: str) -> str:
     return f"{told}; it seems to be {seems}: write the label and ; before each path" if seems else told
 
 
-def _check_place(where: str, image: str, *, anywhere: bool) -> None:
+def _check_place(where: str, image: str, folder: Path, *, anywhere: bool) -> None:
     if os.path.isabs(image):
         return
-    if DRIVE.match(image):
-        raise UserError(
-            f"{where}: {shown(image[:80])} is a path of a Windows machine; write it as it is called here, or relative to the list"
-        )
-    spellings = {image, image.replace("\\", "/")}
-    if not anywhere and any(os.path.normpath(one).split(os.sep)[0] == os.pardir for one in spellings):
+    if not anywhere and _leads_out(image):
         raise UserError(
             f"{where}: {shown(image[:80])} leads out of the list's folder; write it as an absolute path, "
             "or set data.within to the folder that holds the images"
         )
+    if DRIVE.match(image) and not os.path.isfile(os.path.join(folder, image)):
+        raise UserError(
+            f"{where}: {shown(image[:80])} is a path of a Windows machine; write it as it is called here, or relative to the list"
+        )
+
+
+def _leads_out(image: str) -> bool:
+    """In any spelling in which it may be looked for: a byte that is a backslash can be half of a Chinese letter."""
+    spellings = {image, _slashed(image), *(() if image.isascii() else [_slashed(_from_gb18030(image))])}
+    return any(os.path.normpath(one).split(os.sep)[0] == os.pardir for one in spellings)
 
 
 def _as_called_here(paths: list[str]) -> list[str]:
     """With slashes for backslashes, or out of the encoding of a Chinese Windows, where the list was written there: under such names most files of a
     sample are there, and none as it stands."""
     odd = [path for path in paths if "\\" in path or not path.isascii()]
-    sample = [odd[at] for at in np.linspace(0, len(odd) - 1, min(SAMPLE, len(odd))).astype(int)]
+    sample = _sample(odd)
     if any(map(os.path.isfile, sample)):
         return paths
     spellings: tuple[Spelling, ...] = (_slashed, _from_gb18030, lambda path: _slashed(_from_gb18030(path)))
     counts = [sum(os.path.isfile(spelling(path)) for path in sample) for spelling in spellings]
     return [spellings[counts.index(max(counts))](path) for path in paths] if any(counts) else paths
+
+
+def _sample(paths: list[str]) -> list[str]:
+    return [paths[at] for at in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int)]
 
 
 def _slashed(path: str) -> str:
@@ -218,7 +243,7 @@ def _check_within(file: Path, paths: list[str], within: str) -> None:
 
 def _check_some_exist(file: Path, paths: list[str]) -> None:
     """A list that was moved without its images is told before training."""
-    chosen = [paths[position] for position in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int)]
+    chosen = _sample(paths)
     if not any(os.path.isfile(image) for image in chosen):
         raise UserError(
             f"{file}: none of {len(chosen)} sampled images exists, first {shown(chosen[0])}; "

@@ -180,8 +180,9 @@ def _listed(root: Path, depth: int = 1) -> tuple[FolderIndex, Listing]:
     if not identities:
         raise UserError(f"{root}: {_without_images(listing, stray_images)}; {layout}")
     if len(identities) == 1:
+        deeper = f"; {_without_images(listing, 0)}" if listing.deeper else ""
         raise UserError(
-            f"{root}: only one identity has images ({shown(identities[0])}), at least two are needed; {layout}"
+            f"{root}: only one identity has images ({shown(identities[0])}), at least two are needed{deeper}; {layout}"
         )
     fingerprint = name_fingerprint(identities, counts, map(os.path.basename, names))
     stored = SEPARATOR.join(map(os.fsencode, names)) + SEPARATOR

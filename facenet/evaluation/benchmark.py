@@ -118,8 +118,11 @@ class Lfw:
         )
 
     def _faces(self, images: list[str], pairs: Path) -> ImageList:
-        root = descended(self.root)
-        paths = _existing(root, images)
+        paths, root = _existing(self.root, images), self.root
+        if None in paths and (inner := descended(self.root)) != self.root:  # paths may count from the outer one
+            paths, root = min(
+                ((paths, root), (_existing(inner, images), inner)), key=lambda found: found[0].count(None)
+            )
         missing = [image for image, path in zip(images, paths, strict=True) if path is None]
         if missing:
             first = missing[0] if _suffix(missing[0]) in IMAGE_SUFFIXES else f"{missing[0]}.jpg"

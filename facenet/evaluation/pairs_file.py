@@ -30,10 +30,15 @@ LARGEST = 1 << 28  # characters; of several million pairs
 LONGEST_LINE = 1 << 14  # characters that are looked at
 LONGEST_NUMBER = 9  # digits; Python refuses to convert thousands of them
 NUM_FOLDS = 10  # of a list that has none of its own
-ANSWERS = {"1": True, "true": True, "same": True, "0": False, "-1": False, "false": False, "different": False}
+MOST_AS_THEY_STAND = 20  # folds; View 2 has 10, and pairs that only take turns have hundreds
+ANSWERS = {
+    **dict.fromkeys(("1", "+1", "1.0", "true", "yes", "same"), True),
+    **dict.fromkeys(("0", "-1", "0.0", "-1.0", "false", "no", "different"), False),
+}
+WORD = r"(?:name|person|identity|id|im(?:g|age)?|file|path|pair|left|right|label|(?:is_?)?same|target|fold)"
+COLUMN_BEGINS = re.compile(rf"{WORD}(?:[\W\d_]|$)", re.IGNORECASE)
 COLUMN = re.compile(
-    r"(?:name|person|identity|id|im(?:g|age)?|file|path|pair|left|right|label|(?:is_?)?same|target|fold)"
-    r"[\s_]*(?:num(?:ber)?|name|path|id|[ab])?[\s_]*\d*",
+    rf"{WORD}[\s_]*(?:num(?:ber)?|name|path|id|[ab])?[\s_]*\d*",
     re.IGNORECASE,
 )
 
@@ -61,11 +66,20 @@ def read_pairs(path: Path) -> ListedPairs:
     lines = _text(path).splitlines()
     separator = _separator(lines)
     numbered = [(number, fields) for number, line in enumerate(lines, start=1) if (fields := _fields(line, separator))]
+    numbered = _without_row_numbers(numbered)
     header = _header(path, *numbered[0]) if numbered else _unknown_header(path, 1, [])
     pairs = [_pair(path, number, fields) for number, fields in (numbered if header is None else numbered[1:])]
     same = np.array([pair.same for pair in pairs], np.bool_)
     folds = _dealt(path, same) if header in (None, ()) else _promised(path, same, *header)
     return ListedPairs([pair.left for pair in pairs], [pair.right for pair in pairs], same, folds)
+
+
+def _without_row_numbers(numbered: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """pandas writes a first column without a name, in which rows are counted from 0."""
+    counted = [fields[0] for _, fields in numbered[1:]]
+    if numbered and len(numbered[0][1]) >= 4 and not numbered[0][1][0] and counted == [*map(str, range(len(counted)))]:
+        return [(number, fields[1:]) for number, fields in numbered]
+    return numbered
 
 
 def _text(path: Path) -> str:
@@ -88,7 +102,16 @@ def _separator(lines: list[str]) -> str | None:
     """None for tabs or blanks, a line at a time: names may hold blanks beside tabs."""
     filled = [line for line in lines if line.strip()]
     pairs = filled[1:] or filled  # the first line may hold one number
+    if all(map(_in_blanks, pairs)):  # of names that hold commas
+        return None
     return next((mark for mark in ",;" if pairs and all(mark in line and "\t" not in line for line in pairs)), None)
+
+
+def _in_blanks(line: str) -> bool:
+    fields = line.split()
+    if len(fields) not in (3, 4) or any(field.endswith((",", ";")) for field in fields):
+        return False
+    return (_whole(fields[1]) and _whole(fields[-1])) or (len(fields) == 3 and fields[-1].lower() in ANSWERS)
 
 
 def _fields(line: str, separator: str | None) -> list[str]:
@@ -113,11 +136,18 @@ def _header(path: Path, number: int, fields: list[str]) -> tuple[int, ...] | Non
             _unknown_header(path, number, fields)
         return numbers
     if len(fields) >= 3:
-        if all(not field or COLUMN.fullmatch(field) for field in fields):
+        if all(not field or COLUMN.fullmatch(field) for field in fields) or _names_columns(fields):
             return ()
         if len(fields) in (3, 4):
             return None
     return _unknown_header(path, number, fields)
+
+
+def _names_columns(fields: list[str]) -> bool:
+    """Whether they are words, no answer and no path, of which one begins as those of tables do."""
+    return any(map(COLUMN_BEGINS.match, fields)) and all(
+        re.fullmatch(r"[^\W\d][\w ]*", field) and field.lower() not in ANSWERS for field in fields if field
+    )
 
 
 def _unknown_header(path: Path, number: int, fields: list[str]) -> tuple[int, ...]:
@@ -190,7 +220,8 @@ def _dealt(path: Path, same: NDArray[np.bool_]) -> NDArray[np.int64]:
         )
     ends = np.flatnonzero(np.diff(same)) + 1
     runs = np.diff([0, *ends, len(same)])
-    if same[0] and len(runs) >= 4 and len(runs) % 2 == 0 and (runs == runs[0]).all() and runs[0] > 1:
+    in_blocks = 4 <= len(runs) <= 2 * MOST_AS_THEY_STAND and len(runs) % 2 == 0
+    if same[0] and in_blocks and (runs == runs[0]).all() and runs[0] > 1:
         log.info("%s: in %d folds of %d + %d pairs, as they stand", path, len(runs) // 2, runs[0], runs[0])
         return np.repeat(np.arange(len(runs) // 2), 2 * runs[0])
     num_folds = min(NUM_FOLDS, fewest)

@@ -14,6 +14,7 @@ import pytest
 from facenet.data import folder_index as module
 from facenet.data.folder_index import FolderIndex, folder_index
 from facenet.data.identities import FolderFaces, ImageList
+from facenet.errors import UserError
 
 
 @pytest.fixture
@@ -160,3 +161,11 @@ def test_listing_asks_no_file_for_its_state(root: Path) -> None:
         "assert len(asked) <= 6 and not images, asked"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_one_identity_beside_deeper_images_says_where_these_are(tmp_path: Path) -> None:
+    for image in ("d/a/1.jpg", "d/b/1.jpg", "d/cover.jpg"):
+        (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / image).touch()
+    with pytest.raises(UserError, match=r"only one identity has images \(d\).*deeper, as in d/a: name .*/d if that"):
+        folder_index(tmp_path)
