@@ -108,7 +108,7 @@ def _separator(lines: list[str]) -> str | None:
 
 
 def _in_blanks(line: str) -> bool:
-    fields = line.split()
+    fields = line[:LONGEST_LINE].split()
     if len(fields) not in (3, 4) or any(field.endswith((",", ";")) for field in fields):
         return False
     return (_whole(fields[1]) and _whole(fields[-1])) or (len(fields) == 3 and fields[-1].lower() in ANSWERS)
