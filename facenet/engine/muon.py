@@ -22,13 +22,6 @@ from facenet.spread_rows import rows_of_whole
 A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 5
 
-# Zolotarev's rational function of type (5, 4), x (1 + sum a / (x^2 + c)) times SCALE: 0.74..1.01 for singular values from 2e-3 to 1, and as steep
-# at 0 (441) as the five rounds (485). Centred at 1 instead, steps were 1.15 times as long as the rounds', for which lr is chosen. Each term is one
-# factorization of a symmetric matrix, so that a square one takes a third of the rounds' time on a host: 169 instead of 526 ms at 1024, AVX2, one
-# thread.
-SCALE, TERMS = 0.837, ((0.0095835804, 1.8960818e-05), (0.19260820, 0.0091860596))
-HAS_LAPACK: bool = torch._C.has_lapack  # a build of a vendor's may lack it
-
 
 class Muon(torch.optim.Optimizer):
     """`lr`: how far a step moves a square matrix along each of its singular directions; `adamw_lr`: the lr of biases, norms, depthwise
@@ -121,31 +114,13 @@ def is_matrix(parameter: nn.Parameter) -> bool:
 
 
 def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """The matrix (R, C) with its singular values moved near 1, in its own type, computed in `dtype`."""
+    """The matrix (R, C) with its singular values moved near 1, in its own type, by Newton-Schulz rounds in `dtype`."""
     x: Tensor = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.mT
-    norm = x.norm()
-    x = x / (norm * 1.01 + 1e-7)  # spectral norm below 1
-    # Devices multiply faster than they factorize, if they can at all, and bfloat16 has too few digits for it.
-    x = by_factors(x, norm) if dtype == torch.float32 and x.is_cpu and HAS_LAPACK else by_rounds(x)
-    return (x.mT if tall else x).to(matrix.dtype)
-
-
-def by_rounds(x: Tensor) -> Tensor:
-    """Newton-Schulz: products alone."""
+    x = x / (x.norm() * 1.01 + 1e-7)  # spectral norm below 1
     for _ in range(ROUNDS):
         gram = x @ x.mT
         x = A * x + (B * gram + C * gram @ gram) @ x
-    return x
-
-
-def by_factors(x: Tensor, norm: Tensor) -> Tensor:
-    """The same by TERMS, all of which share one product. `norm`: of what x was, inf or NaN for gradients that are not finite."""
-    gram, weights = x @ x.mT, torch.eye(len(x))
-    for weight, shift in TERMS:
-        shifted = gram.clone()
-        shifted.diagonal().add_(shift)
-        weights.add_(torch.cholesky_inverse(torch.linalg.cholesky_ex(shifted).L), alpha=weight)
-    return (weights * (SCALE * norm / norm.clamp_min(1e-30))) @ x
+    return (x.mT if tall else x).to(matrix.dtype)
