@@ -99,6 +99,8 @@ class Listing:
                 continue
             if not _is_folder(entry):
                 self.left_out[_kind(entry.name)] += 1
+            elif depth > 1 and _leads_up(entry):  # its images would count again, or as another's
+                self.left_out["links to a folder above"] += 1
             elif depth > 1:
                 inside = self.images(f"{folder}{os.sep}{entry.name}", depth - 1)
                 yield from (f"{entry.name}{os.sep}{name}" for name in inside)
@@ -259,6 +261,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     with contextlib.suppress(OSError):
         return entry.is_dir()
     return False
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to the folder that it is in, or to one above."""
+    if not entry.is_symlink():
+        return False
+    here, there = os.path.realpath(os.path.dirname(entry.path)), os.path.realpath(entry.path)
+    return os.path.join(here, "").startswith(os.path.join(there, ""))
 
 
 def _states(root: Path, names: list[str]) -> list[tuple[int, int, int]]:

@@ -6,6 +6,7 @@ N is the number of images, I the number of identities.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -25,6 +26,7 @@ from facenet.data.jpeg import decode_plain
 from facenet.errors import UserError, shown
 from facenet.home import expanded
 
+log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Indices = NDArray[np.int64]
 
@@ -170,6 +172,9 @@ class FolderFaces:
 
     def __init__(self, root: str | Path, decode: Decode = DEFAULT, depth: int = 1) -> None:
         self.root = descended(expanded(root), depth)
+        if self.root != expanded(root):
+            said = "%s: holds one folder only, so that each folder in %s is taken for a person"
+            log.warning(said, shown(str(root)), shown(str(self.root)))
         self.decode, self.index = decode, folder_index(self.root, depth)
         self.labels: Indices = self.index.labels
         self.identities, self.fingerprint = self.index.identities, self.index.fingerprint

@@ -94,8 +94,6 @@ class FolderData(FileData):
             faces = FolderFaces(self.root, self.decode(), self.depth)
         except UserError as error:
             raise UserError(f"data.root: {error}{way_out('root', self.root)}") from error
-        if faces.root != expanded(self.root):
-            log.info("data.root=%s: the identities are in %s", self.root, faces.root)
         if faces.left_out:
             log.warning("%s: not images of an identity and left out: %s", faces.root, faces.left_out)
         return with_min_images(faces, self.min_images)

@@ -169,3 +169,26 @@ def test_one_identity_beside_deeper_images_says_where_these_are(tmp_path: Path) 
         (tmp_path / image).touch()
     with pytest.raises(UserError, match=r"only one identity has images \(d\).*deeper, as in d/a: name .*/d if that"):
         folder_index(tmp_path)
+
+
+def test_links_to_folders_above_are_left_out_and_others_followed(tmp_path: Path) -> None:
+    for image in ("f/a/s/1.jpg", "f/b/1.jpg", "elsewhere/2.jpg"):
+        (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / image).touch()
+    (tmp_path / "f/a/me").symlink_to(".")
+    (tmp_path / "f/b/up").symlink_to("..")
+    (tmp_path / "f/b/more").symlink_to(tmp_path / "elsewhere")
+    index = folder_index(tmp_path / "f", 3)
+    assert [index.name(at) for at in range(3)] == ["s/1.jpg", "1.jpg", "more/2.jpg"]
+    assert (index.counts.tolist(), index.left_out) == ([1, 2], {"links to a folder above": 2})
+
+
+@pytest.mark.parametrize("outer", ["", "only/"])
+def test_folders_of_an_only_folder_are_taken_for_people_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, outer: str
+) -> None:
+    for name in ("s1", "s2"):
+        (tmp_path / outer / name).mkdir(parents=True)
+        (tmp_path / outer / name / "1.jpg").touch()
+    assert FolderFaces(tmp_path).identities == ("s1", "s2")
+    assert ("holds one folder only" in caplog.text) == bool(outer)
