@@ -13,6 +13,7 @@ import torch
 
 from facenet import tensor_file
 from facenet.backbones.embedder import Embedder
+from facenet.backbones.published import layout_of
 from facenet.errors import UserError
 from facenet.plain_pickle import Refused
 
@@ -50,6 +51,8 @@ class LoadReport:
     """In the file, not in the network or of another shape there: a classifier, mostly."""
     missing: tuple[str, ...]
     """In the network, not in the file: these keep the values they had. Counters of batches are not listed."""
+    layout: str = ""
+    """Of the names and shapes in the file, by which it may be known."""
 
     def __str__(self) -> str:
         parts = [f"{self.path.name}: {len(self.loaded)} tensors loaded"]
@@ -72,7 +75,8 @@ def load_weights(embedder: Embedder, path: str | Path, *, whole: bool = False) -
     """
     path = Path(path)
     own = embedder.state_dict()
-    found = own_tensors(tensors_of(read(path), path), embedder, own, path)
+    tensors = tensors_of(read(path), path)
+    found = own_tensors(tensors, embedder, own, path)
     names = embedder.own_names(list(found))
     matched = {names[name]: tensor for name, tensor in found.items() if fits(own.get(names[name]), tensor)}
     missing = tuple(name for name in own if name not in matched and not name.endswith("num_batches_tracked"))
@@ -81,7 +85,8 @@ def load_weights(embedder: Embedder, path: str | Path, *, whole: bool = False) -
         shapes = {names[name]: tuple(tensor.shape) for name, tensor in found.items()}
         raise UserError(another_network(path, needed, own, shapes, next(iter(found))))
     embedder.load_state_dict(matched, strict=False)
-    return LoadReport(path, tuple(matched), tuple(name for name in found if names[name] not in matched), missing)
+    skipped = tuple(name for name in found if names[name] not in matched)
+    return LoadReport(path, tuple(matched), skipped, missing, layout_of(tensors))
 
 
 def reference_state_dict(embedder: Embedder, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:

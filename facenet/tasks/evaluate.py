@@ -22,8 +22,9 @@ from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
 from facenet.slots import addresses_in
 from facenet.tasks import auto
+from facenet.tasks.as_trained import as_trained
 from facenet.tasks.changed import changed_images
-from facenet.tasks.job import origin
+from facenet.tasks.job import origin, source_in
 from facenet.tasks.plan import Benchmark, Material, divide
 from facenet.tasks.progress import image_bar
 from facenet.tasks.restore import Restored, from_checkpoint, from_weights
@@ -75,6 +76,8 @@ def evaluate(
     """The parameters are the keys of `conf/evaluate.yaml`; `data.image_size` is there for `preprocess`, the others of `data` for images that
     have moved since the run."""
     restored = from_checkpoint(checkpoint) if checkpoint else from_weights(str(weights), backbone, preprocess)
+    if restored.content:
+        benchmark = as_trained(benchmark, restored.content, overrides)
     places = {name: place for name, place in data.items() if name in PLACES and place is not None}
     pair_set = pairs_of(benchmark, restored, places)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -86,7 +89,7 @@ def evaluate(
         config_yaml=configs.to_yaml(restored.content.get("config", {})),
         plan={"benchmark": str(pair_set), "precision": precision.dtype},
         tags={**origin(overrides), "trained_by_run": str(restored.content.get("run_id"))},
-        datasets={"test": (name, str(getattr(benchmark, "root", name)), pair_set.faces.fingerprint)},
+        datasets={"test": (name, tested_on(benchmark, restored, places), pair_set.faces.fingerprint)},
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id, run_dir)) as tracker:
         with (
@@ -109,6 +112,13 @@ def evaluate(
     if (view := tracking.view(run_id)) is not None:
         print(printable(f"see the run: {view}"))
     return math.nan if result.collapsed else float(result.accuracy)
+
+
+def tested_on(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> str:
+    """The source of the test set: its own, that of the data whose identities were held out, or its name."""
+    stored = restored.content.get("config", {}).get("data") if benchmark.needs_heldout else None
+    found = source_in(vars(benchmark)) or source_in({**(stored if isinstance(stored, dict) else {}), **places})
+    return masked_address(found) if found else benchmark.name
 
 
 def pairs_of(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> PairSet:

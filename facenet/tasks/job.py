@@ -162,12 +162,17 @@ def rank_environment(run_id: str | None, lock: int) -> dict[str, str]:
 def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:
     """For MLflow: context -> (name, source, fingerprint)."""
     data = config["data"]
-    source = str(next((data[key] for key in ("root", "list", "path", "shards") if data.get(key)), data["_target_"]))
+    source = source_in(data) or str(data["_target_"])
     found = {"train": (Path(source).name or source, source, plan.data_fingerprint)}
     if material.pair_set is not None:
         pairs = material.pair_set
-        found["test"] = (pairs.name, str(config["benchmark"].get("root") or source), pairs.faces.fingerprint)
+        found["test"] = (pairs.name, source_in(config["benchmark"]) or source, pairs.faces.fingerprint)
     return found
+
+
+def source_in(node: dict[str, Any]) -> str | None:
+    """Where data or a benchmark are read from; None for what is drawn."""
+    return next((str(node[key]) for key in ("root", "list", "path", "shards") if node.get(key)), None)
 
 
 def origin(overrides: list[str]) -> dict[str, str]:

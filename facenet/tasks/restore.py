@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from facenet import config as configs
 from facenet.backbones.embedder import Embedder
-from facenet.backbones.weights import load_weights
+from facenet.backbones.published import advice
+from facenet.backbones.weights import LoadReport, load_weights
 from facenet.data.transforms import Preprocess
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
@@ -90,8 +91,15 @@ def network_in(content: dict[str, Any], path: str) -> Restored:
     return Restored(nodes["backbone"], nodes["preprocess"], content)
 
 
+def tell(report: LoadReport, preprocess: Preprocess) -> None:
+    """What was loaded; and a warning where a file that is known was made for other images than it will get."""
+    log.info("%s", report)
+    if (told := advice(report.path, report.layout, preprocess.as_dict())) is not None:
+        log.warning("weights: %s", told)
+
+
 def from_weights(path: str, backbone: Embedder, preprocess: Preprocess) -> Restored:
     """Raises UserError when the file does not fill the whole network."""
-    log.info("%s", load_weights(backbone, path, whole=True))
+    tell(load_weights(backbone, path, whole=True), preprocess)
     check_input(backbone, preprocess)
     return Restored(backbone, preprocess, {})

@@ -35,6 +35,7 @@ from facenet.tasks.plan import Benchmark, divide, make_plan
 from facenet.tasks.progress import step_bar
 from facenet.tasks.pruning import Pruner
 from facenet.tasks.rehearsal import check_input
+from facenet.tasks.restore import tell
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.tracker import NullTracker
 from facenet.updates import leave_compiler_out
@@ -105,7 +106,7 @@ def train(
             rehearse=False,
         )
         if weights is not None and resume is None:
-            log.info("%s", load_weights(backbone, weights))
+            tell(load_weights(backbone, weights), preprocess)
         if resume is None:
             check_input(backbone, preprocess)
         loss.start(embedding_size=backbone.embedding_size, num_identities=plan.num_identities)
