@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,17 @@ def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: Stop
 
 @contextlib.contextmanager
 def told_already() -> Iterator[None]:
-    """Inside, no line of the log below an error: of data and benchmark the launcher, which opened them for the plan, has told all."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Inside, what is logged goes into train.log alone, but for errors: of data and benchmark the launcher, which opened them for the plan, has told
+    the terminal all."""
+    terminals = [handler for handler in logging.root.handlers if getattr(handler, "stream", None) is sys.stderr]
+    before = [handler.level for handler in terminals]
+    for handler in terminals:
+        handler.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.disable(before)
+        for handler, level in zip(terminals, before, strict=True):
+            handler.setLevel(level)
 
 
 def train(

@@ -63,13 +63,19 @@ def test_dealt_folds_differ_by_one_pair_of_a_kind_at_most():
     assert consecutive(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
 
 
-def test_a_rank_does_not_tell_again_what_the_plan_told(caplog):
+def test_a_rank_does_not_tell_again_what_the_plan_told(caplog, monkeypatch):
+    """On the terminal; train.log has it too."""
     from facenet.tasks.train import told_already
 
-    log = logging.getLogger("facenet.evaluation.benchmark")
+    log, terminal = logging.getLogger("facenet.evaluation.benchmark"), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = logging.StreamHandler(terminal)
+    logging.root.addHandler(handler)
     with caplog.at_level(logging.INFO):
         with told_already():
             log.warning("once")
             log.error("wrong")
         log.info("afterwards")
-    assert caplog.messages == ["wrong", "afterwards"]
+    logging.root.removeHandler(handler)
+    assert terminal.getvalue().splitlines() == ["wrong", "afterwards"]
+    assert caplog.messages == ["once", "wrong", "afterwards"]
