@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-import sys
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from facenet.evaluation.benchmark import Bin
 from facenet.evaluation.folds import consecutive, dealt, have_both
 from facenet.evaluation.protocol import Protocol
 from facenet.evaluation.verification import evaluate_pairs
+from facenet.tasks.train import told_already
 
 
 def a_set(path, same):
@@ -66,8 +67,6 @@ def test_dealt_folds_differ_by_one_pair_of_a_kind_at_most():
 
 def test_a_rank_does_not_tell_again_what_the_plan_told(caplog, monkeypatch):
     """On the terminal; train.log has it too."""
-    from facenet.tasks.train import told_already
-
     log, terminal = logging.getLogger("facenet.evaluation.benchmark"), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
     handler = logging.StreamHandler(terminal)
