@@ -108,16 +108,16 @@ def test_the_reference_repeats_its_batches(watched, tmp_path):
     assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["epoch"] == 1
 
 
-def test_one_identity_per_batch_has_no_triplets(watched):
+def test_a_margin_of_nothing_has_no_semi_hard_triplets(watched):
+    """The plan refuses batches that can hold no triplet; whether those that can do is seen in training alone."""
     tags = watched(
         *(
             "sampler=identity",
-            "sampler.images_per_identity=12",
-            "loss=triplet",
-            *OFTEN,
-            "watch.dead_steps=5",
-            "data.val_images=0.0",
-        )
+            "sampler.images_per_identity=4",
+            "loss=triplet_semi_hard",
+            "loss.terms.triplet.loss.margin=0",
+        ),
+        *(*OFTEN, "watch.dead_steps=5", "data.val_images=0.0"),
     )
     assert "triplet had no active triplet in 5 steps" in tags["dead_triplets"]
 
