@@ -55,12 +55,16 @@ def train() -> None:
     from hydra_plugins.facenet_launcher import FacenetLauncher
 
     Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
+    if torchrun.active():
+        torchrun.command(train_command)
+    train_command()
+
+
+def train_command() -> None:
+    """Of torchrun's processes one alone, so that a mistake is told once."""
     with told():
         sys.argv[1:] = going_on(readable(without_secrets(resumed(sys.argv[1:]))))
-    command = functools.partial(hydra_command, train_job, "train")
-    if torchrun.active():
-        torchrun.command(command)
-    command()
+    hydra_command(train_job, "train")
 
 
 def resumed(arguments: list[str]) -> list[str]:

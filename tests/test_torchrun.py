@@ -134,8 +134,9 @@ def test_what_starts_no_job_leaves_at_once(tmp_path: Path):
         (["data.batch_size=7", "benchmark=none"], "data.batch_size=7: must be a multiple of 6 (2 process(es) x "),
         (["-m", "seed=1,2"], torchrun.NO_SWEEP + "\n"),
         (["hydra.mode=MULTIRUN", "seed=1,2"], torchrun.NO_SWEEP + "\n"),
+        (["data.root=/x(1)"], "data.root=/x(1): a value with such characters is quoted"),
     ],
-    ids=["typo", "refused plan", "sweep", "sweep by config"],
+    ids=["typo", "refused plan", "sweep", "sweep by config", "grammar"],
 )
 def test_a_users_mistake_is_told_once_and_nobody_waits(tmp_path: Path, arguments: list[str], message: str):
     begun = time.monotonic()
