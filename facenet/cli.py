@@ -252,6 +252,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     try:
         hydra.main(version_base="1.3", config_path="pkg://facenet.conf", config_name=config_name)(task)()
     except UserError as error:
+        compare_elsewhere()
         fail(str(error), USER)
     except RankFailed as error:
         end_sweep()
@@ -282,10 +283,16 @@ def hide_addresses() -> None:
 
 def end_sweep() -> None:
     """Ends the command with the sweep that it ran, if it ran one that has told how its jobs ended."""
-    batch, elsewhere = (sys.modules.get(f"facenet.sweeps.{name}") for name in ("batch", "elsewhere"))
+    batch = sys.modules.get("facenet.sweeps.batch")
     for session in batch.sessions.values() if batch else ():
         if session.outcomes:
             sys.exit(session.close())
+    compare_elsewhere()
+
+
+def compare_elsewhere() -> None:
+    """Prints how the jobs of a sweep under another launcher compare, which ends with the first that fails."""
+    elsewhere = sys.modules.get("facenet.sweeps.elsewhere")
     if elsewhere:
         elsewhere.end()
 

@@ -90,7 +90,7 @@ def test_two_jobs_are_planned_run_and_tracked(launcher, tmp_path):
 def test_a_failing_job_of_submitit_is_told_with_its_reason_and_the_others_run(tmp_path):
     code, out, err = sweep(tmp_path, "hydra/launcher=submitit_local", "backbone.dropout=-1,0")
     assert "  job 0 (-1) failed: config: backbone: " in out
-    assert code == 1
+    assert code == 2
     assert "dropout probability" in err.splitlines()[-2] + err.splitlines()[-1], err[-3000:]
     assert runs(tmp_path) == {"0": "FAILED", "1": "FINISHED"}
 
