@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from hydra import compose, initialize_config_module
 
-from bench.allocation import as_peers
 from bench.context import Context, Outcome
-from bench.data_subject import BATCH, reference_batches
+from bench.data_subject import BATCH
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
-from bench.step_subject import ready, reference_training
+from bench.step_subject import ready, reference_end_to_end, reference_training
 from facenet import cli
 from facenet import config as configs
 from facenet.accelerator import Accelerator
@@ -117,16 +116,9 @@ def made(context: Context, name: str) -> Recipe:
 
 def compared(context: Context, name: str, recipe: Recipe) -> Table:
     network, steps = RECIPES[name][0], 1 if context.quick else 2
-    faces, candidates = FolderFaces(context.faces), list[Candidate]()
+    faces = FolderFaces(context.faces)
     trained = reference_training(context, network, len(faces.identities))
-    if trained is not None and context.peers.reference("utils.dataloader") is not None:
-
-        def theirs(steps: int = steps) -> None:
-            for images, labels in itertools.islice(reference_batches(context, faces, 2), steps):
-                trained(images, labels)
-
-        before = ready(as_peers, functools.partial(theirs, 1))
-        candidates.append(Candidate("reference, 2 workers", theirs, BATCH * steps, before=before))
+    candidates = reference_end_to_end(context, faces, trained, steps)
     before = ready(keep_freed_memory, functools.partial(recipe.train, 1))
     ours = functools.partial(recipe.train, steps)
     candidates.append(Candidate(f"facenet, {name}", ours, BATCH * steps, before=before))

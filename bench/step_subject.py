@@ -265,19 +265,28 @@ def feeding(context: Context, size: int) -> Table:
     )
 
 
+def reference_end_to_end(
+    context: Context,
+    faces: FolderFaces,
+    trained: Callable[[torch.Tensor, torch.Tensor], None] | None,
+    default_steps: int,
+) -> list[Candidate]:
+    """The reference's loader with 2 workers and its training; empty where one of them is absent."""
+    if trained is None or context.peers.reference("utils.dataloader") is None:
+        return []
+
+    def theirs(steps: int = default_steps) -> None:
+        for images, labels in itertools.islice(reference_batches(context, faces, 2), steps):
+            trained(images, labels)
+
+    before = ready(as_peers, functools.partial(theirs, 1))
+    return [Candidate("reference, 2 workers", theirs, BATCH * default_steps, before=before)]
+
+
 def end_to_end(context: Context) -> Table:
     """mobilenet, batch 96: files to updated weights on all cores, each project's loader with 2 workers. Each round starts its loader anew."""
     steps, faces = 4, FolderFaces(context.faces)
-    candidates = []
-    trained = reference_training(context, "mobilenet")
-    if trained is not None and context.peers.reference("utils.dataloader") is not None:
-
-        def theirs(steps: int = steps) -> None:
-            for images, labels in itertools.islice(reference_batches(context, faces, 2), steps):
-                trained(images, labels)
-
-        before = ready(as_peers, functools.partial(theirs, 1))
-        candidates.append(Candidate("reference, 2 workers", theirs, BATCH * steps, before=before))
+    candidates = reference_end_to_end(context, faces, reference_training(context, "mobilenet"), steps)
     for dtype in context.dtypes:
         trainer = our_trainer("mobilenet", dtype, BATCH)
 

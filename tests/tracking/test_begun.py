@@ -53,7 +53,7 @@ def test_a_directory_knows_the_run_that_was_begun_in_it(tmp_path):
 
 
 def job(number, **tags):
-    place = {"run_dir": f"/work/sw/{number}", "sweep_id": "sw", "job_num": str(number)}
+    place = {"run_dir": f"/runs/sw/{number}", "sweep_id": "sw", "job_num": str(number)}
     numbers = {"start": number, "last_sign": number, "end": None, "metrics": {}, "params": {"plan.select": "val/loss"}}
     return RunRecord(id=str(number), name="", experiment_id="1", status="FINISHED", tags={**place, **tags}, **numbers)
 
@@ -62,7 +62,7 @@ def test_a_sweep_says_which_jobs_have_no_run():
     study = study_of("sw", [job(0, **{"sweep.jobs": "4"}), job(2)])
     assert study.missing == (1, 3)
     assert study.incomplete == (
-        "2 of 4 jobs have no run yet, or never will (1, 3); go on with: facenet-train sweep.resume=/work/sw"
+        "2 of 4 jobs have no run yet, or never will (1, 3); go on with: facenet-train sweep.resume=/runs/sw"
     )
     whole = study_of("sw", [job(0, **{"sweep.jobs": "2"}), job(1)])
     assert whole.missing == () and whole.incomplete == study_of("sw", [job(5)]).incomplete == ""
