@@ -14,8 +14,8 @@ from facenet.tasks import auto, probe
 from facenet.tasks.auto import Choice, choice_of, settled
 from facenet.tasks.probe import Probe
 
-# Seconds of a probe. Recorded: AVX2 alone and the stand-in. From speeds recorded by other tools, for the same work: the other two CPUs. No GPU and
-# no card was at hand: these two are what their vendors' figures come to.
+# Seconds of a probe. Recorded: the stand-in, and the convolution of AVX2 alone, whose update follows from its speed of products. From speeds
+# recorded by other tools, for the same work: the other two CPUs. No GPU and no card was at hand: these two are what their vendors' figures come to.
 ZEN_2 = Probe({"fp32": 1.63e-3, "bf16": 13.9e-3}, {"fp32": 7.1e-3, "bf16": 82e-3})  # AVX2 alone, one thread
 ZEN_5 = Probe({"fp32": 0.51e-3, "bf16": 0.27e-3}, {"fp32": 5.3e-3, "bf16": 1.44e-3})  # AVX-512 with bf16
 XEON = Probe({"fp32": 0.66e-3, "bf16": 0.18e-3}, {"fp32": 3.1e-3, "bf16": 0.4e-3})  # AMX
