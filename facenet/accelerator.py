@@ -109,6 +109,11 @@ class Precision:
     init_scale: float = 65536.0
     growth_interval: int = 2000
 
+    def __post_init__(self) -> None:
+        for key in ("init_scale", "growth_interval"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"precision.{key}: expected a number above 0, got {getattr(self, key):g}")
+
 
 class Memory(NamedTuple):
     """Bytes on one device; None where the device does not tell. On a CPU those of the process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from hydra._internal.utils import get_args_parser
@@ -77,6 +77,22 @@ def given(overrides: Iterable[str]) -> dict[str, str]:
 def key_of(override: str) -> str:
     """`optimizer.eps` of `++optimizer.eps=1e-8`, `loss@extra` of `+loss@extra=ce`."""
     return key_and_value(override)[0]
+
+
+def keys_said(overrides: Iterable[str]) -> set[str]:
+    """The keys that they give a value, those inside of a dict too; of a choice its group, wherever it is placed."""
+    found: set[str] = set()
+    for override in overrides:
+        read = parsed(override)
+        found.add(key_of(override).partition("@")[0])
+        found.update(keys_below(key_of(override), None if read is None else read.value()))
+    return found
+
+
+def keys_below(key: str, value: Any) -> Iterator[str]:
+    for name, each in value.items() if isinstance(value, dict) else ():
+        yield f"{key}.{name}"
+        yield from keys_below(f"{key}.{name}", each)
 
 
 @functools.lru_cache(maxsize=4096)  # the jobs of a sweep repeat them, and the parser takes milliseconds

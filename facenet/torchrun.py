@@ -140,6 +140,8 @@ def follow() -> int:
         report(Failure.of(rank, error))
         if isinstance(error, UserError):
             return USER  # rank 0 tells it
+        if isinstance(error, RuntimeError) and (other := cause_elsewhere(store(), rank)) is not None:
+            return USER if other.user else FAILURE
         raise
     return 0 if stop.signal is None else 128 + stop.signal
 
@@ -164,6 +166,16 @@ def end_with_others(group: Store) -> None:
     print(f"rank {os.environ['RANK']} is ended because another failed, at", file=sys.stderr, flush=True)
     faulthandler.dump_traceback()
     os._exit(FAILURE)
+
+
+def cause_elsewhere(group: Store, rank: int) -> Failure | None:
+    """What failed in another rank, which tells it, where an error of this one may be no more than that a peer is gone."""
+    deadline = time.monotonic() + FAREWELL_S
+    while time.monotonic() < deadline:
+        if found := [each for each in failures(group) if each.rank != rank and not each.induced]:
+            return found[0]
+        time.sleep(0.1)
+    return None
 
 
 def publish(message: dict[str, Any]) -> None:

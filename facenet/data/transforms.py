@@ -149,6 +149,9 @@ class Augment:
             raise UserError(f"augment.flip: expected a share in [0, 1], got {flip}")
         self.flip = flip
         self.pipeline = list(pipeline or [])
+        for place, each in enumerate(self.pipeline):
+            if not callable(each):
+                raise UserError(f"augment.pipeline.{place}: expected a transform of albumentations, got {each!r:.60}")
         self._threads = threading.local()
 
     def __call__(self, image: Pixels, *, key: tuple[int, ...]) -> Pixels:

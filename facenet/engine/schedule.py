@@ -177,7 +177,7 @@ class TorchSchedule(Schedule):
 
     What the partial leaves out and only the run knows is filled in: total_steps, T_max and the total_iters of PolynomialLR (the
     length of the run, in steps or epochs as `every` says) and max_lr (the groups' own lr). Momentum or betas that the scheduler
-    moves are moved too.
+    moves are moved too. The `schedulers` of SequentialLR and ChainedScheduler are partials as well, and have what they say alone.
     """
 
     def __init__(self, *, scheduler: Any, every: Literal["step", "epoch"] = "step") -> None:
@@ -230,6 +230,7 @@ class TorchSchedule(Schedule):
         self.stand_in = StandIn(self.optimizer, self.base_lrs)
         length = self.length
         known: dict[str, Any] = {"total_steps": length, "T_max": length, "max_lr": self.base_lrs}
+        known["optimizer"] = self.stand_in  # ChainedScheduler has not always taken it
         if self.scheduler.func is PolynomialLR:  # others have it too, for a warm-up
             known["total_iters"] = length
         accepted = inspect.signature(self.scheduler.func).parameters
@@ -238,10 +239,12 @@ class TorchSchedule(Schedule):
             del known["total_steps"]
         fill = {name: value for name, value in known.items() if name in accepted and name not in given}
         try:
-            self.running: LRScheduler = self.scheduler(self.stand_in, **fill)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+            if "schedulers" in given:  # of SequentialLR and ChainedScheduler, all of one optimizer
+                fill["schedulers"] = [part(self.stand_in) for part in given["schedulers"]]
+            self.running: LRScheduler = self.scheduler(**fill)
+        except Exception as error:  # of anybody's options: almost any type
             refused = f"{self.scheduler.func.__name__} refuses its options over {length} {self.every}s"
-            raise UserError(f"schedule.scheduler: {refused}: {error}") from error
+            raise UserError(f"schedule.scheduler: {refused}: {str(error) or type(error).__name__}") from error
         self.stand_in.step()  # or torch warns about a scheduler that moves before its optimizer
         self.num_advanced = 0
 

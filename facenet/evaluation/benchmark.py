@@ -23,6 +23,8 @@ from facenet.evaluation.protocol import Protocol
 from facenet.home import expanded
 
 log = logging.getLogger(__name__)
+MOST_PAIRS = 10_000_000  # held-out ones; all of LFW's images would give 0.24 million of one identity
+ALWAYS_DRAWN = 100_000  # different pairs, as many as asked for: below, what is drawn depends on the number
 PREFERRED = (".jpeg", ".png", ".jpg")  # the last of an image that is there twice
 
 
@@ -199,13 +201,19 @@ class HeldOut:
     def __init__(
         self, *, num_pairs: int, protocol: Protocol, num_folds: int = 10, seed: int = 0, batch_size: int = 64
     ) -> None:
-        if num_folds < 2 or num_pairs < 2 * num_folds:
-            raise UserError(
-                f"heldout: {num_pairs} pairs in {num_folds} folds; "
-                "benchmark.num_folds must be at least 2 and benchmark.num_pairs at least twice that"
-            )
         self.num_pairs, self.num_folds, self.seed, self.protocol = num_pairs, num_folds, seed, protocol
         self.batch_size = _positive("batch_size", batch_size)
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError for numbers that no pairs can have."""
+        if self.num_folds < 2 or self.num_pairs < 2 * self.num_folds:
+            raise UserError(
+                f"heldout: {self.num_pairs} pairs in {self.num_folds} folds; "
+                "benchmark.num_folds must be at least 2 and benchmark.num_pairs at least twice that"
+            )
+        if self.num_pairs > MOST_PAIRS:
+            raise UserError(f"benchmark.num_pairs: at most {MOST_PAIRS:,} are drawn, got {self.num_pairs:,}")
 
     def open(self, heldout: Faces | None = None) -> PairSet:
         """A warning where the images give fewer pairs than asked; UserError below one of each kind per fold."""
@@ -217,7 +225,8 @@ class HeldOut:
             )
         rng = np.random.default_rng(self.seed)
         same = draw_same(heldout.labels, self.num_pairs // 2, rng)
-        different = draw_different(heldout.labels, self.num_pairs // 2, rng)
+        useful = min(self.num_pairs // 2, max(len(same[0]), ALWAYS_DRAWN))  # no more than of the other kind are used
+        different = draw_different(heldout.labels, useful, rng)
         half = min(len(same[0]), len(different[0])) // self.num_folds * self.num_folds
         if half == 0:
             raise UserError(

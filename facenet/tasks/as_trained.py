@@ -8,32 +8,42 @@ import logging
 from typing import Any
 
 from facenet import config as configs
+from facenet.evaluation.benchmark import HeldOut
 from facenet.evaluation.protocol import Protocol
+from facenet.overrides import keys_said
 from facenet.tasks.plan import Benchmark
 
 log = logging.getLogger(__name__)
 DRAWN = ("num_pairs", "num_folds", "seed")  # of held-out pairs; folds of a set that lies in a file, too
-MOST = 1_000_000  # pairs and folds that a checkpoint's word is enough for
+LEAST, MOST = {"num_pairs": 4, "num_folds": 2, "seed": 0}, 1_000_000  # that a checkpoint's word is enough for
 
 
 def as_trained(benchmark: Benchmark, content: dict[str, Any], overrides: list[str]) -> Benchmark:
     """The benchmark with the checkpoint's own values in place of defaults; what the command line says stays. Both are told. What a damaged
-    checkpoint says counts for nothing."""
+    checkpoint says counts for nothing. Raises UserError where the two do not go together."""
     stored = content.get("config", {}).get("benchmark")
     if not isinstance(stored, dict) or not hasattr(benchmark, "protocol"):
         return benchmark
-    said = {override.split("=")[0].lstrip("+") for override in overrides}
+    said = keys_said(overrides)
     found = copy.copy(benchmark)
     found.protocol = own_protocol(benchmark.protocol, stored.get("protocol"), said)
     told = [described(found.protocol)]
-    if stored.get("_target_") == f"{type(benchmark).__module__}.{type(benchmark).__name__}":
-        for key in DRAWN:
-            value = stored.get(key)
-            if hasattr(found, key) and f"benchmark.{key}" not in said and type(value) is int and 0 <= value <= MOST:
+    if str(stored.get("_target_")).rpartition(".")[2] == type(benchmark).__name__:
+        for key, value in own_numbers(stored).items():
+            if hasattr(found, key) and f"benchmark.{key}" not in said:
                 setattr(found, key, value)
                 told.append(f"{key} {value:,}")
+    if isinstance(found, HeldOut):
+        found.check()
     log.info("judged as the checkpoint's run was, but for what the command says: %s", ", ".join(told))
     return found
+
+
+def own_numbers(stored: dict[str, Any]) -> dict[str, int]:
+    """None where one of them is no number of a run."""
+    numbers = {key: stored[key] for key in DRAWN if key in stored}
+    sound = all(type(value) is int and LEAST[key] <= value <= MOST for key, value in numbers.items())
+    return numbers if sound and numbers.get("num_pairs", MOST) >= 2 * numbers.get("num_folds", 2) else {}
 
 
 def own_protocol(given: Protocol, stored: Any, said: set[str]) -> Protocol:

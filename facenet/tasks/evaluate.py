@@ -20,6 +20,7 @@ from facenet.errors import UserError, printable, shown
 from facenet.evaluation import report
 from facenet.evaluation.benchmark import PairSet
 from facenet.evaluation.run import run_benchmark
+from facenet.overrides import key_of
 from facenet.slots import addresses_in
 from facenet.tasks import auto
 from facenet.tasks.as_trained import as_trained
@@ -191,7 +192,7 @@ def check_not_trained_on(material: Material, content: dict[str, Any]) -> None:
 
 def refuse_second_network(checkpoint: str, overrides: list[str]) -> None:
     for override in overrides:
-        key = override.split("=")[0].lstrip("+")
+        key = key_of(override)
         if key in [f"data.{name}" for name in PLACES]:
             continue
         if key.split(".")[0].split("/")[0] in ("backbone", "preprocess", "data"):

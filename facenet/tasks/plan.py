@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from facenet.accelerator import DeviceChoice, Precision, check_exchange, check_precision
+from facenet.accelerator import DeviceChoice, Precision, check_exchange, check_precision, is_host
 from facenet.data.identities import Faces, Subset
 from facenet.data.sampler import Sampler
 from facenet.data.source import Data, ShardData
@@ -163,7 +163,8 @@ def make_plan(
     sizes = {"images_per_step": images_per_step, "num_processes": num_processes}
     check_parts(loss, sampler, material.train, trainer=trainer, distributed=distributed, **sizes)
     # As a rank does; before, so that a schedule too long for the run is refused now.
-    schedule.start(trial(optimizer), batch_size=data.batch_size, steps_per_epoch=steps_per_epoch, epochs=trainer.epochs)
+    tried = trial(optimizer, on_host=is_host(device))
+    schedule.start(tried, batch_size=data.batch_size, steps_per_epoch=steps_per_epoch, epochs=trainer.epochs)
     if rehearse:
         check_rates(schedule, steps=total if trainer.max_steps is None else min(total, trainer.max_steps))
     val_batch_size, num_val_batches = validation_batches(material.val, sampler, images_per_step, num_processes)

@@ -22,20 +22,27 @@ from facenet.errors import UserError
 from facenet.evaluation.embed import evaluating
 from facenet.losses.mix import LossMix
 
-OF_DEVICES = ("fused", "foreach", "capturable")  # what another device than this process's may have
+OF_DEVICES = ("fused", "capturable")  # what another device than this process's may have
 DEAD = 1e-6  # of the highest lr: no weight moves
 MOST_DEAD = 0.02  # of the steps: half a cosine spends less below DEAD
 # Parameters of torch's schedules that say how long or how fast, by which a dead one is mended.
 LENGTHS = ("total_iters", "T_max", "step_size", "milestones", "gamma")
 
 
-def trial(optimizer: functools.partial[Any]) -> torch.optim.Optimizer:
-    """The optimizer on stand-ins of a convolution, a matrix and a bias, after one step. Raises UserError where it cannot be made or cannot step."""
+def trial(optimizer: functools.partial[Any], *, on_host: bool = True) -> torch.optim.Optimizer:
+    """The optimizer on stand-ins of a convolution, a matrix and a bias, after one step. Raises UserError where it cannot be made or cannot step;
+    `on_host`: here, as the run will."""
     name = optimizer.func.__name__
     if not isinstance(optimizer.keywords.get("lr"), (int, float)):
         raise UserError(f"optimizer.lr: {name} needs a number, got {optimizer.keywords.get('lr')}")
-    options = {key: value for key, value in optimizer.keywords.items() if key not in OF_DEVICES}
-    for key in ("momentum", "alpha", "rho"):
+    options = {key: value for key, value in optimizer.keywords.items() if on_host or key not in OF_DEVICES}
+    if options.get("differentiable"):
+        raise UserError(
+            f"optimizer.differentiable=true: {name} then asks for gradients of the update itself, which no run takes; leave it out"
+        )
+    if options.get("foreach") and optimizer.keywords.get("fused"):
+        raise UserError("optimizer.foreach: an update is either foreach or fused; leave one out")
+    for key in ("momentum", "rho", *(["alpha"] if name != "ASGD" else [])):  # ASGD's is a power
         if isinstance(options.get(key), (int, float)) and not 0 <= options[key] < 1:
             raise UserError(
                 f"optimizer.{key}={options[key]:g}: {name} keeps this share of its average; 0 or more, below 1"
@@ -68,11 +75,16 @@ def key_named(said: str, options: dict[str, Any]) -> str:
 def check_rates(schedule: Schedule, *, steps: int) -> None:
     """Plays a schedule that has started to its end. Raises UserError where it fails on the way, or leaves the run without a learning rate."""
     rates = np.array([rate_at(schedule, step) for step in at_most(steps)])
-    if not np.isfinite(rates).all() or rates.min() < 0:
+    if not np.isfinite(rates).all() or rates.min() < -(DEAD**2) * rates.max():  # torch's reach 0 but for rounding
         step = at_most(steps)[int(np.argmin(np.isfinite(rates) & (rates >= 0)))]
         raise UserError(f"schedule: the lr of step {step:,} is {rate_at(schedule, step):g}; {way_out(schedule)}")
     if rates.max() == 0:
         raise UserError("optimizer.lr: the learning rate is 0 at every step, so nothing is learnt; set optimizer.lr")
+    if rates.max() < DEAD * schedule.base_lrs[0]:
+        raise UserError(
+            f"schedule: the lr is {rates.max():g} at most, below {DEAD:g} of optimizer.lr={schedule.base_lrs[0]:g}: nothing is learnt; "
+            f"{way_out(schedule)}"
+        )
     peak = int(rates.argmax())
     dead = rates[peak:] < DEAD * rates[peak]
     if dead.sum() > max(1, MOST_DEAD * len(dead)):  # the last step's may be 0
@@ -92,8 +104,11 @@ def at_most(steps: int, most: int = 2000) -> list[int]:
 def rate_at(schedule: Schedule, step: int) -> float:
     try:
         return schedule.lr_at(step)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:  # of torch's past their own length
-        raise UserError(f"schedule: has no lr for step {step:,} ({error}); {way_out(schedule)}") from None
+    except UserError:
+        raise
+    except Exception as error:  # of torch's past their own length, and of anybody's options
+        said = str(error) or type(error).__name__
+        raise UserError(f"schedule: has no lr for step {step:,} ({said}); {way_out(schedule)}") from None
 
 
 def way_out(schedule: Schedule) -> str:

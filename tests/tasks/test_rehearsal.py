@@ -68,7 +68,6 @@ def test_an_optimizer_that_cannot_step_is_refused_in_the_plan(base, given, told)
         optimizer("torch.optim.Adagrad"),
         optimizer("torch.optim.RMSprop", momentum=0.9),
         optimizer("torch.optim.Adam", fused=True),
-        optimizer("torch.optim.Adam", capturable=True),  # for a device that this process need not have
         optimizer("facenet.engine.muon.Muon", momentum=0.0),
     ],
 )
