@@ -78,6 +78,8 @@ def open_text(path: Path, *, any_bytes: bool = False, lf_only: bool = False) -> 
     """A list, in any encoding that `encoding_of` knows and with line ends of LF, CR LF or CR. any_bytes: names of files in no encoding pass, as
     surrogates. lf_only: a CR within a line that ends with LF stays. Raises OSError for what is no regular file; reading raises ValueError for what
     is no text."""
+    if "\0" in os.fspath(path):  # else a ValueError, which is for a text that is none
+        raise OSError(errno.EINVAL, "a zero byte in its name", os.fspath(path))
     file = io.BufferedReader(io.FileIO(os.fspath(path), opener=regular), BLOCK)
     try:
         beginning = file.peek(BLOCK)

@@ -64,6 +64,12 @@ def advice(path: Path, layout: str, preprocess: dict[str, Any]) -> str | None:
     return f"{path.name} {what}, made for {differ}; use {known.overrides}"
 
 
+def made_for(layout: str) -> str:
+    """What to add to the refusal of a file that is known by its names and shapes; nothing where it is not."""
+    known = next((each for each in KNOWN if each.layout == layout), None)
+    return "" if known is None else f". It has those of {known.name}: use backbone=mobilefacenet {known.overrides}"
+
+
 def alike(own: Any, known: Any) -> bool:
     if isinstance(known, list):
         return len(own) == len(known) and all(abs(a - b) < 1e-3 for a, b in zip(own, known, strict=True))

@@ -13,7 +13,7 @@ import torch
 
 from facenet import tensor_file
 from facenet.backbones.embedder import Embedder
-from facenet.backbones.published import layout_of
+from facenet.backbones.published import layout_of, made_for
 from facenet.errors import UserError
 from facenet.plain_pickle import Refused
 
@@ -83,7 +83,7 @@ def load_weights(embedder: Embedder, path: str | Path, *, whole: bool = False) -
     needed = [name for name in missing if whole or not name.startswith(embedder.head_prefixes)]
     if needed:
         shapes = {names[name]: tuple(tensor.shape) for name, tensor in found.items()}
-        raise UserError(another_network(path, needed, own, shapes, next(iter(found))))
+        raise UserError(another_network(path, needed, own, shapes, next(iter(found))) + made_for(layout_of(tensors)))
     embedder.load_state_dict(matched, strict=False)
     skipped = tuple(name for name in found if names[name] not in matched)
     return LoadReport(path, tuple(matched), skipped, missing, layout_of(tensors))

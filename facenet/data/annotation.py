@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 
@@ -26,6 +28,7 @@ Spelling = Callable[[str], str]
 LARGEST_LABEL = 2**62  # int64; labels are numbered anew
 LONGEST_LINE = 1 << 14  # characters; no system opens a path of more than 4,096 bytes
 TRAILING = " \t\r\n"  # what a line may end with besides the path; so no path may end with it
+FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")  # an accent with its letter, or after it as macOS has it
 UTF8 = re.compile(r"[^\udc80-\udcff]*")  # a byte that is none has become one of these
 DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how absolute paths of Windows begin
 SAMPLE = 32  # paths that are looked for: for every file it would take minutes on a cold disk
@@ -169,13 +172,14 @@ def _leads_out(image: str) -> bool:
 
 
 def _as_called_here(paths: list[str]) -> list[str]:
-    """With slashes for backslashes, or out of the encoding of a Chinese Windows, where the list was written there: under such names most files of a
-    sample are there, and none as it stands."""
+    """With slashes for backslashes, out of the encoding of a Chinese Windows, or with accents as a Mac or as others write them, where the list was
+    written there: under such names most files of a sample are there, and none as it stands."""
     odd = [path for path in paths if "\\" in path or not path.isascii()]
     sample = _sample(odd)
     if any(map(os.path.isfile, sample)):
         return paths
-    spellings: tuple[Spelling, ...] = (_slashed, _from_gb18030, lambda path: _slashed(_from_gb18030(path)))
+    gb18030: tuple[Spelling, ...] = (_from_gb18030, lambda path: _slashed(_from_gb18030(path)))
+    spellings: tuple[Spelling, ...] = (_slashed, *gb18030, *(partial(normalize, form) for form in FORMS))
     counts = [sum(os.path.isfile(spelling(path)) for path in sample) for spelling in spellings]
     return [spellings[counts.index(max(counts))](path) for path in paths] if any(counts) else paths
 

@@ -39,6 +39,15 @@ NEVER = {
 }
 CORES = ("numpy.core", "numpy._core")
 MOST_DIMENSIONS = 4
+NUMBERS = {
+    **dict.fromkeys(("u1", "B", "b1", "?", "i1", "b"), 1),
+    "i2": 2,
+    "u2": 2,
+    "i4": 4,
+    "u4": 4,
+    "i8": 8,
+    "u8": 8,
+}  # bytes, by type
 SCALAR = {(f"{core}.multiarray", "scalar") for core in CORES}
 ARRAY = {(f"{core}.multiarray", "_reconstruct") for core in CORES}
 BUFFER = {(f"{core}.numeric", "_frombuffer") for core in CORES}  # of protocol 5
@@ -91,6 +100,8 @@ def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
         raise UserError(f"{path}: {error}; it is no verification set, and nothing of it was run") from error
     except Exception as error:  # what unpickling raises depends on the damage: any error there is
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); copy it again") from error
+    if isinstance(content, (tuple, list)) and len(content) == 2 and type(content[1]) is _Array:
+        content = [content[0], content[1].numbers()]
     if not (
         isinstance(content, (tuple, list)) and len(content) == 2 and all(isinstance(part, list) for part in content)
     ):
@@ -103,7 +114,8 @@ def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
             raise UserError(f"{path}: image {index} is {type(image).__name__}, expected bytes")
     for index, answer in enumerate(same):
         if type(answer) not in (bool, int) or answer not in (0, 1):
-            raise UserError(f"{path}: pair {index} is {type(answer).__name__}, expected true or false")
+            kind = "an array" if type(answer) is _Array else type(answer).__name__
+            raise UserError(f"{path}: pair {index} is {kind}, expected true or false")
     if not same or len(images) != 2 * len(same):
         raise UserError(
             f"{path}: {len(images)} images for {len(same)} pairs, expected two each; it is cut, copy it again"
@@ -195,11 +207,12 @@ class _Dtype:
 class _Array:
     """Stands for a numpy array while its bytes are read, which it does not copy."""
 
-    __slots__ = ("data", "shape")
+    __slots__ = ("data", "shape", "size")
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = ()
         self.data = b""
+        self.size = 1  # bytes of a number
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not tuple or len(state) != 5:
@@ -209,20 +222,26 @@ class _Array:
 
     def filled(self, shape: Any, dtype: Any, data: Any) -> _Array:
         code = getattr(dtype, "code", None)
-        if code not in ("u1", b"u1", "B", b"B"):
+        size = NUMBERS.get(code.decode("ascii", "replace") if isinstance(code, bytes) else str(code))
+        if size is None:
             raise Refused(
-                f"it holds an array of type {code!r}; encoded images are read as uint8 arrays, all else as lists"
+                f"it holds an array of type {code!r}; encoded images are read as uint8 arrays, answers as bools or whole numbers, all else as lists"
             )
         if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS or any(type(size) is not int for size in shape):
             raise Refused("it holds an array without a shape")
-        if type(data) is not bytes or any(size < 0 for size in shape) or math.prod(shape) != len(data):
+        if type(data) is not bytes or any(each < 0 for each in shape) or math.prod(shape) * size != len(data):
             raise Refused(f"it holds an array of shape {shape} with other numbers than that")
-        self.shape, self.data = shape, data
+        self.shape, self.data, self.size = shape, data, size
         return self
+
+    def numbers(self) -> list[int]:
+        """Of answers, which stand in a row or a column; none of any other shape. In another order of bytes they are no answers."""
+        in_line = max(self.shape, default=0) == math.prod(self.shape) <= MOST_STEPS
+        return [*np.frombuffer(self.data, f"<i{self.size}").tolist()] if in_line else []
 
 
 def _bytes_of(array: _Array, where: str) -> bytes:
-    if max(array.shape, default=0) != len(array.data):
+    if array.size != 1 or max(array.shape, default=0) != len(array.data):
         raise UserError(
             f"{where} is an array of pixels of shape {array.shape}, which does not say the order of its colours; "
             "encode each image as PNG or JPEG and pickle the bytes"

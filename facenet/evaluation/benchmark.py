@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +126,11 @@ class Lfw:
             paths, root = min(
                 ((paths, root), (_existing(inner, images), inner)), key=lambda found: found[0].count(None)
             )
+        if None in paths and not all(
+            map(str.isascii, images)
+        ):  # an accent is a letter's part, or follows it as on a Mac
+            spelled = ([normalize(form, image) for image in images] for form in ("NFC", "NFD"))
+            paths = min(paths, *(_existing(root, names) for names in spelled), key=lambda found: found.count(None))
         missing = [image for image, path in zip(images, paths, strict=True) if path is None]
         if missing:
             first = missing[0] if _suffix(missing[0]) in IMAGE_SUFFIXES else f"{missing[0]}.jpg"

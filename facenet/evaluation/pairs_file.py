@@ -67,7 +67,8 @@ def read_pairs(path: Path) -> ListedPairs:
     separator = _separator(lines)
     numbered = [(number, fields) for number, line in enumerate(lines, start=1) if (fields := _fields(line, separator))]
     numbered = _without_row_numbers(numbered)
-    header = _header(path, *numbered[0]) if numbered else _unknown_header(path, 1, [])
+    answers = {field.lower() for _, fields in numbered[1:] for field in (fields[0], fields[-1])} & ANSWERS.keys()
+    header = _header(path, *numbered[0], answers) if numbered else _unknown_header(path, 1, [])
     pairs = [_pair(path, number, fields) for number, fields in (numbered if header is None else numbered[1:])]
     same = np.array([pair.same for pair in pairs], np.bool_)
     folds = _dealt(path, same) if header in (None, ()) else _promised(path, same, *header)
@@ -128,15 +129,16 @@ def _fields(line: str, separator: str | None) -> list[str]:
     return [field.strip() for field in fields]
 
 
-def _header(path: Path, number: int, fields: list[str]) -> tuple[int, ...] | None:
-    """(folds, half), (half,), () for names of columns, None where the first line is a pair."""
+def _header(path: Path, number: int, fields: list[str], answers: set[str]) -> tuple[int, ...] | None:
+    """(folds, half), (half,), () for names of columns, None where the first line is a pair. `answers`: those of the other lines."""
     if len(fields) <= 2 and all(map(_whole, fields)):
         numbers = tuple(map(int, fields))
         if numbers[-1] < 1 or (len(numbers) == 2 and numbers[0] < 2):
             _unknown_header(path, number, fields)
         return numbers
     if len(fields) >= 3:
-        if all(not field or COLUMN.fullmatch(field) for field in fields) or _names_columns(fields):
+        named = all(not field or COLUMN.fullmatch(field) for field in fields) or _names_columns(fields)
+        if named and not ("same" in map(str.lower, fields) and {"same", "different"} & answers):
             return ()
         if len(fields) in (3, 4):
             return None
@@ -144,9 +146,11 @@ def _header(path: Path, number: int, fields: list[str]) -> tuple[int, ...] | Non
 
 
 def _names_columns(fields: list[str]) -> bool:
-    """Whether they are words, no answer and no path, of which one begins as those of tables do."""
+    """Whether they are words, no answer but `same` and no path, of which one begins as those of tables do."""
     return any(map(COLUMN_BEGINS.match, fields)) and all(
-        re.fullmatch(r"[^\W\d][\w ]*", field) and field.lower() not in ANSWERS for field in fields if field
+        re.fullmatch(r"[^\W\d][\w ]*", field) and field.lower() not in ANSWERS.keys() - {"same"}
+        for field in fields
+        if field
     )
 
 

@@ -72,7 +72,7 @@ class MlflowTracking:
     def run(self, facts: RunFacts, run_id: str | None = None, begun: str | None = None) -> Iterator[str]:
         """The id of a new MLflow run, of the one given, or of the one `begun` for the same training, that ends FINISHED, FAILED on an exception, or
         KILLED on Ctrl-C and stop signals. Raises UserError when the store cannot be used."""
-        uri, outer = self.where(), os.environ.get(RUN_ID) if run_id is None else None
+        uri, outer = self.where(), os.environ.get(RUN_ID) or None if run_id is None else None
         if outer and in_sweep(facts):
             facts, outer = replace(facts, tags={**facts.tags, PARENT: outer}), None
         opened = open_run(uri, self.chosen_experiment(), self.chosen_name(facts), facts, run_id, outer, begun)
@@ -100,7 +100,7 @@ class MlflowTracking:
         if not self.run_name and (name := os.environ.get(RUN_NAME)):
             said.append(f"run {shown(name)} ({RUN_NAME})")
         if run_id := os.environ.get(RUN_ID):
-            said.append(f"into run {shown(run_id)} ({RUN_ID})")
+            said.append(f"into run {shown(run_id)}, whatever its experiment; jobs of a sweep under it ({RUN_ID})")
         return ", ".join([masked_address(self.where()), *said])
 
     def sampled(self, path: Path, run_id: str, uri: str) -> contextlib.AbstractContextManager[None]:

@@ -104,7 +104,13 @@ def described_so(client: MlflowClient, run_id: str, experiment_id: str, facts: R
 def go_into(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Path:
     """The journal of a run that was begun elsewhere, which keeps its name and gets the description of this one."""
     path = take_up(client, uri, run_id, facts, origin=RUN_ID)
-    tags = client.get_run(run_id).data.tags
+    before = client.get_run(run_id).data
+    tags, own = before.tags, params(facts)
+    if other := sorted(name for name, value in before.params.items() if own.get(name, value) != value):
+        raise UserError(
+            f"{RUN_ID}={run_id}: has other values of {len(other)} param(s), which MLflow never changes, first {shown(other[0])}="
+            f"{shown(before.params[other[0]])} and here {shown(own[other[0]])}; unset {RUN_ID}, which begins a run of its own"
+        )
     if process.of_this_host(tags) and process.alive(tags):
         raise UserError(f"{RUN_ID}={run_id}: process {tags['pid']} records in this run; wait for it, or unset {RUN_ID}")
     for key, value in facts.tags.items():
@@ -128,7 +134,7 @@ def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts, origin
     try:
         info = client.get_run(run_id).info
     except Exception as error:
-        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+        if getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise UserError(
             f"{origin}: run {shown(run_id)} is not in MLflow at {addresses.masked_address(uri)}; set tracking.uri to its store, or tracking=none"

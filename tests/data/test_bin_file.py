@@ -135,7 +135,7 @@ class Calls:
         (Calls(eval, "__import__('os').mkdir('run')"), "builtin.*eval"),
         (Calls(getattr, "x", "__class__"), "builtin.*getattr"),
         ((IMAGES, [np.float64(1.0), False]), "a number of type 'f8'"),
-        ((IMAGES, [np.array([True]), False]), "an array of type 'b1'"),
+        ((IMAGES, [np.array([True]), False]), "pair 0 is an array"),
         (np.dtype([("a", "i4")]), "it holds (empty )?dict"),
     ],
 )

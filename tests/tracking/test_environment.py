@@ -79,3 +79,30 @@ def test_a_run_that_is_none_or_taken_is_told(unsaid, client, facts, monkeypatch)
         unsaid.run(facts(tags={})),
     ):
         pass
+
+
+def test_a_run_with_other_params_is_left_as_it_is(unsaid, client, facts, monkeypatch):
+    """MLflow's own words came after half of the description had been written, with the advice to start the store."""
+    outer = client.create_run("0").info.run_id
+    client.log_param(outer, "optimizer.lr", "0.5")
+    client.log_param(outer, "note", "theirs")
+    monkeypatch.setenv("MLFLOW_RUN_ID", outer)
+    told = f"^MLFLOW_RUN_ID={outer}: has other values of 1 param.s., .* first optimizer.lr=0.5 and here 0.1; unset"
+    with pytest.raises(UserError, match=told), unsaid.run(facts(tags={})):
+        pass
+    assert client.get_run(outer).data.params == {"optimizer.lr": "0.5", "note": "theirs"}
+
+
+@pytest.mark.parametrize("wrong", [" ", "../x", "abc"])
+def test_what_is_no_id_of_a_run_is_told(unsaid, client, facts, monkeypatch, wrong):
+    monkeypatch.setenv("MLFLOW_RUN_ID", wrong)
+    with pytest.raises(UserError, match="^MLFLOW_RUN_ID: run .* is not in MLflow"), unsaid.run(facts(tags={})):
+        pass
+
+
+def test_an_empty_variable_is_none(unsaid, client, facts, monkeypatch):
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME"):
+        monkeypatch.setenv(name, "")
+    with unsaid.run(facts(tags={})) as run_id:
+        pass
+    assert recorded(client, run_id) == ("facenet", facts().name, "FINISHED")
