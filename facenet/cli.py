@@ -24,7 +24,7 @@ from facenet.atomic import refuse_links
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import RankFailed, safe_path, stop_signals_raise
 from facenet.logs import guard_logs
-from facenet.overrides import as_given, check_grammar, given, key_of, with_names
+from facenet.overrides import as_given, check_grammar, flags_first, given, key_of, with_names
 from facenet.surroundings import pass_over_matplotlibrc, settle
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -63,7 +63,7 @@ def train() -> None:
 def train_command() -> None:
     """Of torchrun's processes one alone, so that a mistake is told once."""
     with told():
-        sys.argv[1:] = going_on(readable(without_secrets(resumed(sys.argv[1:]))))
+        sys.argv[1:] = going_on(readable(without_secrets(resumed(flags_first(sys.argv[1:])))))
     hydra_command(train_job, "train")
 
 
@@ -187,7 +187,7 @@ def evaluate() -> None:
     """facenet-evaluate"""
     settle()
     with told():
-        sys.argv[1:] = readable(without_secrets(sys.argv[1:]))
+        sys.argv[1:] = readable(without_secrets(flags_first(sys.argv[1:])))
     hydra_command(evaluate_job, "evaluate")
 
 
@@ -319,6 +319,8 @@ def composition_problem(error: Exception, config_name: str) -> str:
     problems = [*absent.values(), *(line for line in found if not line.startswith(strangers))]
     if problems:
         return config.problem_list(problems)
+    if "HydraConfig was not set" in str(error) and (key := getattr(error, "full_key", None)):
+        return f"config: {key}: ${{hydra:...}} has no value before there are jobs; write a dot for its colon, as in ${{hydra.job.name}}"
     lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
     return "config: " + "\n  ".join(lines)
 

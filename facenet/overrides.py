@@ -18,6 +18,17 @@ from facenet.addresses import masked
 from facenet.errors import UserError, shown
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """The arguments, with the overrides last where a flag stands between them: Hydra's parser takes one stretch of them and refuses the others."""
+    known, others = get_args_parser().parse_known_args(arguments)
+    if not others or any(each.startswith("-") for each in others):
+        return arguments
+    flags, overrides = list(arguments), [*known.overrides, *others]
+    for each in overrides:
+        flags.remove(each)
+    return [*flags, *overrides]
+
+
 def check_grammar(arguments: Sequence[str]) -> None:
     """Raises UserError for the first argument that Hydra's grammar does not take, with one that it does."""
     for override in get_args_parser().parse_args(arguments).overrides:

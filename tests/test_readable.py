@@ -5,8 +5,12 @@ from __future__ import annotations
 import shlex
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from facenet.cli import readable
+from facenet.cli import composition_problem, readable
 from facenet.errors import UserError
 from facenet.overrides import parsed
 
@@ -71,3 +75,13 @@ def test_what_hydra_takes_is_left(argument):
 )
 def test_a_choice_named_by_a_number_is_a_name(argument, becomes):
     assert readable([argument]) == [becomes]
+
+
+def test_a_directory_of_a_sweep_that_asks_hydra_too_early_is_told(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["facenet-train", "seed=0,1"])
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    setup_globals()
+    with pytest.raises(InterpolationResolutionError) as raised:
+        OmegaConf.create({"dir": "${hydra:job.name}"}).dir  # noqa: B018
+    told = composition_problem(raised.value, "train")
+    assert told.startswith("config: dir: ${hydra:...} has no value before there are jobs; write a dot")

@@ -100,8 +100,8 @@ def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
         raise UserError(f"{path}: {error}; it is no verification set, and nothing of it was run") from error
     except Exception as error:  # what unpickling raises depends on the damage: any error there is
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); copy it again") from error
-    if isinstance(content, (tuple, list)) and len(content) == 2 and type(content[1]) is _Array:
-        content = [content[0], content[1].numbers()]
+    if isinstance(content, (tuple, list)) and len(content) == 2:
+        content = [_listed(part) for part in content]
     if not (
         isinstance(content, (tuple, list)) and len(content) == 2 and all(isinstance(part, list) for part in content)
     ):
@@ -113,7 +113,7 @@ def read_bin(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
         if type(image) is not bytes:
             raise UserError(f"{path}: image {index} is {type(image).__name__}, expected bytes")
     for index, answer in enumerate(same):
-        if type(answer) not in (bool, int) or answer not in (0, 1):
+        if type(answer) not in (bool, int, float) or answer not in (0, 1):
             kind = "an array" if type(answer) is _Array else type(answer).__name__
             raise UserError(f"{path}: pair {index} is {kind}, expected true or false")
     if not same or len(images) != 2 * len(same):
@@ -143,7 +143,7 @@ class Refused(pickle.UnpicklingError):
 
 
 class PlainValues(pickle.Unpickler):
-    """Lists, tuples, bytes, text, numbers, numpy bools, which become bools, and arrays of uint8."""
+    """Lists, tuples, bytes, text, numbers, numpy's bools and whole numbers, which become Python's, and arrays of these."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")
@@ -151,7 +151,7 @@ class PlainValues(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in SCALAR:
-            return lambda dtype, data: _bool(dtype, data)
+            return lambda dtype, data: _number(dtype, data)
         if (module, name) == ("numpy", "dtype"):
             return lambda code, *_: _Dtype(code)
         if (module, name) == ("numpy", "ndarray"):
@@ -193,7 +193,7 @@ class PlainValues(pickle.Unpickler):
 
 
 class _Dtype:
-    """Stands for numpy's type object while a bool is read."""
+    """Stands for numpy's type object while numbers are read."""
 
     __slots__ = ("code",)
 
@@ -221,8 +221,7 @@ class _Array:
         self.filled(shape, dtype, data)
 
     def filled(self, shape: Any, dtype: Any, data: Any) -> _Array:
-        code = getattr(dtype, "code", None)
-        size = NUMBERS.get(code.decode("ascii", "replace") if isinstance(code, bytes) else str(code))
+        code, size = getattr(dtype, "code", None), _size_of(dtype)
         if size is None:
             raise Refused(
                 f"it holds an array of type {code!r}; encoded images are read as uint8 arrays, answers as bools or whole numbers, all else as lists"
@@ -249,8 +248,18 @@ def _bytes_of(array: _Array, where: str) -> bytes:
     return array.data
 
 
-def _bool(dtype: Any, data: Any) -> bool:
+def _listed(part: Any) -> Any:
+    """Of an array or a tuple what a list of it would hold."""
+    return list(part) if type(part) is tuple else part.numbers() if type(part) is _Array else part
+
+
+def _size_of(dtype: Any) -> int | None:
+    """Bytes of a bool or a whole number; None for all else."""
     code = getattr(dtype, "code", None)
-    if code not in ("b1", b"b1", "?", b"?") or data not in (b"\0", b"\1"):
-        raise Refused(f"it holds a number of type {code!r}")
-    return bool(data == b"\1")
+    return NUMBERS.get(code.decode("ascii", "replace") if isinstance(code, bytes) else str(code))
+
+
+def _number(dtype: Any, data: Any) -> int:
+    if type(data) is not bytes or len(data) != _size_of(dtype):
+        raise Refused(f"it holds a number of type {getattr(dtype, 'code', None)!r}")
+    return int.from_bytes(data, "little")

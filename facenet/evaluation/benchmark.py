@@ -174,6 +174,10 @@ class Bin:
                 f"{self.name}: {faces.same.sum():,} pairs of one identity and {(~faces.same).sum():,} of two, benchmark.num_folds={self.num_folds} "
                 f"of each are needed; {'lower it to ' + str(fewest) if fewest > 1 else 'choose another set'}, or set benchmark=none"
             )
+        if num_alike := int((faces.left == faces.right).sum()):
+            log.warning(
+                "%s: %d of its pairs are of an image with itself, which any network gets right", self.name, num_alike
+            )
         folds = consecutive(num_pairs, self.num_folds)
         if not have_both(faces.same, folds):
             log.warning(

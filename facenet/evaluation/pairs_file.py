@@ -30,6 +30,7 @@ LARGEST = 1 << 28  # characters; of several million pairs
 LONGEST_LINE = 1 << 14  # characters that are looked at
 LONGEST_NUMBER = 9  # digits; Python refuses to convert thousands of them
 NUM_FOLDS = 10  # of a list that has none of its own
+TURNED = 0.9
 MOST_AS_THEY_STAND = 20  # folds; View 2 has 10, and pairs that only take turns have hundreds
 ANSWERS = {
     **dict.fromkeys(("1", "+1", "1.0", "true", "yes", "same"), True),
@@ -69,8 +70,12 @@ def read_pairs(path: Path) -> ListedPairs:
     numbered = _without_row_numbers(numbered)
     answers = {field.lower() for _, fields in numbered[1:] for field in (fields[0], fields[-1])} & ANSWERS.keys()
     header = _header(path, *numbered[0], answers) if numbered else _unknown_header(path, 1, [])
-    pairs = [_pair(path, number, fields) for number, fields in (numbered if header is None else numbered[1:])]
+    rows = numbered if header is None else numbered[1:]
+    if header == ():  # a table for each kind, one below the other
+        rows = [(number, fields) for number, fields in rows if not _again(fields, numbered[0][1])]
+    pairs = [_pair(path, number, fields) for number, fields in rows]
     same = np.array([pair.same for pair in pairs], np.bool_)
+    _tell_turned(path, pairs)
     folds = _dealt(path, same) if header in (None, ()) else _promised(path, same, *header)
     return ListedPairs([pair.left for pair in pairs], [pair.right for pair in pairs], same, folds)
 
@@ -137,12 +142,20 @@ def _header(path: Path, number: int, fields: list[str], answers: set[str]) -> tu
             _unknown_header(path, number, fields)
         return numbers
     if len(fields) >= 3:
-        named = all(not field or COLUMN.fullmatch(field) for field in fields) or _names_columns(fields)
-        if named and not ("same" in map(str.lower, fields) and {"same", "different"} & answers):
+        if _columns(fields) and not ("same" in map(str.lower, fields) and {"same", "different"} & answers):
             return ()
         if len(fields) in (3, 4):
             return None
     return _unknown_header(path, number, fields)
+
+
+def _columns(fields: list[str]) -> bool:
+    return all(not field or COLUMN.fullmatch(field) for field in fields) or _names_columns(fields)
+
+
+def _again(fields: list[str], first: list[str]) -> bool:
+    """Whether they are the columns of another table: `name1 picID1 ...` below `name picID1 ...`."""
+    return _columns(fields) and fields[0].rstrip("0123456789") == first[0].rstrip("0123456789")
 
 
 def _names_columns(fields: list[str]) -> bool:
@@ -169,8 +182,23 @@ def _pair(path: Path, number: int, fields: list[str]) -> Pair:
         raise UserError(f"{where}: expected 'name i j' or 'name1 i name2 j' or 'path path label', got {got!r}")
     pair = _numbered(where, fields, got) if label is None else _labelled(where, fields, label, got)
     if pair.left == pair.right:
-        raise UserError(f"{where}: pairs {pair.left} with itself")
+        raise UserError(f"{where}: pairs {pair.left} with itself, which any network gets right; remove the line")
     return pair
+
+
+def _tell_turned(path: Path, pairs: list[Pair]) -> None:
+    """Where 0 stands for one identity, as in lists of distances, folders of identities contradict nearly every answer. Folders that are none, one
+    for all images or one for each pose, contradict half of them at most."""
+    folders = [(pair.left.rpartition("/")[0], pair.right.rpartition("/")[0]) for pair in pairs]
+    wrong = sum((left == right) != pair.same for (left, right), pair in zip(folders, pairs, strict=True))
+    if wrong > TURNED * len(pairs):
+        log.warning(
+            "%s: the folders of %d of %d pairs contradict their answers (one folder is two identities, and two are one); if a folder is an identity, "
+            "the answers are the other way round: 1 is one identity, 0 two",
+            path,
+            wrong,
+            len(pairs),
+        )
 
 
 def _numbered(where: str, fields: list[str], got: str) -> Pair:

@@ -14,6 +14,7 @@ from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification
 
 HIGHER = ("accuracy", "auc", *(f"tar_at_far_{target:g}" for target in FAR_TARGETS))  # better, of a benchmark
 RANKED = (*HIGHER, "eer")
+TURNED = 0.25  # AUC; a network that has learned nothing is at 0.5
 ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
 
 
@@ -100,6 +101,8 @@ def table(name: str, result: Verification) -> str:
     ]
     for target, at in result.tar_at_far.items():
         lines.append(f"  TAR @ FAR {target:<6g} {percent(at.tar)} ± {percent(at.std)}   (measured FAR {at.far:.4f})")
+    if result.auc < TURNED:
+        lines.append("  nearer pairs are mostly different: the answers of the set seem to be the other way round")
     how = f"{threshold.distance} distance, flip {threshold.flip}" + (", mean subtracted" if threshold.mean else "")
     return "\n".join([*lines, f"  threshold        {digits(threshold.value)}   ({how}; from all pairs)"])
 

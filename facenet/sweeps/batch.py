@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ def jobs_of(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Se
         values, _ = split(resolved(composed))
         check_composed(values)
         changed = {key: shortened(value, LONGEST_VALUE) for key, value in given(items).items() if key in axes}
-        jobs.append(
-            Job(num=num, overrides=list(items), changed=changed, config=values, directory=directory_of(composed))
-        )
+        directory = Path(composed.hydra.runtime.output_dir)
+        jobs.append(Job(num=num, overrides=list(items), changed=changed, config=values, directory=directory))
     return jobs
 
 
@@ -62,22 +62,33 @@ def as_job(composed: DictConfig, num: int) -> DictConfig:
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.num = num
         config.hydra.job.id = str(num)
-        config.hydra.runtime.output_dir = str(directory_of(config))
+    directory = directory_of(config)  # makes its part of Hydra read-only
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.runtime.output_dir = str(directory)
     return config
 
 
 def resolved(job: DictConfig) -> dict[str, Any]:
     """With what its values say of Hydra as a single run has it."""
+    with hydra_of(job):
+        return configs.resolve(without_hydra(job))
+
+
+def directory_of(job: DictConfig) -> Path:
+    """Its name may say `${hydra:job.override_dirname}` and the like, as with Hydra's own launcher."""
+    with hydra_of(job):
+        return Path(job.hydra.sweep.dir, job.hydra.sweep.subdir).absolute()
+
+
+@contextlib.contextmanager
+def hydra_of(job: DictConfig) -> Iterator[None]:
+    """What `${hydra:...}` refers to."""
     hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
     hydra.set_config(job)
     try:
-        return configs.resolve(without_hydra(job))
+        yield
     finally:
         hydra.cfg = before
-
-
-def directory_of(config: DictConfig) -> Path:
-    return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
 
 
 def axes_of(config: DictConfig, loader: ConfigLoader) -> set[str]:

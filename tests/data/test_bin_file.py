@@ -69,6 +69,25 @@ def test_images_as_arrays_of_bytes_are_these_bytes(tmp_path: Path, arrays: list[
         assert read_bin(tmp_path / "then.bin")[0] == IMAGES
 
 
+ANSWERS = [[np.int64(1), np.int32(0)], [np.uint8(1), np.bool_(False)], [1.0, 0.0], (True, False)]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("same", ANSWERS, ids=repr)
+def test_answers_as_programs_count_them_are_these_answers(tmp_path: Path, same: Any, protocol: int) -> None:
+    (tmp_path / "set.bin").write_bytes(pickle.dumps((tuple(IMAGES), same), protocol=protocol))
+    assert read_bin(tmp_path / "set.bin")[1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("same", "got"), [([np.int64(1), np.int64(2)], "int"), ([1.0, 0.5], "float"), ((1, "0"), "str")]
+)
+def test_answers_that_are_neither_are_refused(tmp_path: Path, same: Any, got: str) -> None:
+    (tmp_path / "set.bin").write_bytes(pickle.dumps((IMAGES, same)))
+    with pytest.raises(UserError, match=f"pair 1 is {got}, expected true or false"):
+        read_bin(tmp_path / "set.bin")
+
+
 class Stated:
     """Pickled as an array with this state."""
 

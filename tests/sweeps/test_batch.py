@@ -51,6 +51,13 @@ def test_hydras_own_values_are_those_of_each_job(jobs):
     assert [job.changed for job in found] == [{"optimizer": "adam"}, {"optimizer": "sgd"}]
 
 
+@pytest.mark.parametrize("colon", ":.")
+def test_a_directory_may_be_named_after_what_hydra_knows_of_its_job(jobs, colon):
+    subdir = f"hydra.sweep.subdir=${{hydra{colon}job.num}}-${{hydra{colon}job.override_dirname}}"
+    found = jobs(subdir, "optimizer.betas=[0.9,0.99],[0.8,0.9]")
+    assert [job.directory.name for job in found] == ["0-optimizer.betas=[0.9,0.99]", "1-optimizer.betas=[0.8,0.9]"]
+
+
 def test_what_was_given_is_not_what_it_refers_to(jobs, monkeypatch):
     monkeypatch.setenv("FACES", "/secret")
     found = jobs("data.root=${oc.env:FACES}", "data=folder", "++optimizer.eps=1e-8,1e-1")
