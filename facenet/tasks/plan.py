@@ -22,7 +22,14 @@ from facenet.errors import UserError
 from facenet.evaluation.benchmark import Bin, HeldOut, Lfw, NoBenchmark, PairSet
 from facenet.evaluation.report import RANKED
 from facenet.losses.mix import LossMix
-from facenet.tasks.rehearsal import check_parts, check_rates, trial
+from facenet.tasks.rehearsal import (
+    check_parts,
+    check_rates,
+    loss_without_triplets,
+    tell_never_drawn,
+    tell_no_triplets,
+    trial,
+)
 
 Benchmark = Lfw | Bin | HeldOut | NoBenchmark
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
@@ -168,6 +175,15 @@ def make_plan(
     if rehearse:
         check_rates(schedule, steps=total if trainer.max_steps is None else min(total, trainer.max_steps))
     val_batch_size, num_val_batches = validation_batches(material.val, sampler, images_per_step, num_processes)
+    if num_val_batches:
+        of_val = {"batch_size": val_batch_size, "num_batches": num_val_batches, "world_size": num_processes}
+        mined = loss_without_triplets(loss, sampler, material.val, **of_val)
+        if len(mined) == len(loss.terms):  # 0 in every epoch would make the first one the best
+            val_batch_size, num_val_batches = 0, 0
+        if mined and rehearse:
+            tell_no_triplets(mined, num_val_batches)
+    if rehearse:
+        tell_never_drawn(sampler, material.train)
     lr = schedule.effective(float(optimizer.keywords["lr"]), data.batch_size)
     return Plan(
         device=device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from facenet.errors import UserError
 from facenet.evaluation.embed import evaluating
 from facenet.losses.mix import LossMix
 
+log = logging.getLogger(__name__)
 OF_DEVICES = ("fused", "capturable")  # what another device than this process's may have
 DEAD = 1e-6  # of the highest lr: no weight moves
 MOST_DEAD = 0.02  # of the steps: half a cosine spends less below DEAD
@@ -197,3 +199,42 @@ def no_triplet(sampler: Sampler, faces: Faces, rows: int) -> str | None:
     if not (np.bincount(faces.labels) >= 2).any():
         return "no identity has two images; add images, or set loss=arcface"
     return None
+
+
+def loss_without_triplets(loss: LossMix, sampler: Sampler, faces: Faces, *, world_size: int, **sizes: int) -> list[str]:
+    """Names of the terms that look for triplets, where none of these batches holds one: their loss is 0 whatever the network does."""
+    names = loss.mining_terms(sampler.layout)
+    together = world_size if any(loss.terms[name].gather for name in names) else 1
+    ranks = [
+        sampler.batches(faces.labels, epoch=0, seed=0, rank=rank, world_size=world_size, **sizes)
+        for rank in range(together if names else 0)
+    ]
+    some = any(has_triplet(faces.labels[np.concatenate(rows)]) for rows in zip(*ranks, strict=True))
+    return [] if some else names
+
+
+def has_triplet(labels: NDArray[np.int64]) -> bool:
+    counts = np.unique(labels, return_counts=True)[1]
+    return len(counts) > 1 and bool((counts > 1).any())
+
+
+def tell_no_triplets(names: list[str], num_batches: int) -> None:
+    what = f"val/{names[0]} is 0 and says nothing" if num_batches else "there is no validation loss"
+    tell(
+        f"loss.terms.{names[0]}: no batch of the validation images holds a triplet, so {what}; raise data.val_images, or set it to 0"
+    )
+
+
+def tell_never_drawn(sampler: Sampler, faces: Faces) -> None:
+    alone = np.bincount(faces.labels) == 1
+    if (sampler.images_per_identity or 1) > 1 and alone.any():
+        tell(
+            f"sampler=identity: {alone.sum():,} of {len(alone):,} identities have one image to train on and are never drawn; "
+            "leave them out with data.min_images=2, or set sampler=shuffle with a loss over identities"
+        )
+
+
+@functools.cache
+def tell(message: str) -> None:
+    """A warning, once: the jobs of a sweep have it in common."""
+    log.warning("%s", message)
