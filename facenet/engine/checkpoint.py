@@ -70,6 +70,9 @@ def unwritable(path: Path, error: Exception) -> UserError:
 def load(path: str | Path) -> dict[str, Any]:
     """The content on the CPU. Raises UserError for a missing, damaged or foreign file."""
     path = Path(path)
+    if os.path.isdir(path):
+        best = next((each for each in (path / "checkpoints/best.pt", path / "best.pt") if each.is_file()), None)
+        raise UserError(f"checkpoint={path}: a directory; name a file in it" + (f": checkpoint={best}" if best else ""))
     if not os.path.isfile(path):
         raise UserError(f"checkpoint={path}: no such file")
     try:

@@ -6,7 +6,8 @@ MLflow's stores ignore a point that they have with the same step, time and value
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 METRICS_PER_BATCH = 1000  # MLflow takes no more
+# Runs in stores, or behind servers, that keep a metric in a file and take the slashes of its name for folders, where no name can be the beginning
+# of another; with the names seen so far.
+in_folders: dict[str, set[str]] = {}
+FOLDER_IN_THE_WAY = re.compile(r"Errno (?:20|21)\b|(?:Not|Is) a directory|too many 500 error responses")
 
 
 class Gone(Exception):
@@ -118,10 +123,40 @@ def own_file(run_dir: Path, name: str) -> Path:
 
 
 def log_points(client: MlflowClient, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
+    for start in range(0, len(points), METRICS_PER_BATCH):  # a single record may hold more
+        part = points[start : start + METRICS_PER_BATCH]
+        try:
+            log_part(client, run_id, part)
+        except Exception as error:
+            if run_id in in_folders or not FOLDER_IN_THE_WAY.search(str(error)):
+                raise
+            stored = {*client.get_run(run_id).data.metrics}
+            if all(name in stored or name_beside(name, stored) == name for name, *_ in part):
+                raise
+            in_folders[run_id] = stored
+            log_part(client, run_id, part)
+
+
+def log_part(client: MlflowClient, run_id: str, part: list[tuple[str, float, int, int]]) -> None:
     from mlflow.entities import Metric
 
-    for start in range(0, len(points), METRICS_PER_BATCH):  # a single record may hold more
-        client.log_batch(run_id, [Metric(*point) for point in points[start : start + METRICS_PER_BATCH]])
+    known = in_folders.get(run_id)
+    if known is not None:
+        known.update(name for name, *_ in part)
+    client.log_batch(run_id, [Metric(name_beside(name, known or ()), *rest) for name, *rest in part])
+
+
+def name_beside(name: str, known: Collection[str]) -> str:
+    """`train/ce accuracy` for `train/ce/accuracy` where `train/ce` is a metric too; `as_named` turns it back."""
+    parts = name.split("/")
+    heads = ("/".join(parts[:count]) for count in range(1, len(parts)))
+    head = next((each for each in heads if each in known), None)
+    return name if head is None else f"{head} {name[len(head) + 1 :].replace('/', ' ')}"
+
+
+def as_named(name: str) -> str:
+    """What a metric is called everywhere but in a store that keeps it in a file; no name of ours has a blank."""
+    return name.replace(" ", "/")
 
 
 def check_not_deleted(client: MlflowClient, run_id: str) -> None:

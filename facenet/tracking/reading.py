@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from facenet.addresses import masked_address
 from facenet.errors import UserError, shown
+from facenet.tracking.delivery import as_named
 from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, open_client, page, sqlite_path
 
 if TYPE_CHECKING:
@@ -94,7 +95,10 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
     with reader(uri) as client:
         points = client.get_metric_history(run_id, key)
         if not points:
-            names = shown(", ".join(sorted(client.get_run(run_id).data.metrics))) or "none"
+            stored = {as_named(name): name for name in client.get_run(run_id).data.metrics}
+            points = client.get_metric_history(run_id, stored[key]) if key in stored else []
+        if not points:
+            names = shown(", ".join(sorted(stored))) or "none"
             raise UserError(f"run {run_id}: no metric {key} in it; it has {names}")
     return [(point.step, point.value) for point in sorted(points, key=lambda point: (point.timestamp, point.step))]
 
@@ -141,7 +145,7 @@ def record(run: Any) -> RunRecord:
         last_sign=max([info.start_time, *(metric.timestamp for metric in data._metric_objs)]) / 1000,
         params=dict(data.params),
         tags=dict(data.tags),
-        metrics=dict(data.metrics),
+        metrics={as_named(name): value for name, value in data.metrics.items()},
     )
 
 

@@ -47,10 +47,11 @@ def file_of(uri: str) -> Path | None:
 
 
 def absolute(uri: str) -> str:
-    """The address of a database in one file with its whole path, so that a command in another directory finds it; others as they are."""
+    """The address of a database in one file, or of a folder of runs, with its whole path, so that a command in another directory finds it; others
+    as they are."""
     path = file_of(uri)
     if path is None:
-        return uri
+        return uri if ":" in uri or uri.startswith("databricks") else os.path.abspath(uri)
     import sqlalchemy
 
     url = sqlalchemy.make_url(uri)

@@ -127,6 +127,17 @@ def test_missing_file(tmp_path):
         checkpoint.load(tmp_path / "nowhere.pt")
 
 
+@pytest.mark.parametrize("inside", ["checkpoints", "."])
+def test_a_directory_is_told_with_the_file_in_it(tmp_path, inside):
+    with pytest.raises(UserError, match=r"a directory; name a file in it$"):
+        checkpoint.load(tmp_path)
+    best = tmp_path / inside / "best.pt"
+    best.parent.mkdir(exist_ok=True)
+    best.touch()
+    with pytest.raises(UserError, match=rf"name a file in it: checkpoint={best}$"):
+        checkpoint.load(tmp_path)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
 def test_truncated_file(tmp_path, content, share):
     path = tmp_path / "a.pt"
