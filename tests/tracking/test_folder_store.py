@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from facenet.errors import UserError
 from facenet.tracking import delivery, reading
 from facenet.tracking.choice import MlflowTracking
 from facenet.tracking.delivery import as_named, name_beside
 from facenet.tracking.sqlite_file import absolute
+from facenet.tracking.store import store_state
 
 ROWS = [
     {"train/loss": 2.0, "train/ce": 1.5, "train/ce/accuracy": 0.25, "epoch": 1.0, "epoch/train/ce/accuracy": 0.5},
@@ -36,6 +38,13 @@ def test_a_run_is_whole_there_and_ends(folder, facts, tmp_path, monkeypatch):
     for name in ROWS[0]:
         points = dict(reading.history(str(tmp_path / "mlruns"), run_id, name))
         assert points == {step: row[name] for step, row in enumerate(ROWS)}
+
+
+def test_the_doctor_takes_it_where_mlflow_does(folder, monkeypatch, tmp_path):
+    assert store_state(folder.where(), "study") == "a folder of runs" and not (tmp_path / "mlruns").exists()
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+    with pytest.raises(UserError, match="a folder, which newer MLflow refuses without MLFLOW_ALLOW_FILE_STORE=true"):
+        store_state(folder.where(), "study")
 
 
 def test_the_address_of_a_folder_is_whole(tmp_path, monkeypatch):
