@@ -289,5 +289,7 @@ def test_a_store_is_looked_at_and_not_made(tmp_path):
     )
     with pytest.raises(UserError, match=r"mlflow.db cannot be used \(file is not a database\)"):
         store_state(f"sqlite:///{database}")
-    with pytest.raises(UserError, match=r"cannot be used \(a folder, which newer MLflow refuses without MLFLOW_ALLOW_FILE_STORE=true\)"):
+    with pytest.raises(
+        UserError, match=r"cannot be used \(a folder, which newer MLflow refuses without MLFLOW_ALLOW_FILE_STORE=true\)"
+    ):
         store_state(str(tmp_path))
