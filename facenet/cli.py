@@ -88,7 +88,7 @@ def resumed(arguments: list[str]) -> list[str]:
             f"sweep.resume={given[-1]}: its command on record has {shown(argument)!r}, and a directory's word is not enough for that ({problem}); "
             "say it again beside sweep.resume, or leave the sweep"
         )
-    return [*left, *added]
+    return flags_first([*left, *added])
 
 
 def readable(arguments: list[str]) -> list[str]:
@@ -286,7 +286,8 @@ def end_sweep() -> None:
     batch = sys.modules.get("facenet.sweeps.batch")
     for session in batch.sessions.values() if batch else ():
         if session.outcomes:
-            sys.exit(session.close())
+            with told():
+                sys.exit(session.close())
     compare_elsewhere()
 
 
@@ -306,8 +307,6 @@ def composition_problem(error: Exception, config_name: str) -> str:
         choice = str(error.missing_cfg_file).rpartition("/")[2]
         if choice in EXTRAS:
             return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
-    if "does not support sweep type" in str(error):
-        return "config: interval(...) is for a search, not for given values; add hydra/sweeper=optuna, or write choice(...) or range(...)"
     overrides = [forced(first_value(argument)) for argument in sys.argv[1:] if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)

@@ -8,6 +8,7 @@ import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 from facenet import addresses
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.cli import first_value, resumed, without_secrets
+from facenet.cli import end_sweep, first_value, resumed, without_secrets
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.sweeps.state import write_command
@@ -336,9 +337,27 @@ def test_a_resumed_sweep_is_its_command_with_what_is_said_anew(tmp_path, monkeyp
     told = resumed(["sweep.resume=old", "sweep.jobs_per_node=2", "tracking=none"])
     here = f"hydra.sweep.dir={tmp_path / 'old'}"
     assert told == ["-m", "optimizer.lr=1,2", "sweep.jobs_per_node=2", "tracking=none", here]
+    write_command(tmp_path / "old", [*arguments[1:], "-m"])  # argparse would not take an override behind it
+    assert resumed(["sweep.resume=old", "sweep.jobs_per_node=2", "tracking=none"]) == told
     assert resumed(["-m", "seed=1"]) == ["-m", "seed=1"]
     with pytest.raises(UserError, match="sweep.resume=new: no sweep began there; name the directory of one"):
         resumed(["sweep.resume=new"])
+
+
+def test_a_mistake_that_shows_at_the_end_of_a_sweep_is_told_as_one(monkeypatch, capsys):
+    """Not as a traceback behind hours of jobs: the directory of one that was finished before names a store that is not known here."""
+    from facenet.sweeps import batch
+
+    class Session:
+        outcomes: ClassVar[dict[int, int]] = {0: 0}
+
+        def close(self) -> int:
+            raise UserError("sweep/0: names the store sqlite:////gone/mlflow.db")
+
+    monkeypatch.setattr(batch, "sessions", {"sweep": Session()})
+    with pytest.raises(SystemExit, match="2"):
+        end_sweep()
+    assert capsys.readouterr().err.strip() == "sweep/0: names the store sqlite:////gone/mlflow.db"
 
 
 def test_an_address_with_a_password_goes_into_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
