@@ -307,6 +307,8 @@ def composition_problem(error: Exception, config_name: str) -> str:
         choice = str(error.missing_cfg_file).rpartition("/")[2]
         if choice in EXTRAS:
             return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
+    if "does not support sweep type" in str(error):
+        return "config: interval(...) is for a search, not for given values; add hydra/sweeper=optuna, or write choice(...) or range(...)"
     overrides = [forced(first_value(argument)) for argument in sys.argv[1:] if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)

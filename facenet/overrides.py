@@ -47,6 +47,9 @@ def way_to_write(override: str) -> str:
     key, sign, value = override.partition("=")
     if not sign:
         return "no override; write key=value, +key=value or ~key, and -m for a sweep"
+    shorter = override.rstrip(" ,")
+    if shorter != override and parsed(shorter) is not None:
+        return f"ends with a comma, after which a value is missing; write {shlex.quote(shorter)}"
     quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
     if parsed(quoted) is None:
         return f"{shown(key)!r} is no key; write key=value"

@@ -42,6 +42,12 @@ def collapse_of(name: str, row: Mapping[str, float]) -> str | None:
     return f"embeddings collapsed: two identities are {row[f'{name}/spread']:.2g} apart (median, L2 from 0 to 2), so {name} would measure rounding"
 
 
+def collapse_in(row: Mapping[str, float]) -> str | None:
+    """That of any test with figures in the row."""
+    tested = (key.removesuffix("/spread") for key in row if key.endswith("/spread"))
+    return next((why for name in tested if (why := collapse_of(name, row))), None)
+
+
 def lower_is_better(metric: str) -> bool:
     """Of `lfw/eer`, and of a loss: `val/loss`, `train/ce` (a term's own), and how far apart a term finds one identity; accuracies and rates of
     acceptance are better when higher."""
@@ -67,13 +73,9 @@ def fold_metrics(name: str, result: Verification) -> dict[str, float]:
 
 
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
-    """Everything, as plain values that JSON can hold; the ROC is thinned."""
+    """Everything, as plain values that JSON can hold; the ROC is thinned. The rates of a collapsed network are null."""
     roc = thinned(result.roc)
-    return {
-        "benchmark": name,
-        "num_pairs": result.num_pairs,
-        "spread": result.spread,
-        "collapsed": result.collapsed,
+    rates = {
         "accuracy": result.accuracy,
         "accuracy_std": result.accuracy_std,
         "fold_accuracies": list(result.fold_accuracies),
@@ -84,6 +86,8 @@ def as_dict(name: str, result: Verification) -> dict[str, Any]:
         "tar_at_far": {f"{target:g}": at._asdict() for target, at in result.tar_at_far.items()},
         "roc": {"fpr": roc.fpr.tolist(), "tpr": roc.tpr.tolist()},
     }
+    told = {"benchmark": name, "num_pairs": result.num_pairs, "spread": result.spread, "collapsed": result.collapsed}
+    return {**told, **(dict.fromkeys(rates) if result.collapsed else rates)}
 
 
 def table(name: str, result: Verification) -> str:
@@ -111,6 +115,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
+def said(result: Verification) -> str:
+    return "embeddings collapsed" if result.collapsed else f"{percent(result.accuracy)}, AUC {result.auc:.4f}"
+
+
 def thinned(roc: Roc) -> Roc:
     """At most ROC_POINTS points of the curve: half even in order, half in the logarithm of the false-accept rate."""
     last = len(roc.fpr) - 1
@@ -133,7 +141,7 @@ def save_roc(path: Path, curves: dict[str, Verification]) -> None:
             axes.plot(
                 result.roc.fpr,
                 result.roc.tpr,
-                label=in_picture(f"{name}: {percent(result.accuracy)}, AUC {result.auc:.4f}"),
+                label=in_picture(f"{name}: {said(result)}"),
             )
         limits = (0, 1) if scale == "linear" else (1e-4, 1)
         axes.set(xscale=scale, xlabel=f"false-accept rate ({scale})", xlim=limits, ylim=(0, 1.02))

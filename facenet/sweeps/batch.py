@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
 from facenet import config as configs
+from facenet.errors import UserError
 from facenet.failure import RankFailed
 from facenet.overlays import check_composed
 from facenet.overrides import as_given, given, key_in
@@ -42,6 +43,7 @@ def run_batch(
 
 def jobs_of(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
     axes, jobs = axes_of(config, loader), []
+    check_axes(axes, len(job_overrides))
     for num, items in enumerate(job_overrides, first):
         composed = as_job(loader.load_sweep_config(config, list(items)), num)
         values, _ = split(resolved(composed))
@@ -50,6 +52,14 @@ def jobs_of(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Se
         directory = Path(composed.hydra.runtime.output_dir)
         jobs.append(Job(num=num, overrides=list(items), changed=changed, config=values, directory=directory))
     return jobs
+
+
+def check_axes(axes: set[str], num_jobs: int) -> None:
+    """Raises UserError for what jobs cannot differ in, and where they differ in nothing at all."""
+    if own := sorted(key for key in axes if key.partition(".")[0] == "sweep"):
+        raise UserError(f"{own[0]}: says how all jobs of a sweep run; give it one value")
+    if num_jobs == 0:
+        raise UserError(f"{', '.join(sorted(axes))}: a list or range without values, so the sweep has no jobs")
 
 
 def resolved_as_job(composed: DictConfig) -> dict[str, Any]:

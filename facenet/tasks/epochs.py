@@ -165,8 +165,7 @@ class Epochs:
 
     def collapsed(self) -> str | None:
         """Why a run has no best epoch where that is because its network collapsed, by the last test."""
-        source = self.plan.select.split("/")[0]
-        reasons = [why for row in self.progress.history if (why := report.collapse_of(source, row))]
+        reasons = [why for row in self.progress.history if (why := report.collapse_in(row))]
         return reasons[-1] if reasons and not self.best_row else None
 
     def record_split(self) -> None:
@@ -214,7 +213,7 @@ class Epochs:
         self.progress.history.append(row)
         if self.engine.watcher is not None:
             self.engine.watcher.after_epoch(row, None if pair_set is None else pair_set.name, collapsed=why)
-        score = self.score(row)
+        score = None if why else self.score(row)  # whatever selects: such a network is nothing to offer
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_row = score, dict(row)
         if self.first:  # before the checkpoint: a run that goes on from it does not come here again

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from facenet.errors import UserError
-from facenet.evaluation.report import collapse_of, digits, lower_is_better
+from facenet.evaluation.report import collapse_in, digits, lower_is_better
 from facenet.tracking import reading
 from facenet.tracking.facts import safe_name
 
@@ -71,7 +71,7 @@ class Pruner:
             return None
         best, median, count = found
         sign, worse = (-1, "above") if lower_is_better(select) else (1, "below")
-        if (why := collapse_of(select.split("/")[0], history[-1])) and best == -math.inf:
+        if (why := collapse_in(history[-1])) and best == -math.inf:
             return f"epoch {epoch}: {why}, and the median of {count} others is {digits(sign * median)}"
         return f"epoch {epoch}: {select} {digits(sign * best)} at best is {worse} {digits(sign * median)}, the median of {count} others"
 
@@ -88,9 +88,9 @@ class Pruner:
 
 def score_of(row: dict[str, float], select: str) -> float | None:
     """None where the epoch did not measure it."""
-    if select in row:
-        return scored(row[select], select)
-    return -math.inf if collapse_of(select.split("/")[0], row) else None
+    if collapse_in(row):
+        return -math.inf
+    return scored(row[select], select) if select in row else None
 
 
 def scored(value: float, select: str) -> float:

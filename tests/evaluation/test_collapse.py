@@ -48,7 +48,9 @@ def test_a_collapsed_test_gives_its_spread_and_nothing_to_rank():
     result = judged(1e-3)
     assert report.metrics("lfw", result) == {"lfw/spread": result.spread}
     assert report.fold_metrics("lfw", result) == {}
-    assert report.as_dict("lfw", result)["collapsed"] is True
+    written = report.as_dict("lfw", result)
+    assert written["collapsed"] is True and written["accuracy"] is None and written["threshold"] is None
+    assert report.said(result) == "embeddings collapsed"
     text = report.table("lfw", result)
     assert "no accuracy: embeddings collapsed" in text and "accuracy  " not in text
     sound = judged(0.05)
@@ -110,6 +112,9 @@ def test_a_collapsed_epoch_is_worse_than_any_other_job(monkeypatch):
     )
     assert rule.hopeless([{"epoch": 1.0, "lfw/accuracy": 0.57, "lfw/spread": 0.9}], "lfw/accuracy", 10) is None
     assert rule.hopeless([{"epoch": 1.0, "train/loss": 2.0}], "lfw/accuracy", 10) is None  # not tested in this epoch
+    by_loss = {"epoch": 1.0, "val/loss": 1.0, "lfw/spread": 1e-4}  # whatever selects, it is nothing to offer
+    assert "embeddings collapsed" in (pruner(monkeypatch, -3.0, -3.0).hopeless([by_loss], "val/loss", 10) or "")
+    assert rule.hopeless([{"epoch": 1.0, "val/loss": 1.0}], "val/loss", 10) is None
     recovered = [{"epoch": 1.0, "lfw/accuracy": 0.57, "lfw/spread": 0.9}, {**collapsed, "epoch": 2.0}]
     assert rule.hopeless(recovered, "lfw/accuracy", 10) is None  # its best so far counts
 

@@ -15,6 +15,7 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 
 import facenet.cli  # noqa: F401  the resolvers of conf
+from facenet.errors import UserError
 from facenet.sweeps.batch import arguments, jobs_of
 from facenet.sweeps.plans import Job, Planner
 from hydra_plugins.facenet_launcher import FacenetLauncher
@@ -82,3 +83,18 @@ def test_directories_that_jobs_cannot_have_are_found_before_the_first(names, mes
     ]
     found = Planner().plan(jobs)[0].problem
     assert found.startswith(f"hydra.sweep.subdir: {message}") if message else "hydra.sweep.subdir" not in found
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seed=range(0,0)", "^seed: a list or range without values, so the sweep has no jobs"),
+        ("sweep.jobs_per_node=1,2", "^sweep.jobs_per_node: says how all jobs of a sweep run; give it one value"),
+        ("sweep={jobs_per_node: 1},{jobs_per_node: 2}", "^sweep: says how"),
+    ],
+)
+def test_axes_that_make_no_sweep_are_refused(jobs, override, told):
+    """An IndexError of the table, and one of the values for all jobs without a word."""
+    with pytest.raises(UserError, match=told):
+        jobs(override)
+    assert [job.config["seed"] for job in jobs("seed=range(0,2)", "sweep.jobs_per_node=2")] == [0, 1]

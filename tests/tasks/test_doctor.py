@@ -255,8 +255,10 @@ def test_cores_of_a_container(tmp_path, report, monkeypatch):
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert container_cores(tmp_path) == 1.5
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert container_cores(tmp_path) is None
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "cpu.max").write_text("max 100000\n")
+    assert container_cores(newer) is None
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     check_cores(report)
     assert "4096 threads" in report.problems[0].what
