@@ -24,7 +24,7 @@ from facenet.atomic import refuse_links
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.launch import RankFailed, safe_path, stop_signals_raise
 from facenet.logs import guard_logs
-from facenet.overrides import as_given, check_grammar, flags_first, given, key_of, with_names
+from facenet.overrides import as_given, check_grammar, flags_first, given, intervals, key_of, with_names
 from facenet.surroundings import pass_over_matplotlibrc, settle
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -322,6 +322,11 @@ def composition_problem(error: Exception, config_name: str) -> str:
     problems = [*absent.values(), *(line for line in found if not line.startswith(strangers))]
     if problems:
         return config.problem_list(problems)
+    if "does not support sweep type" in str(error) and (drawn := intervals(sys.argv[1:])):
+        return (
+            f"config: {drawn[0]}: the usual sweeper tries values that are listed, as key=1e-4,1e-3 or range(1,5); interval(...) wants "
+            "hydra/sweeper=optuna (pip install 'facenet[optuna]')"
+        )
     if "HydraConfig was not set" in str(error) and (key := getattr(error, "full_key", None)):
         return f"config: {key}: ${{hydra:...}} has no value before there are jobs; write a dot for its colon, as in ${{hydra.job.name}}"
     lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]

@@ -32,8 +32,18 @@ def flags_first(arguments: list[str]) -> list[str]:
 def check_grammar(arguments: Sequence[str]) -> None:
     """Raises UserError for the first argument that Hydra's grammar does not take, with one that it does."""
     for override in get_args_parser().parse_args(arguments).overrides:
-        if parsed(override) is None:
+        read = parsed(override)
+        if read is None:
             raise UserError(f"{shown(masked(override))}: {way_to_write(masked(override))}")
+        if f"{read.key_or_group}.".startswith("hydra.sweeper.params."):  # of a null, which OmegaConf cannot fill
+            raise UserError(
+                f"{shown(masked(override))}: is for YAML files; here the axes are given as they are: -m key=value,value"
+            )
+
+
+def intervals(arguments: Sequence[str]) -> list[str]:
+    """The overrides that sweep over an interval."""
+    return [each for each in arguments if (read := parsed(each)) is not None and read.is_interval_sweep()]
 
 
 def parsed(override: str) -> Override | None:

@@ -7,9 +7,12 @@ import shlex
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+import facenet.sweeps.batch
+import facenet.tasks.train  # noqa: F401
 from facenet.cli import composition_problem, readable
 from facenet.errors import UserError
 from facenet.overrides import parsed
@@ -85,3 +88,17 @@ def test_a_directory_of_a_sweep_that_asks_hydra_too_early_is_told(monkeypatch):
         OmegaConf.create({"dir": "${hydra:job.name}"}).dir  # noqa: B018
     told = composition_problem(raised.value, "train")
     assert told.startswith("config: dir: ${hydra:...} has no value before there are jobs; write a dot")
+
+
+@pytest.mark.parametrize("argument", ['hydra.sweeper.params={seed: "0,1"}', '+hydra.sweeper.params.seed="0,1"'])
+def test_axes_are_given_as_they_are(argument):
+    with pytest.raises(UserError, match="is for YAML files; here the axes are given as they are"):
+        readable(["-m", argument])
+    for other in ("hydra.sweeper.max_batch_size=1", "seed=0,1"):
+        assert readable(["-m", other]) == ["-m", other]
+
+
+def test_an_interval_of_the_usual_sweeper_is_told_with_the_way_out(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["facenet-train", "-m", "seed=0,1", "optimizer.lr=interval(1e-4,1e-2)"])
+    said = composition_problem(HydraException("BasicSweeper does not support sweep type : INTERVAL_SWEEP"), "train")
+    assert "optimizer.lr=interval(1e-4,1e-2): the usual sweeper" in said and "hydra/sweeper=optuna" in said
