@@ -67,6 +67,8 @@ class FaceNet(Embedder):
         if not isinstance(num_features, int):
             name = type(trunk).__name__
             raise UserError(f"backbone.trunk: {name} does not say its number of channels in an attribute num_features")
+        if embedding_size < 1:
+            raise UserError(f"backbone.embedding_size: expected 1 or more, got {embedding_size}")
         self.embedding_size = embedding_size
         self.backbone = Backbone(trunk)
         self.pool = nn.AdaptiveAvgPool2d(1)

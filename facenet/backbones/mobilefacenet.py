@@ -79,6 +79,8 @@ class MobileFaceNet(Embedder):
             raise UserError(f"backbone.input_size: expected [height, width] in pixels, got {input_size}")
         if not blocks:
             raise UserError("backbone.blocks: expected at least one row [expansion, channels, repeats, stride]")
+        if embedding_size < 1:
+            raise UserError(f"backbone.embedding_size: expected 1 or more, got {embedding_size}")
         self.embedding_size = embedding_size
         self.input_size = (input_size[0], input_size[1])
         self.stem = activated(3, 64, 3, 2, 1)

@@ -18,6 +18,7 @@ from facenet.data.identities import hex_digest
 from facenet.data.portrait import CIRCLE, OPENED, SPREAD, Floats, Person, draw_person, parts
 from facenet.errors import UserError
 
+MOST = 10_000_000  # images
 VERSION = 1  # part of the fingerprint: raise it when the drawing changes
 IDENTITY, IMAGE = 1, 2  # first number of a random stream's key
 
@@ -34,6 +35,10 @@ class SyntheticFaces:
             raise UserError(
                 f"data=synthetic: needs num_identities >= 2 and images_per_identity >= 1, "
                 f"got {num_identities} and {images_per_identity}"
+            )
+        if num_identities * images_per_identity > MOST:
+            raise UserError(
+                f"data=synthetic: at most {MOST:,} images are drawn, got num_identities={num_identities} x images_per_identity={images_per_identity}"
             )
         if size < 16:
             raise UserError(f"data.image_size: synthetic faces need 16 pixels or more, got {size}")

@@ -29,6 +29,7 @@ from facenet.errors import UserError
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
+MOST_EPOCHS = 10**9
 ASK_S = 2.0  # between two questions for a stop signal, where `trainer.log_every` steps take longer
 
 
@@ -54,6 +55,8 @@ class Settings:
         for key in ("epochs", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"trainer.{key}: expected 1 or more, got {getattr(self, key)}")
+        if self.epochs > MOST_EPOCHS:
+            raise UserError(f"trainer.epochs: at most {MOST_EPOCHS:,}, got {self.epochs:,}")
         if self.keep < 0:
             raise UserError(f"trainer.keep: expected 0 or more, got {self.keep}")
         if self.max_steps is not None and self.max_steps < 1:

@@ -14,9 +14,8 @@ from facenet.accelerator import check_device_count
 from facenet.errors import UserError
 from facenet.sweeps.state import State, state_of
 from facenet.tasks.auto import settled
-from facenet.tasks.job import PLANNED
+from facenet.tasks.job import PLANNED, check_pixels
 from facenet.tasks.plan import Material, Plan, divide, make_plan
-from facenet.tasks.rehearsal import check_augment
 from facenet.tasks.resume import without
 from facenet.tasks.train import train
 from facenet.updates import leave_compiler_out
@@ -102,7 +101,7 @@ class Planner:
         num_processes = parts["distributed"].num_processes
         plan = make_plan(self.materials[key], num_processes=num_processes, **parts)
         check_device_count(plan.device, num_processes)
-        check_augment(configs.build(config["augment"], "augment"), self.materials[key].train)
+        check_pixels(config, self.materials[key].train)
         return plan
 
 

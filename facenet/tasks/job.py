@@ -21,6 +21,7 @@ from typing import Any
 
 from facenet import addresses
 from facenet import config as configs
+from facenet.data.identities import Faces
 from facenet.distributed import Distributed
 from facenet.engine.watch.alarm import TRY
 from facenet.errors import printable
@@ -32,7 +33,7 @@ from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.registration import network_of
-from facenet.tasks.rehearsal import check_augment
+from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
 from facenet.updates import leave_compiler_out
@@ -130,8 +131,15 @@ def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     parts = {name: configs.build(config[name], name) for name in PLANNED}
     material = divide(parts["data"], configs.build(config["benchmark"], "benchmark"))
     plan = make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
-    check_augment(configs.build(config["augment"], "augment"), material.train)
+    check_pixels(config, material.train)
     return material, plan
+
+
+def check_pixels(config: dict[str, Any], faces: Faces) -> None:
+    """Raises UserError for what the plan needs nothing of and a rank would refuse: how images are changed and fitted, and the watchdogs."""
+    check_preprocess(configs.build(config["preprocess"], "preprocess"))
+    check_augment(configs.build(config["augment"], "augment"), faces)
+    configs.build(config["watch"], "watch")
 
 
 def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> float | None:

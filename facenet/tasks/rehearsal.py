@@ -25,6 +25,8 @@ from facenet.losses.mix import LossMix
 
 log = logging.getLogger(__name__)
 OF_DEVICES = ("fused", "capturable")  # what another device than this process's may have
+LARGEST_SIDE = 4096  # pixels of a preprocessed face
+FLAT = 0.05  # of what a pixel can be: the difference of black and white
 DEAD = 1e-6  # of the highest lr: no weight moves
 MOST_DEAD = 0.02  # of the steps: half a cosine spends less below DEAD
 # Parameters of torch's schedules that say how long or how fast, by which a dead one is mended.
@@ -148,6 +150,30 @@ def check_augment(augment: Augment, faces: Faces) -> None:
     """Raises UserError for a pipeline that does not give images of these, tried on one: the first of the first few that can be read."""
     if augment.pipeline and (image := first_of(faces)) is not None:
         augment.rehearse(image)
+
+
+def check_preprocess(preprocess: Preprocess) -> None:
+    """Raises UserError for images that no network can be given. A warning where all pixels would be about one number: a mean of 127.5 is meant for
+    0..255."""
+    if max(preprocess.size) > LARGEST_SIDE:
+        raise UserError(f"preprocess.size: at most {LARGEST_SIDE} pixels a side, got {list(preprocess.size)}")
+    black, white = preprocess.normalize(
+        torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 2, 1).expand(-1, -1, -1, 3)
+    ).unbind(3)
+    if not bool((white - black).isfinite().all()):
+        raise UserError(
+            f"preprocess.std={list(preprocess.std)}: pixels become infinite; set it to a share of white, such as 0.5"
+        )
+    flat = (white - black) < FLAT * torch.maximum(black.abs(), white.abs()).clamp_min(1)
+    if bool(flat.any()):
+        channel = int(flat.flatten().int().argmax())
+        log.warning(
+            "preprocess.mean=%s and std=%s: black becomes %.4g and white %.4g; they are in units where white is 1, so 127.5 of 255 is 0.5",
+            list(preprocess.mean),
+            list(preprocess.std),
+            black.flatten()[channel],
+            white.flatten()[channel],
+        )
 
 
 def first_of(faces: Faces, *, tried: int = 8) -> NDArray[np.uint8] | None:

@@ -16,7 +16,7 @@ from facenet.backbones.weights import LoadReport, load_weights
 from facenet.data.transforms import Preprocess
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
-from facenet.tasks.rehearsal import check_input
+from facenet.tasks.rehearsal import LARGEST_SIDE, check_input, check_preprocess
 
 log = logging.getLogger(__name__)
 # Making one of ours takes 2.5 operations a tensor and 3 times its bytes; what a zoo's adds are tables and masks.
@@ -30,9 +30,6 @@ class Restored:
     embedder: Embedder
     preprocess: Preprocess
     content: dict[str, Any]
-
-
-LARGEST_SIDE = 4096  # pixels of a preprocessed face
 
 
 class AsLargeAs(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -100,6 +97,7 @@ def tell(report: LoadReport, preprocess: Preprocess) -> None:
 
 def from_weights(path: str, backbone: Embedder, preprocess: Preprocess) -> Restored:
     """Raises UserError when the file does not fill the whole network."""
+    check_preprocess(preprocess)
     tell(load_weights(backbone, path, whole=True), preprocess)
     check_input(backbone, preprocess)
     return Restored(backbone, preprocess, {})
