@@ -308,7 +308,11 @@ def composition_problem(error: Exception, config_name: str) -> str:
         if choice in EXTRAS:
             return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
     if "does not support sweep type" in str(error):
-        return "config: interval(...) is for a search, not for given values; add hydra/sweeper=optuna, or write choice(...) or range(...)"
+        drawn = "".join(f" ({each})" for each in intervals(sys.argv[1:]))
+        return (
+            f"config: interval(...) is for a search, not for given values{drawn}; "
+            "add hydra/sweeper=optuna, or write choice(...) or range(...)"
+        )
     overrides = [forced(first_value(argument)) for argument in sys.argv[1:] if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)
@@ -322,11 +326,6 @@ def composition_problem(error: Exception, config_name: str) -> str:
     problems = [*absent.values(), *(line for line in found if not line.startswith(strangers))]
     if problems:
         return config.problem_list(problems)
-    if "does not support sweep type" in str(error) and (drawn := intervals(sys.argv[1:])):
-        return (
-            f"config: {drawn[0]}: the usual sweeper tries values that are listed, as key=1e-4,1e-3 or range(1,5); interval(...) wants "
-            "hydra/sweeper=optuna (pip install 'facenet[optuna]')"
-        )
     if "HydraConfig was not set" in str(error) and (key := getattr(error, "full_key", None)):
         return f"config: {key}: ${{hydra:...}} has no value before there are jobs; write a dot for its colon, as in ${{hydra.job.name}}"
     lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]

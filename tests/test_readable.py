@@ -101,4 +101,4 @@ def test_axes_are_given_as_they_are(argument):
 def test_an_interval_of_the_usual_sweeper_is_told_with_the_way_out(monkeypatch):
     monkeypatch.setattr("sys.argv", ["facenet-train", "-m", "seed=0,1", "optimizer.lr=interval(1e-4,1e-2)"])
     said = composition_problem(HydraException("BasicSweeper does not support sweep type : INTERVAL_SWEEP"), "train")
-    assert "optimizer.lr=interval(1e-4,1e-2): the usual sweeper" in said and "hydra/sweeper=optuna" in said
+    assert "not for given values (optimizer.lr=interval(1e-4,1e-2)); add hydra/sweeper=optuna" in said
