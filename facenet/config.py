@@ -327,6 +327,8 @@ def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
         yield f"{path}: expected a finite number, got {value!r}"
     elif path.rpartition(".")[2] == "seed" and isinstance(value, int) and value < 0:
         yield f"{path}: expected 0 or more, got {value!r}"
+    elif isinstance(value, (dict, list)) and is_built(hint):
+        yield f"{path}: has no _target_, by which such a part is built; choose one with {path}=..."
     elif not fits(value, hint):
         yield f"{path}: expected {spell(hint)}, got {value!r}"
     elif isinstance(value, dict):
@@ -341,6 +343,15 @@ def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from unfit_value(item, Any, f"{path}.{index}")
+
+
+def is_built(hint: Any) -> bool:
+    """Whether it is a class of ours, one of some, or a partial, which YAML spells with a `_target_` alone."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return all(is_built(option) or option is types.NoneType for option in typing.get_args(hint))
+    kind = typing.get_origin(hint) or hint
+    ours = isinstance(kind, type) and kind.__module__.partition(".")[0] == "facenet" and not typing.is_typeddict(kind)
+    return ours or kind is functools.partial
 
 
 def item_hint(hint: Any) -> Any:

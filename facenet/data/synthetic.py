@@ -40,6 +40,8 @@ class SyntheticFaces:
             raise UserError(
                 f"data=synthetic: at most {MOST:,} images are drawn, got num_identities={num_identities} x images_per_identity={images_per_identity}"
             )
+        if seed < 0:
+            raise UserError(f"data.seed: expected 0 or more, got {seed}")
         if size < 16:
             raise UserError(f"data.image_size: synthetic faces need 16 pixels or more, got {size}")
         self.images_per_identity = images_per_identity

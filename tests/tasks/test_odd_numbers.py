@@ -89,4 +89,8 @@ def test_a_mean_in_another_unit_is_told(caplog, mean, std, warned):
 def test_an_embedding_of_no_numbers_is_refused():
     with pytest.raises(UserError, match="backbone.embedding_size: expected 1 or more, got 0"):
         MobileFaceNet(blocks=[[2, 64, 1, 2]], input_size=[112, 112], embedding_size=0)
+    with pytest.raises(
+        UserError, match="data.seed: expected 0 or more"
+    ):  # of a damaged checkpoint; a command's is checked before
+        SyntheticFaces(num_identities=4, images_per_identity=2, size=32, seed=-1)
     assert len(SyntheticFaces(num_identities=1000, images_per_identity=100, size=32)) == 100_000
