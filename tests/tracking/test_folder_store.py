@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
     return MlflowTracking(uri="mlruns", system_metrics=False)
 
 
+@pytest.mark.slow
 def test_a_run_is_whole_there_and_ends(folder, facts, tmp_path, monkeypatch):
     with folder.run(facts()) as run_id:
         tracker = folder.tracker(run_id, tmp_path)
