@@ -137,10 +137,10 @@ def follow() -> int:
     try:
         run(job["config"], run_dir=run_dir, run_id=job["run_id"], stop=stop)
     except BaseException as error:
-        report(Failure.of(rank, error))
+        report(own := Failure.of(rank, error))
         if isinstance(error, UserError):
             return USER  # rank 0 tells it
-        if isinstance(error, RuntimeError) and (other := cause_elsewhere(store(), rank)) is not None:
+        if isinstance(error, RuntimeError) and (other := cause_elsewhere(store(), own)) is not None:
             return USER if other.user else FAILURE
         raise
     return 0 if stop.signal is None else 128 + stop.signal
@@ -168,12 +168,13 @@ def end_with_others(group: Store) -> None:
     os._exit(FAILURE)
 
 
-def cause_elsewhere(group: Store, rank: int) -> Failure | None:
-    """What failed in another rank, which tells it, where an error of this one may be no more than that a peer is gone."""
+def cause_elsewhere(group: Store, own: Failure) -> Failure | None:
+    """What failed in another rank, which tells it, where an error of this one may be no more than that a peer is gone. None where the other tells
+    this one's."""
     deadline = time.monotonic() + FAREWELL_S
     while time.monotonic() < deadline:
-        if found := [each for each in failures(group) if each.rank != rank and not each.induced]:
-            return found[0]
+        if found := [each for each in failures(group) if each.rank != own.rank and not each.induced]:
+            return None if own.text in found[0].text else found[0]
         time.sleep(0.1)
     return None
 

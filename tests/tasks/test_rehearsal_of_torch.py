@@ -123,6 +123,8 @@ def test_a_rank_whose_peer_failed_leaves_the_telling_to_it(monkeypatch: pytest.M
     own, mistake = Failure.of(1, RuntimeError("connection closed by peer")), Failure.of(0, UserError("disk full"))
     told = SimpleNamespace(found=[own])
     monkeypatch.setattr(torchrun, "failures", lambda group: group.found)
-    assert torchrun.cause_elsewhere(told, 1) is None  # nobody else: its own traceback is what there is
+    assert torchrun.cause_elsewhere(told, own) is None  # nobody else: its own traceback is what there is
     told.found.append(mistake)
-    assert torchrun.cause_elsewhere(told, 1) == mistake
+    assert torchrun.cause_elsewhere(told, own) == mistake
+    told.found[1] = Failure.of(0, UserError(f"rank 1:\n{own.text}"))  # no more than this rank's own, out of memory say
+    assert torchrun.cause_elsewhere(told, own) is None
