@@ -91,6 +91,10 @@ class Epochs:
         self.resumed, before = True, content["config"]
         self.run_id = self.run.id or content.get("run_id")  # tracking=none for a while does not make it another run
         anew = begun_anew(before, self.run.config)
+        best = content["best"]
+        known = self.plan.select in best["row"]
+        if known and repr(best["score"]) != repr(self.score(best["row"])):  # by code that chose another metric
+            anew.setdefault("best", f"was not scored by {self.plan.select}")
         for part, reason in anew.items():
             log.warning("%s: starts anew, the rest goes on (%s)", PARTS[part], reason)
         self.progress = self.engine.load_state(content["training"], content["loss"], anew=anew)
@@ -103,8 +107,8 @@ class Epochs:
         if "best" not in anew:
             self.best_score, self.best_row = content["best"]["score"], content["best"]["row"]
         if self.first and not self.keeper.restore(content, path, best_anew="best" in anew):
-            best = f"epoch {self.best_row['epoch']:.0f}, the best until now"
-            log.warning("the network of %s, is in no file here; best.pt will be the best of the epochs to come", best)
+            lost = f"epoch {self.best_row['epoch']:.0f}, the best until now"
+            log.warning("the network of %s, is in no file here; best.pt will be the best of the epochs to come", lost)
             self.best_score, self.best_row = None, {}
         own = (self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate)
         if own != tuple(content["steps"]):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from facenet.engine import checkpoint
 from facenet.tasks import rehearsal
 from facenet.tasks.job import prepare
 
@@ -56,3 +59,22 @@ def test_a_validation_loss_that_is_always_0_chooses_nothing(planned, caplog, ove
 def test_identities_that_are_never_drawn_are_told(planned, caplog, overrides, alone, told):
     planned("data.val_images=0", *overrides, alone=alone)
     assert ("4 of 16 identities have one image to train on and are never drawn" in caplog.text) == told
+
+
+@pytest.mark.slow
+def test_a_score_by_another_metric_than_the_plans_begins_anew(facenet_train, tmp_path):
+    """As of a run that chose by a validation loss which is no longer taken."""
+    job = ("benchmark=none", "data.val_identities=0", "data.val_images=0")
+    assert facenet_train(*job, "trainer.epochs=1").code == 0
+    path = tmp_path / "run/checkpoints/last.pt"
+    content = checkpoint.load(path)
+    content["best"]["score"] = 0.0  # nothing is below a loss of 0
+    checkpoint.save(content, path)
+    done = facenet_train("resume=auto", *job, "trainer.epochs=3", "resume_changed=true")
+    assert (
+        done.code == 0
+        and "best score: starts anew, the rest goes on (was not scored by train/loss)" in done.out + done.err
+    )
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    history = json.loads((tmp_path / "run/history.json").read_text())
+    assert result["objective"] == min(row["train/loss"] for row in history[1:])
