@@ -35,11 +35,11 @@ ROOMS = {
     "engine": ["facenet/engine"],
     "tracking": ["facenet/tracking"],
     "launch": [
-        "facenet/launch.py",
-        "facenet/worker.py",
-        "facenet/torchrun.py",
-        "facenet/stop.py",
-        "facenet/failure.py",
+        "facenet/launch/local.py",
+        "facenet/tasks/worker.py",
+        "facenet/commands/torchrun.py",
+        "facenet/launch/signals.py",
+        "facenet/launch/failure.py",
     ],
 }
 PER_ROOM = 10

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from facenet.host_memory import tuner
+from facenet.devices.host_memory import tuner
 
 # What glibc's own rule comes to in a process that has freed blocks of 32 MiB: larger ones are mapped each by itself, and 64 MiB are kept.
 GLIBC = {

@@ -14,7 +14,7 @@ import torch
 from bench.context import Context, Outcome, require
 from bench.goals import Goal
 from bench.rounds import Candidate, tabulate
-from facenet.accelerator import host_copy
+from facenet.devices.accelerator import host_copy
 from facenet.engine import checkpoint
 from facenet.engine.writer import Writer
 

@@ -20,14 +20,14 @@ from bench.context import Context, Outcome, require
 from bench.faces import casia_index
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
-from facenet.data.buffers import Buffers
-from facenet.data.cached_loader import CachedLoader, MappedImages
+from facenet.data.feed.buffers import Buffers
+from facenet.data.feed.cached_loader import CachedLoader, MappedImages
+from facenet.data.feed.loader import Loader
+from facenet.data.feed.raw_cache import RawCache, open_cache
+from facenet.data.files.pack import pack_folder
+from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces, ImageList, read_image
-from facenet.data.loader import Loader
-from facenet.data.pack import pack_folder
-from facenet.data.raw_cache import RawCache, open_cache
-from facenet.data.record_faces import RecordFaces
-from facenet.data.sampler import TripletSampler
+from facenet.data.sampling.sampler import TripletSampler
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.loader import ShardLoader
 from facenet.data.shards.writing import write_shards

@@ -12,15 +12,15 @@ from bench.allocation import as_peers
 from bench.context import NO_BF16, Context, Outcome, require
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure
-from facenet.accelerator import Accelerator, Precision
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.identities import FolderFaces, read_image
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import Accelerator, Precision
+from facenet.devices.host_memory import keep_freed_memory
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, verify
 from facenet.evaluation.verification import evaluate_pairs
-from facenet.host_memory import keep_freed_memory
 
 PAIRS, FOLDS = 6_000, 10
 LFW_IMAGES = 7_701  # unique images of the 6,000 pairs

@@ -12,7 +12,7 @@ from bench.context import Context, Outcome, require
 from bench.faces import CASIA
 from bench.goals import Goal
 from bench.rounds import Candidate, measure
-from facenet.data.folder_index import SETTLED_S
+from facenet.data.files.folder_index import SETTLED_S
 from facenet.data.identities import FolderFaces
 
 

@@ -17,15 +17,15 @@ from bench.data_subject import BATCH
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
 from bench.step_subject import ready, reference_end_to_end, reference_training
-from facenet import cli
 from facenet import config as configs
-from facenet.accelerator import Accelerator
-from facenet.data.annotation import annotate
+from facenet.commands import composed as cli
+from facenet.data.feed.loader import Batch
+from facenet.data.files.annotation import annotate
 from facenet.data.identities import FolderFaces
-from facenet.data.loader import Batch
-from facenet.engine.step import TrainStep
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.host_memory import keep_freed_memory
+from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Trainer
-from facenet.host_memory import keep_freed_memory
 from facenet.sweeps.settings import split
 from facenet.tasks.auto import settled
 from facenet.tasks.feed import Feed

@@ -20,7 +20,7 @@ OmegaConf.register_new_resolver("facenet_own_experiments", lambda: "pkg://facene
 def main(config): pass
 main()
 """
-OURS = "from facenet.cli import train; train()"
+OURS = "from facenet.commands.composed import train; train()"
 HEAVY = ("torch", "numpy", "mlflow", "albumentations", "matplotlib", "sklearn", "scipy", "PIL")
 SIGNATURES = "the complaint names every wrong key, for which the signatures are imported, and torch with them"
 ASKED = {"--help": ["--help"], "--cfg job": ["--cfg", "job"], "a config error": ["no_such_key=1"]}

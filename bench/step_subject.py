@@ -16,18 +16,18 @@ from bench.context import NO_BF16, Context, Outcome, require
 from bench.data_subject import BATCH, our_batches, reference_batches
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
-from facenet.accelerator import Accelerator, Precision
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.inception_resnet_v1 import InceptionResNetV1
 from facenet.backbones.mobilenet_v1 import MobileNetV1
+from facenet.data.feed.loader import Batch, Loader
 from facenet.data.identities import FolderFaces
-from facenet.data.loader import Batch, Loader
-from facenet.data.sampler import TripletSampler
+from facenet.data.sampling.sampler import TripletSampler
 from facenet.data.transforms import Augment, Preprocess
+from facenet.devices.accelerator import Accelerator, Precision
+from facenet.devices.host_memory import keep_freed_memory
 from facenet.engine.schedule import Constant
-from facenet.engine.step import TrainStep
+from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer
-from facenet.host_memory import keep_freed_memory
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss

@@ -13,13 +13,14 @@ from bench.calibrate import best_s
 from bench.context import Context, Outcome
 from bench.goals import Goal
 from bench.rounds import Candidate, measure
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.data.loader import Batch
+from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.updates import gradient_norm
 from facenet.engine.schedule import Constant
-from facenet.engine.step import TrainStep
+from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer
 from facenet.engine.watch.choice import Watch
 from facenet.engine.watch.watcher import Watcher
@@ -27,7 +28,6 @@ from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
 from facenet.tracking.tracker import NullTracker
-from facenet.updates import gradient_norm
 
 IMAGES, IDENTITIES, LOG_EVERY = 30, 100, 20
 JOBS = {"the built-in job, 48 px": 48, "one SPA of the reference, 160 px": 160}

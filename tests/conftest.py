@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = tempfile.TemporaryDirectory(prefix="facenet-test-cache-")
 os.environ["FACENET_CACHE"] = CACHE.name
 
-pytest_plugins = ["leaks"]
+pytest_plugins = ["jobs", "leaks"]
 
 # Files that take longest, which must not come last where two processes share the files out.
 LONGEST = (
@@ -36,7 +36,7 @@ LONGEST = (
         "test_train.py",
         "test_mlflow.py",
     ),
-    *("test_torchrun.py", "test_launch.py", "test_sweep.py", "test_cli.py", "test_evaluate.py", "test_conf.py"),
+    *("test_torchrun.py", "test_local.py", "test_sweep.py", "test_composed.py", "test_evaluate.py", "test_conf.py"),
 )
 STANDIN = Path(__file__).parent / "sdaa_standin"
 SHARED = Path(os.environ.get("FACENET_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -105,7 +105,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         script = tmp_path_factory.mktemp("together") / "together.py"
-        # As facenet.worker leaves: interpreter exit after a process group aborts now and then.
+        # As facenet.tasks.worker leaves: interpreter exit after a process group aborts now and then.
         script.write_text(code + "\nimport os\nos._exit(0)\n")
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(num_processes)}
         processes = [

@@ -102,7 +102,7 @@ def test_an_installation_trains_from_anywhere(installed: Path, tmp_path: Path):
     tiny = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"]
     tiny.append("backbone.trunk.width=0.25")
     quiet = ["trainer.max_steps=2", "benchmark=none", "tracking=none", "hydra.run.dir=here"]
-    command = [sys.executable, "-c", "from facenet.cli import train; train()", *tiny, *quiet]
+    command = [sys.executable, "-c", "from facenet.commands.composed import train; train()", *tiny, *quiet]
     out = run(tmp_path, *command, PYTHONPATH=str(installed), OMP_NUM_THREADS="1")
     assert f"checkpoint  {tmp_path}/here/checkpoints/best.pt" in out
     assert (tmp_path / "here" / "checkpoints" / "best.pt").is_file()
@@ -111,7 +111,14 @@ def test_an_installation_trains_from_anywhere(installed: Path, tmp_path: Path):
 def test_an_installation_sweeps_by_its_own_preset_from_anywhere(installed: Path, tmp_path: Path):
     tiny = ["data.num_identities=12", "data.images_per_identity=12", "data.image_size=32", "data.val_identities=0.34"]
     quiet = ["benchmark=none", "tracking=none", "accelerator=cpu", "trainer.max_steps=1", "hydra.sweep.dir=here"]
-    command = [sys.executable, "-c", "from facenet.cli import train; train()", "sweep=lr_batch", *tiny, *quiet]
+    command = [
+        sys.executable,
+        "-c",
+        "from facenet.commands.composed import train; train()",
+        "sweep=lr_batch",
+        *tiny,
+        *quiet,
+    ]
     environment = {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     planned = run(tmp_path, *command, "sweep.dry_run=true", **environment)
     assert [line.split()[:4] for line in planned.splitlines()[2:8]] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from facenet.overrides import flags_first
+from facenet.config.overrides import flags_first
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facenet.backbones.weights import read, tensors_of
-from facenet.data.annotation import read_annotation
-from facenet.data.bin_file import read_bin
-from facenet.data.records import read_index
+from facenet.data.files.annotation import read_annotation
+from facenet.data.files.records import read_index
 from facenet.engine import checkpoint as checkpoints
-from facenet.engine.dllogger import read_metric
 from facenet.errors import UserError
-from facenet.evaluation.pairs_file import read_pairs
+from facenet.evaluation.benchmarks.bin_file import read_bin
+from facenet.evaluation.benchmarks.pairs_file import read_pairs
+from facenet.tracking.dllogger import read_metric
 
 LOG = b"""TCAPPDLL {"timestamp": "1", "type": "LOG", "step": [0, 1], "data": "{'rank': '0', 'train.loss': '1.5'}"}
 DLLL {"type": "LOG", "step": [0, 2], "data": {"train.loss": 2.5, "rank": 0}}

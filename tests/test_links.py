@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from facenet import atomic
-from facenet.data.whole import MARK, partial_of, written_whole
-from facenet.engine.dllogger import VendorLog
 from facenet.engine.watch.nonfinite import dump
 from facenet.errors import UserError
-from facenet.launch import Distributed, launch
+from facenet.files import atomic
+from facenet.files.folders import MARK, partial_of, written_whole
+from facenet.launch.local import Distributed, launch
 from facenet.sweeps.state import State, state_of
 from facenet.tasks.resume import alone_in
+from facenet.tasks.worker import start_logging
 from facenet.tracking import journal
+from facenet.tracking.dllogger import VendorLog
 from facenet.tracking.store import locked
-from facenet.worker import start_logging
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import pytest
 from facenet import errors
 from facenet.engine.curves import save_curves
 from facenet.errors import in_picture, printable, shown
-from facenet.failure import Failure
-from facenet.logs import guard_logs
+from facenet.launch.failure import Failure
+from facenet.privacy.logs import guard_logs
+from facenet.reports.ranking import ranked_table
+from facenet.reports.study import Job as Ranked
+from facenet.reports.study import Study
 from facenet.sweeps import table
 from facenet.sweeps.plans import Job
-from facenet.sweeps.ranking import ranked_table
-from facenet.sweeps.study import Job as Ranked
-from facenet.sweeps.study import Study
-from facenet.tasks.compare_loss import Curves, as_text, compare, draw
-from facenet.tasks.doctor.report import Report
+from facenet.tools.compare_loss import Curves, as_text, compare, draw
+from facenet.tools.doctor.report import Report
 from facenet.tracking.facts import run_name
 from facenet.tracking.store import first_line
 
@@ -130,8 +130,8 @@ def test_no_door_lets_a_name_command_the_terminal(door: str) -> None:
 
 def test_the_report_holds_a_name_as_text() -> None:
     pytest.importorskip("plotly", reason="needs facenet[report]")
-    from facenet.sweeps.figures import text
-    from facenet.sweeps.page import page
+    from facenet.reports.figures import text
+    from facenet.reports.page import page
 
     html = page(study(), {"train/loss": {0: [(1, 0.5), (2, 0.25)]}})
     body = html[html.index("<body>") : html.index("<script")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from facenet.cli import composition_problem, readable
+from facenet.commands.composed import composition_problem, readable
 from facenet.errors import UserError
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from facenet.launch import module_command, safe_path
+from facenet.launch.local import module_command, safe_path
 from facenet.tasks.job import git_state
 
 DRAWS = """
 import os
-from facenet.surroundings import settle
+from facenet.launch.surroundings import settle
 settle()
 import matplotlib
 print(matplotlib.rcParams["text.usetex"], matplotlib.rcParams["lines.linewidth"], os.getcwd())
@@ -36,7 +36,7 @@ def test_matplotlib_is_set_by_the_user_and_not_by_the_working_directory(tmp_path
     assert done.stdout.split() == ["False", "4.0", str(theirs)], done.stderr
 
 
-@pytest.mark.parametrize("module", ["facenet", "facenet.tasks.replay"])
+@pytest.mark.parametrize("module", ["facenet", "facenet.tools.replay"])
 def test_a_command_that_python_m_starts_takes_no_module_from_the_working_directory(tmp_path: Path, module: str):
     theirs, own = tmp_path / "theirs", tmp_path / "own"
     for folder, text in ((theirs, "print('theirs')"), (own, "raise SystemExit('own')")):

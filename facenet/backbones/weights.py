@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from facenet import tensor_file
 from facenet.backbones.embedder import Embedder
 from facenet.backbones.published import layout_of, made_for
 from facenet.errors import UserError
-from facenet.plain_pickle import Refused
+from facenet.files import tensor_file
+from facenet.files.plain_pickle import Refused
 
 WRAPPERS = (
     *(

@@ -18,13 +18,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facenet.data import contents
-from facenet.data.contents import Contents
-from facenet.data.decode import DEFAULT, Decode, check_length
-from facenet.data.folder_index import descended, folder_index
-from facenet.data.jpeg import decode_plain
+from facenet.data.files import contents
+from facenet.data.files.contents import Contents
+from facenet.data.files.decode import DEFAULT, Decode, check_length
+from facenet.data.files.folder_index import descended, folder_index
+from facenet.data.files.jpeg import decode_plain
 from facenet.errors import UserError, shown
-from facenet.home import expanded
+from facenet.files.home import expanded
 
 log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB

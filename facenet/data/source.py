@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from facenet.data.annotation import read_annotation
-from facenet.data.decode import Decode
-from facenet.data.feed_choice import KINDS, FeedKind
+from facenet.data.drawn.synthetic import SyntheticFaces
+from facenet.data.feed.choice import KINDS, FeedKind
+from facenet.data.files.annotation import read_annotation
+from facenet.data.files.decode import Decode
+from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces, with_min_images
-from facenet.data.record_faces import RecordFaces
 from facenet.data.shards.faces import ShardFaces
-from facenet.data.synthetic import SyntheticFaces
 from facenet.errors import UserError, shown
-from facenet.home import expanded
+from facenet.files.home import expanded
 
 log = logging.getLogger(__name__)
 DEEPEST = 5  # folders below an identity's
@@ -63,7 +63,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class FileData(Data):
-    """max_pixels, orientation, alpha: how files become pixels, see `facenet.data.decode`."""
+    """max_pixels, orientation, alpha: how files become pixels, see `facenet.data.files.decode`."""
 
     max_pixels: int = Decode.max_pixels
     orientation: bool = Decode.orientation

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facenet.atomic import replacing
 from facenet.data.identities import Faces, Subset
 from facenet.errors import UserError
+from facenet.files.atomic import replacing
 
 Indices = NDArray[np.int64]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from facenet import tensor_file
-from facenet.atomic import replacing
 from facenet.errors import UserError
-from facenet.plain import plain
+from facenet.files import tensor_file
+from facenet.files.atomic import replacing
+from facenet.files.plain import plain
 
 log = logging.getLogger(__name__)
 FORMAT, VERSION = "facenet-checkpoint", 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facenet.atomic import replacing
 from facenet.errors import in_picture
+from facenet.files.atomic import replacing
 
 
 def save_curves(directory: Path, history: list[dict[str, float]]) -> list[Path]:

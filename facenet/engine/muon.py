@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from facenet.distributed.spread_rows import rows_of_whole
 from facenet.errors import UserError
-from facenet.spread_rows import rows_of_whole
 
 # Quintic iteration of the reference implementation: steep at 0, so that five rounds bring singular values from 1e-3 into 0.7..1.2.
 A, B, C = 3.4445, -4.7750, 2.0315

@@ -12,20 +12,20 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from facenet import collectives
-from facenet.accelerator import Accelerator, host_copy, out_of_memory
 from facenet.backbones.embedder import Embedder
-from facenet.data.loader import Batch
-from facenet.distributed import Distributed
-from facenet.engine import whole
-from facenet.engine.dllogger import VendorLog
+from facenet.data.feed.loader import Batch
+from facenet.devices.accelerator import Accelerator, host_copy, out_of_memory
+from facenet.distributed import collectives
+from facenet.distributed.choice import Distributed
+from facenet.engine import run_state
 from facenet.engine.ema import Ema
 from facenet.engine.fresh_norms import FreshNorms
 from facenet.engine.memory import advice, largest_fitting
 from facenet.engine.schedule import Schedule
-from facenet.engine.step import TrainStep
+from facenet.engine.train_step import TrainStep
 from facenet.engine.watch.watcher import Watcher
 from facenet.errors import UserError
+from facenet.tracking.dllogger import VendorLog
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -350,7 +350,7 @@ class Trainer:
         knows of them in rank 0 alone. All processes call it together."""
         return {
             "embedder": host_copy(self.embedder.state_dict()),
-            "optimizer": whole.optimizer_state(self.optimizer),
+            "optimizer": run_state.optimizer_state(self.optimizer),
             "schedule": self.schedule.state_dict(),
             "scaler": {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "ema": {} if self.ema is None else host_copy(self.ema.state_dict()),
@@ -371,9 +371,9 @@ class Trainer:
         """Takes up a run where `state` was taken; heads: the state of its loss. `anew`: which of optimizer, scale (of the loss) and random
         (streams) stay as they are. A process that was not there then has its own random stream and an average of nothing."""
         self.embedder.load_state_dict(state["embedder"])
-        whole.load_module_state(self.loss, heads)
+        run_state.load_module_state(self.loss, heads)
         if "optimizer" not in anew:
-            whole.load_optimizer_state(self.optimizer, state["optimizer"])
+            run_state.load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"] and "scale" not in anew:
             self.accelerator.load_scale(state["scaler"])

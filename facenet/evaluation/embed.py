@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facenet import collectives
-from facenet.accelerator import Accelerator
 from facenet.backbones.embedder import Embedder
-from facenet.data.contents import Contents
+from facenet.data.feed.loader import Loader
+from facenet.data.files.contents import Contents
 from facenet.data.identities import Faces, UnreadableImage
-from facenet.data.loader import Loader
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import Accelerator
+from facenet.distributed import collectives
 from facenet.errors import UserError
 from facenet.evaluation.folded import folded
 from facenet.evaluation.verification import Flip

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from facenet.atomic import replacing
 from facenet.errors import in_picture
 from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification
+from facenet.files.atomic import replacing
 
 HIGHER = ("accuracy", "auc", *(f"tar_at_far_{target:g}" for target in FAR_TARGETS))  # better, of a benchmark
 RANKED = (*HIGHER, "eer")

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facenet.accelerator import Accelerator, out_of_memory
 from facenet.backbones.embedder import Embedder
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import Accelerator, out_of_memory
 from facenet.errors import UserError
-from facenet.evaluation.benchmark import PairSet
+from facenet.evaluation.benchmarks.choice import PairSet
+from facenet.evaluation.benchmarks.readable import without
 from facenet.evaluation.embed import Progress, embed
 from facenet.evaluation.protocol import verify
-from facenet.evaluation.readable import without
 from facenet.evaluation.verification import Verification
 
 

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from facenet import collectives
+from facenet.distributed import collectives
+from facenet.distributed.spread_rows import draw, mark
 from facenet.errors import UserError
 from facenet.losses.heads import MarginHead, SoftmaxHead
 from facenet.losses.term import Term
-from facenet.spread_rows import draw, mark
 
 CHUNK = 65536  # rows at once of a draw of first weights: 32 MiB at D = 128
 WORD = 0xFFFFFFFF
@@ -43,7 +43,7 @@ class Rows(nn.Module):
     random numbers keyed by (seed, step, identity): nothing is drawn twice after a resume, and nobody waits for the device. The seed is torch's
     at the start, the run's. The loss is then cross entropy over the drawn of all processes, and accuracy among them; validation takes all.
     An optimizer step is for the rows drawn: others keep value and state, so momentum and weight decay rest too, and Adam's correction of its
-    first steps counts steps of the run (`facenet.spread_rows`).
+    first steps counts steps of the run (`facenet.distributed.spread_rows`).
     """
 
     key: torch.Tensor

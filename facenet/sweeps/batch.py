@@ -16,10 +16,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
 from facenet import config as configs
+from facenet.config.overlays import check_composed
+from facenet.config.overrides import as_given, given, key_in
 from facenet.errors import UserError
-from facenet.failure import RankFailed
-from facenet.overlays import check_composed
-from facenet.overrides import as_given, given, key_in
+from facenet.launch.failure import RankFailed
 from facenet.sweeps.plans import Job
 from facenet.sweeps.pool import Outcome
 from facenet.sweeps.session import Session

@@ -14,10 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from facenet import addresses
 from facenet.config import walk
 from facenet.data.split import replace_text
 from facenet.errors import UserError, told
+from facenet.privacy import addresses
 
 OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
 begun: list[tuple[str, str]] = []  # store and sweep_id, in the process of the command

@@ -15,15 +15,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from facenet.addresses import masked
-from facenet.atomic import replacing
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, printable
-from facenet.failure import RankFailed, note_failure, noted_failures
-from facenet.files import regular
-from facenet.launch import die_with_parent, launch
-from facenet.logs import guard_logs
-from facenet.stop import STOP_SIGNALS, requeued_after, stop_signals_raise
-from facenet.surroundings import keep_open, pass_over_matplotlibrc
+from facenet.files.atomic import replacing
+from facenet.files.reading import regular
+from facenet.launch.failure import RankFailed, note_failure, noted_failures
+from facenet.launch.local import die_with_parent, launch
+from facenet.launch.signals import STOP_SIGNALS, requeued_after, stop_signals_raise
+from facenet.launch.surroundings import keep_open, pass_over_matplotlibrc
+from facenet.privacy.addresses import masked
+from facenet.privacy.logs import guard_logs
 from facenet.tracking.facts import JOBS
 
 log = logging.getLogger(__name__)

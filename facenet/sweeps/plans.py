@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
-from facenet.accelerator import check_device_count
+from facenet.devices.accelerator import check_device_count
+from facenet.devices.updates import leave_compiler_out
 from facenet.errors import UserError
 from facenet.sweeps.state import State, state_of
 from facenet.tasks.auto import settled
@@ -18,7 +19,6 @@ from facenet.tasks.job import PLANNED, check_pixels
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.resume import without
 from facenet.tasks.train import train
-from facenet.updates import leave_compiler_out
 
 AFTER_OPENING = (
     "batch_size",

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from facenet.accelerator import only_devices, visible_devices
-from facenet.atomic import own
-from facenet.cores import available_cores
+from facenet.devices.accelerator import only_devices, visible_devices
+from facenet.devices.cores import available_cores
 from facenet.errors import FAILURE, USER
-from facenet.failure import one_line
-from facenet.launch import Stopped, module_command, safe_path
-from facenet.stop import held_back, stop_signals
+from facenet.files.atomic import own
+from facenet.launch.failure import one_line
+from facenet.launch.local import Stopped, module_command, safe_path
+from facenet.launch.signals import held_back, stop_signals
 from facenet.sweeps.plans import Job
 
 POLL_S = 0.1

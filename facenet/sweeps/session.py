@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from facenet import addresses
 from facenet import config as configs
-from facenet.atomic import alone_in
+from facenet.config.overlays import strange_arguments
 from facenet.data.split import replace_text
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation.report import digits
-from facenet.failure import one_line
-from facenet.overlays import strange_arguments
+from facenet.files.atomic import alone_in
+from facenet.launch.failure import one_line
+from facenet.privacy import addresses
 from facenet.sweeps import table
 from facenet.sweeps.job import TABLES
 from facenet.sweeps.plans import Job, Planner
@@ -158,8 +158,8 @@ class Session:
 
 def compare(uri: str, sweep_id: str) -> None:
     """Prints the ranked table of a sweep and where its runs can be compared; nothing where none is in the store."""
-    from facenet.sweeps.ranking import ranked_table
-    from facenet.sweeps.study import read_study
+    from facenet.reports.ranking import ranked_table
+    from facenet.reports.study import read_study
     from facenet.tracking import reading
 
     with contextlib.suppress(UserError):

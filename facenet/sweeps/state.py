@@ -13,8 +13,8 @@ from typing import Any, Literal
 from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.errors import UserError
-from facenet.failure import cause, noted_failures, one_line
-from facenet.files import text_of
+from facenet.files.reading import text_of
+from facenet.launch.failure import cause, noted_failures, one_line
 from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import changes, moved
 from facenet.tasks.resume import same_images

@@ -8,9 +8,9 @@ import logging
 from typing import Any
 
 from facenet import config as configs
-from facenet.evaluation.benchmark import HeldOut
+from facenet.config.overrides import keys_said
+from facenet.evaluation.benchmarks.choice import HeldOut
 from facenet.evaluation.protocol import Protocol
-from facenet.overrides import keys_said
 from facenet.tasks.plan import Benchmark
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
-from facenet.accelerator import is_host, offered_precisions, sound_halves
-from facenet.cores import threads_of
 from facenet.data.split import replace_text
+from facenet.devices.accelerator import is_host, offered_precisions, sound_halves
+from facenet.devices.cores import threads_of
 from facenet.errors import UserError, shown
-from facenet.files import text_of
+from facenet.files.reading import text_of
 from facenet.tasks import probe
 from facenet.tasks.probe import Probe
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from facenet import config as configs
-from facenet.data import contents
+from facenet.config.slots import locate
+from facenet.data.files import contents
 from facenet.data.identities import Subset
-from facenet.engine.whole import misfit
+from facenet.engine.run_state import misfit
 from facenet.errors import UserError
-from facenet.slots import locate
 from facenet.tasks.plan import Material
 
 log = logging.getLogger(__name__)

@@ -13,24 +13,24 @@ from typing import Any
 
 from torch import Tensor
 
-from facenet import collectives
-from facenet.accelerator import host_copy
-from facenet.atomic import replacing, writable
 from facenet.config import adopt_pending
 from facenet.data.split import save_split
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import host_copy
+from facenet.distributed import collectives
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
+from facenet.engine.run_state import module_state
 from facenet.engine.trainer import Progress, Trainer
-from facenet.engine.whole import module_state
 from facenet.engine.writer import Writer
 from facenet.errors import UserError
 from facenet.evaluation import report
-from facenet.evaluation.benchmark import PairSet
+from facenet.evaluation.benchmarks.choice import PairSet
 from facenet.evaluation.embed import Interrupted
 from facenet.evaluation.run import run_benchmark
 from facenet.evaluation.verification import Verification
-from facenet.launch import StopFlag
+from facenet.files.atomic import replacing, writable
+from facenet.launch.local import StopFlag
 from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
 from facenet.tasks.plan import SPLIT_SEED, Material, Plan

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
-from facenet.addresses import masked_address
-from facenet.atomic import replacing
 from facenet.backbones.embedder import Embedder
+from facenet.config.overrides import key_of
+from facenet.config.slots import addresses_in
 from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation import report
-from facenet.evaluation.benchmark import PairSet
+from facenet.evaluation.benchmarks.choice import PairSet
 from facenet.evaluation.run import run_benchmark
-from facenet.overrides import key_of
-from facenet.slots import addresses_in
+from facenet.files.atomic import replacing
+from facenet.privacy.addresses import masked_address
 from facenet.tasks import auto
 from facenet.tasks.as_trained import as_trained
 from facenet.tasks.changed import changed_images

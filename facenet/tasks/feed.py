@@ -11,21 +11,21 @@ from typing import Any
 
 import torch
 
-from facenet.accelerator import Accelerator
-from facenet.cache_dir import cache_dir
-from facenet.data.buffers import Buffers
-from facenet.data.cached_loader import CachedLoader, Images, MappedImages, ResidentImages
-from facenet.data.feed_choice import Need, Room, choose, free_disk, free_memory
+from facenet.data.feed.buffers import Buffers
+from facenet.data.feed.cached_loader import CachedLoader, Images, MappedImages, ResidentImages
+from facenet.data.feed.choice import Need, Room, choose, free_disk, free_memory
+from facenet.data.feed.loader import Batch, Loader, NewImages
+from facenet.data.feed.raw_cache import RawCache, Stopped, cache_bytes, cache_place, exists_or_comes, open_cache
 from facenet.data.identities import Faces, Subset
-from facenet.data.loader import Batch, Loader, NewImages
-from facenet.data.raw_cache import RawCache, Stopped, cache_bytes, cache_place, exists_or_comes, open_cache
-from facenet.data.sampler import Sampler
+from facenet.data.sampling.sampler import Sampler
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.loader import ShardLoader
 from facenet.data.source import Data, ShardData
 from facenet.data.transforms import Augment, Preprocess
+from facenet.devices.accelerator import Accelerator
 from facenet.errors import UserError
-from facenet.home import expanded
+from facenet.files.cache_dir import cache_dir
+from facenet.files.home import expanded
 from facenet.tasks.plan import Material, Plan
 from facenet.tasks.progress import image_bar
 

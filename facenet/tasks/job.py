@@ -19,15 +19,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facenet import addresses
 from facenet import config as configs
 from facenet.data.identities import Faces
-from facenet.distributed import Distributed
+from facenet.devices.updates import leave_compiler_out
+from facenet.distributed.choice import Distributed
 from facenet.engine.watch.alarm import TRY
 from facenet.errors import printable
-from facenet.evaluation.readable import unreadable_in, without
+from facenet.evaluation.benchmarks.readable import unreadable_in, without
 from facenet.evaluation.report import digits
-from facenet.launch import LOCK, launch
+from facenet.launch.local import LOCK, launch
+from facenet.privacy import addresses
 from facenet.tasks import auto, pace
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
@@ -36,7 +37,6 @@ from facenet.tasks.registration import network_of
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
-from facenet.updates import leave_compiler_out
 
 log = logging.getLogger(__name__)
 Start = Callable[[Path, Distributed, dict[str, str]], Any]
@@ -116,7 +116,7 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
         yield
     except (KeyboardInterrupt, SystemExit):
         if (run_dir / "checkpoints" / "last.pt").is_file():
-            from facenet.overlays import strange_arguments
+            from facenet.config.overlays import strange_arguments
 
             again = [addresses.masked(each) for each, _ in strange_arguments(overrides)]
             command = shlex.join(["facenet-train", f"resume={run_dir}", *again])

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from facenet.atomic import replacing
-from facenet.cache_dir import cache_dir
+from facenet.files.atomic import replacing
+from facenet.files.cache_dir import cache_dir
 from facenet.tasks.plan import Plan
 
 

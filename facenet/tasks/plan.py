@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from facenet.accelerator import DeviceChoice, Precision, check_exchange, check_precision, is_host
 from facenet.data.identities import Faces, Subset
-from facenet.data.sampler import Sampler
+from facenet.data.sampling.sampler import Sampler
 from facenet.data.source import Data, ShardData
 from facenet.data.split import Indices, split_identities, split_images
-from facenet.distributed import Distributed
+from facenet.devices.accelerator import DeviceChoice, Precision, check_exchange, check_precision, is_host
+from facenet.distributed.choice import Distributed
 from facenet.engine.muon import Muon
 from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings
 from facenet.errors import UserError
-from facenet.evaluation.benchmark import Bin, HeldOut, Lfw, NoBenchmark, PairSet
+from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw, NoBenchmark, PairSet
 from facenet.evaluation.report import RANKED
 from facenet.losses.mix import LossMix
 from facenet.tasks.rehearsal import (

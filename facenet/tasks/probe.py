@@ -20,14 +20,14 @@ import torch
 from torch.nn import functional
 
 from facenet import config as configs
-from facenet.accelerator import DTYPES, Accelerator, Precision, is_host, model_of, offered_precisions
-from facenet.atomic import replacing
-from facenet.cache_dir import cache_dir
-from facenet.distributed import Distributed
+from facenet.devices.accelerator import DTYPES, Accelerator, Precision, is_host, model_of, offered_precisions
+from facenet.distributed.choice import Distributed
 from facenet.engine.muon import orthogonalised
 from facenet.errors import UserError
-from facenet.files import text_of
-from facenet.launch import StopFlag, launch
+from facenet.files.atomic import replacing
+from facenet.files.cache_dir import cache_dir
+from facenet.files.reading import text_of
+from facenet.launch.local import StopFlag, launch
 
 log = logging.getLogger(__name__)
 LONG_ENOUGH_S = 1e-3  # of one call: below, a device's time is that of its launches
@@ -121,7 +121,7 @@ def measured(name: str, num_threads: int) -> Probe:
         finally:
             torch.set_num_threads(before)
     log.info("%s is asked what it computes fastest, once for this machine", name)
-    config = {"accelerator": {"_target_": "facenet.accelerator.DeviceChoice", "name": name}}
+    config = {"accelerator": {"_target_": "facenet.devices.accelerator.DeviceChoice", "name": name}}
     with tempfile.TemporaryDirectory(prefix="facenet-probe-") as folder:
         configs.write(config, Path(folder) / configs.RESOLVED)
         return probe_of(launch(Path(folder), Distributed(), {}, task="probe"))

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from facenet.backbones.embedder import Embedder
 from facenet.data.identities import Faces, UnreadableImage
-from facenet.data.sampler import Sampler
+from facenet.data.sampling.sampler import Sampler
 from facenet.data.transforms import Augment, Preprocess
-from facenet.distributed import Distributed
+from facenet.distributed.choice import Distributed
 from facenet.engine.schedule import Schedule, TorchSchedule
 from facenet.engine.trainer import Settings
 from facenet.errors import UserError

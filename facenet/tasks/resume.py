@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facenet import addresses, atomic
 from facenet import config as configs
+from facenet.config.slots import addresses_in, openings
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
-from facenet.files import text_of
-from facenet.home import expanded
-from facenet.slots import addresses_in, openings
+from facenet.files import atomic
+from facenet.files.home import expanded
+from facenet.files.reading import text_of
+from facenet.privacy import addresses
 from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
 from facenet.tasks.plan import Material, divide

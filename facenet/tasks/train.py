@@ -13,22 +13,22 @@ from typing import Any
 import torch
 
 from facenet import config as configs
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import Embedder
 from facenet.backbones.weights import load_weights
-from facenet.data.sampler import Sampler
+from facenet.data.sampling.sampler import Sampler
 from facenet.data.source import Data
 from facenet.data.transforms import Augment, Preprocess
-from facenet.distributed import Distributed
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.updates import leave_compiler_out
+from facenet.distributed.choice import Distributed
 from facenet.engine import checkpoint as checkpoints
-from facenet.engine.dllogger import opened
+from facenet.engine.run_state import module_state
 from facenet.engine.schedule import Schedule
-from facenet.engine.step import TrainStep
+from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Settings, Trainer
 from facenet.engine.watch.choice import Watch
 from facenet.engine.watch.watcher import Watcher
-from facenet.engine.whole import module_state
-from facenet.launch import StopFlag
+from facenet.launch.local import StopFlag
 from facenet.losses.mix import LossMix
 from facenet.tasks.epochs import Epochs, Run
 from facenet.tasks.feed import Feed
@@ -38,8 +38,8 @@ from facenet.tasks.pruning import Pruner
 from facenet.tasks.rehearsal import check_input
 from facenet.tasks.restore import tell
 from facenet.tracking.choice import MlflowTracking, NoTracking
+from facenet.tracking.dllogger import opened
 from facenet.tracking.tracker import NullTracker
-from facenet.updates import leave_compiler_out
 
 log = logging.getLogger(__name__)
 

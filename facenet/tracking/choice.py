@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from facenet.addresses import masked_address
 from facenet.errors import shown
+from facenet.privacy.addresses import masked_address
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.run import RUN_ID, open_run
 from facenet.tracking.store import Experiment, cause, open_client, page, where

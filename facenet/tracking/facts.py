@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facenet.addresses import masked
 from facenet.errors import shown
+from facenet.privacy.addresses import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from facenet.atomic import own
 from facenet.errors import UserError, shown
-from facenet.files import regular
+from facenet.files.atomic import own
+from facenet.files.reading import regular
 
 NAME = "metrics.jsonl"
 LONGEST = 10_000  # bytes of the first line

@@ -10,10 +10,10 @@ import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from facenet.addresses import masked_address
-from facenet.atomic import replacing
-from facenet.cache_dir import cache_dir
 from facenet.errors import UserError, shown
+from facenet.files.atomic import replacing
+from facenet.files.cache_dir import cache_dir
+from facenet.privacy.addresses import masked_address
 from facenet.tracking.sqlite_file import address_of
 from facenet.tracking.store import sqlite_path, where
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facenet.addresses import masked_address
 from facenet.errors import UserError, shown
+from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import as_named
 from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, open_client, page, sqlite_path
 

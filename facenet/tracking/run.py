@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facenet import addresses
 from facenet.errors import UserError, printable, shown
-from facenet.stop import postponed
+from facenet.launch.signals import postponed
+from facenet.privacy import addresses
 from facenet.tracking import journal, process
 from facenet.tracking.delivery import deliver
 from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, params, shortened

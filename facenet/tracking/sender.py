@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from facenet.addresses import masked_address
+from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import deliver
 from facenet.tracking.store import cause, open_client
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from facenet.addresses import masked_address, masked_in, restored_address
-from facenet.atomic import own
 from facenet.errors import UserError, shown
-from facenet.logs import guard_logs
+from facenet.files.atomic import own
+from facenet.privacy.addresses import masked_address, masked_in, restored_address
+from facenet.privacy.logs import guard_logs
 from facenet.tracking.sqlite_file import absolute, address_of, file_of, no_other_folder
 
 if TYPE_CHECKING:

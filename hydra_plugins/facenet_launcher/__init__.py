@@ -14,7 +14,7 @@ class FacenetLauncher(Launcher):
     """Runs each job as a command of its own. The table of jobs comes first."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from facenet import torchrun
+        from facenet.commands import torchrun
         from facenet.errors import USER, fail
 
         if torchrun.active():

@@ -54,7 +54,8 @@ def test_the_overrides_give_the_preprocessing(known):
 
     from hydra import compose, initialize_config_module
 
-    from facenet import cli, config
+    from facenet import config
+    from facenet.commands import composed as cli
 
     assert cli.own_experiments  # its import registers a resolver of the config
     overrides = ["backbone=mobilefacenet", "tracking=none", "benchmark=none", *shlex.split(known.overrides)]

@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet.data.synthetic import SyntheticFaces
-from facenet.sweeps.study import Study, read_study
+from facenet.data.drawn.synthetic import SyntheticFaces
+from facenet.reports.study import Study, read_study
 from facenet.tracking import reading
 from facenet.tracking.reading import RunRecord
 

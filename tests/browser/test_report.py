@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from facenet.sweeps.page import page as report_page
-from facenet.sweeps.ranking import rank, verdict
-from facenet.sweeps.study import Job, Study
+from facenet.reports.page import page as report_page
+from facenet.reports.ranking import rank, verdict
+from facenet.reports.study import Job, Study
 
 pytestmark = pytest.mark.slow
 SIZES = {"report": (1280, 1500), "report-phone": (390, 1800)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet.data.decode import IMAGE_SUFFIXES, SUFFIXES
+from facenet.data.files.decode import IMAGE_SUFFIXES, SUFFIXES
 from facenet.data.identities import FolderFaces, ImageList, Subset, UnreadableImage, identity_index, with_min_images
 from facenet.errors import UserError
 

@@ -14,11 +14,11 @@ from PIL import Image
 from facenet.backbones.mobilefacenet import MobileFaceNet
 from facenet.backbones.published import KNOWN, made_for
 from facenet.backbones.weights import load_weights
-from facenet.data.annotation import read_annotation
-from facenet.data.bin_file import read_bin
+from facenet.data.files.annotation import read_annotation
 from facenet.errors import UserError
-from facenet.evaluation.benchmark import Lfw
-from facenet.evaluation.pairs_file import read_pairs
+from facenet.evaluation.benchmarks.bin_file import read_bin
+from facenet.evaluation.benchmarks.choice import Lfw
+from facenet.evaluation.benchmarks.pairs_file import read_pairs
 from facenet.evaluation.protocol import Protocol
 
 IMAGES = [b"one", b"two", b"one", b"three"]

@@ -14,16 +14,16 @@ from omegaconf import OmegaConf
 
 from facenet.backbones.embedder import Embedder
 from facenet.backbones.weights import load_weights
-from facenet.data.annotation import annotate
+from facenet.data.files.annotation import annotate
+from facenet.data.files.pack import pack_folder
 from facenet.data.identities import FolderFaces
-from facenet.data.pack import pack_folder
 from facenet.data.source import AnnotationData, FolderData, RecordData, ShardData, SyntheticData
 from facenet.data.transforms import Augment, Preprocess
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.evaluation.benchmark import Bin, Lfw
+from facenet.evaluation.benchmarks.choice import Bin, Lfw
 from facenet.evaluation.protocol import Protocol
-from facenet.files import reason_of
+from facenet.files.reading import reason_of
 
 from .conftest import MakeFolder
 

@@ -14,23 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facenet import collectives
-from facenet.accelerator import Accelerator, DeviceChoice, Precision, host_copy
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1, convolution, separable
-from facenet.data.loader import Batch
+from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
-from facenet.distributed import Distributed
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision, host_copy
+from facenet.distributed import collectives
+from facenet.distributed.choice import Distributed
+from facenet.distributed.spread_rows import rows_of_whole
 from facenet.engine.muon import Muon
+from facenet.engine.run_state import module_state
 from facenet.engine.schedule import Constant
-from facenet.engine.step import TrainStep
+from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer
-from facenet.engine.whole import module_state
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.sharded import ShardedSoftmaxHead
 from facenet.losses.triplet import TripletLoss
-from facenet.spread_rows import rows_of_whole
 from facenet.tracking.tracker import NullTracker
 
 SIZE, NUM_IDENTITIES, BATCH = 32, 4, 12

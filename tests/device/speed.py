@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from facenet.accelerator import Accelerator, DeviceChoice, Precision, offered_precisions
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.inception_resnet_v1 import InceptionResNetV1
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.data.loader import Batch
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
+from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision, offered_precisions
 from facenet.engine.schedule import Constant
-from facenet.engine.step import TrainStep
+from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix

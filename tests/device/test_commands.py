@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet.accelerator import device_count
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
+from facenet.devices.accelerator import device_count
 from facenet.engine import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def command(program: str, run_dir: Path, *arguments: str, **environment: str) ->
         [
             sys.executable,
             "-c",
-            f"from facenet.cli import {program}; {program}()",
+            f"from facenet.commands.composed import {program}; {program}()",
             *arguments,
             f"hydra.run.dir={run_dir}",
         ],
@@ -133,7 +133,8 @@ def test_a_job_of_two_processes_in_fp16(device_name, lfw, tmp_path):
 
 def test_a_plugin_without_a_card_is_passed_over_and_refused_by_name(simulated, tmp_path):
     """In one process: `auto` and its reason, then the command that names the device."""
-    script = "from facenet.accelerator import DeviceChoice; print(DeviceChoice().resolve()); from facenet.cli import train; train()"
+    script = "from facenet.devices.accelerator import DeviceChoice; print(DeviceChoice().resolve()); "
+    script += "from facenet.commands.composed import train; train()"
     done = subprocess.run(
         [
             sys.executable,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from facenet.accelerator import Accelerator, host_copy
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
+from facenet.devices.accelerator import Accelerator, host_copy
 from facenet.engine import checkpoint
 from facenet.engine.trainer import Progress
 from facenet.errors import UserError

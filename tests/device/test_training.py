@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from facenet import accelerator as accelerators
+from facenet.devices import accelerator as accelerators
 from facenet.engine.trainer import Progress, moved
 from facenet.errors import UserError
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.backbones.embedder import Embedder
-from facenet.data.loader import Batch
+from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.engine.schedule import Constant, WarmupCosine
-from facenet.engine.step import TrainStep
+from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Average, Progress, Settings, Trainer
 from facenet.errors import UserError
 from facenet.losses.heads import SoftmaxHead

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
-from facenet.data.loader import Batch
+from facenet.data.feed.loader import Batch
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.updates import step_where
 from facenet.engine.watch import signs
 from facenet.engine.watch.alarm import TRY, Alarm
 from facenet.engine.watch.choice import WATCHDOGS, Watch
@@ -21,12 +22,11 @@ from facenet.engine.watch.nonfinite import shortened
 from facenet.engine.watch.repeats import Repeats
 from facenet.engine.watch.watcher import Watcher
 from facenet.errors import FAILURE, Halted, UserError
-from facenet.failure import Failure, noted_failures
+from facenet.launch.failure import Failure, noted_failures
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
 from facenet.tracking.tracker import NullTracker
-from facenet.updates import step_where
 
 
 class Tags(NullTracker):

@@ -9,7 +9,7 @@ import pytest
 
 from facenet.evaluation import report
 from facenet.evaluation.protocol import Protocol, verify
-from facenet.sweeps.study import study_of
+from facenet.reports.study import study_of
 from facenet.tasks.plan import selected
 from facenet.tasks.pruning import Pruner
 from facenet.tracking.reading import RunRecord
@@ -120,8 +120,8 @@ def test_a_collapsed_epoch_is_worse_than_any_other_job(monkeypatch):
 
 
 def test_a_sweep_says_which_job_collapsed():
-    from facenet.sweeps.page import page
-    from facenet.sweeps.ranking import ranked_table
+    from facenet.reports.page import page
+    from facenet.reports.ranking import ranked_table
 
     def run(number: int, **more):
         tags = {"job_num": str(number), "hydra.overrides": f"optimizer.lr={number}", "sweep.axes": '["optimizer.lr"]'}

@@ -7,11 +7,12 @@ import logging
 import numpy as np
 import pytest
 
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.errors import UserError
-from facenet.evaluation import benchmark, protocol, report
-from facenet.evaluation.benchmark import Bin, HeldOut, Lfw
-from facenet.evaluation.drawn_pairs import draw_different, draw_same
+from facenet.evaluation import protocol, report
+from facenet.evaluation.benchmarks import choice as benchmark
+from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw
+from facenet.evaluation.benchmarks.drawn_pairs import draw_different, draw_same
 from facenet.evaluation.protocol import Protocol, paired, verify
 from facenet.tasks.as_trained import as_trained
 
@@ -76,7 +77,7 @@ def test_the_bound_changes_no_pairs_that_people_have():
         assert np.array_equal(found.faces.indices[found.left[~found.same]], expected)
 
 
-STORED = {"_target_": "facenet.evaluation.benchmark.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
+STORED = {"_target_": "facenet.evaluation.benchmarks.choice.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
 OWN = {"distance": "l2", "flip": "concat", "subtract_mean": True, "thresholds": "exact"}
 
 
@@ -98,7 +99,7 @@ def test_numbers_of_the_command_that_do_not_go_with_the_runs_are_a_mistake():
     with pytest.raises(UserError, match="heldout: 60 pairs in 50 folds; benchmark.num_folds must be"):
         as_trained(HeldOut(num_pairs=2000, num_folds=50, protocol=Protocol()), content(), ["benchmark.num_folds=50"])
     given = Bin(path="a.bin", protocol=Protocol())
-    found = as_trained(given, content(_target_="facenet.evaluation.benchmark.Bin", num_folds=5), [])
+    found = as_trained(given, content(_target_="facenet.evaluation.benchmarks.choice.Bin", num_folds=5), [])
     assert found.num_folds == 5
 
 

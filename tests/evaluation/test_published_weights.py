@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from facenet.accelerator import Accelerator, Precision
 from facenet.backbones.mobilefacenet import MobileFaceNet
 from facenet.backbones.weights import load_weights
 from facenet.data.transforms import Preprocess
-from facenet.evaluation.benchmark import Lfw
+from facenet.devices.accelerator import Accelerator, Precision
+from facenet.evaluation.benchmarks.choice import Lfw
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, verify
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facenet.evaluation.benchmark import Bin
-from facenet.evaluation.pairs_file import read_pairs
+from facenet.evaluation.benchmarks.choice import Bin
+from facenet.evaluation.benchmarks.pairs_file import read_pairs
 from facenet.evaluation.protocol import Protocol
 from facenet.evaluation.report import table
 from facenet.evaluation.verification import evaluate_pairs

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.distributed.spread_rows import rows_of_whole, share
 from facenet.engine.muon import Muon
 from facenet.errors import UserError
 from facenet.losses.heads import MarginHead, SoftmaxHead
 from facenet.losses.sharded import CHUNK, ShardedMarginHead, ShardedSoftmaxHead
-from facenet.spread_rows import rows_of_whole, share
 
 NUM_IDENTITIES = 11
 
@@ -230,9 +230,9 @@ import contextlib
 import torch
 from torch import nn
 from torch.nn import functional
-from facenet import collectives
-from facenet.accelerator import Accelerator, DeviceChoice, Precision
-from facenet.distributed import Distributed
+from facenet.distributed import collectives
+from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.distributed.choice import Distributed
 from facenet.engine import whole
 from facenet.engine.muon import Muon
 from facenet.errors import UserError

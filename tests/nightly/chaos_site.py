@@ -45,7 +45,7 @@ if os.environ.get("RANK") == "0":
     if PHASE == "checkpoint":
         import torch
 
-        from facenet import atomic
+        from facenet.files import atomic
 
         stretched(torch, "save", before=Moment().come)
         stretched(atomic.os, "replace", before=lambda: time.sleep(LASTS_S))

@@ -25,8 +25,8 @@ import pytest
 import torch
 
 from facenet.engine import checkpoint
-from facenet.sweeps.runs import run_reap
 from facenet.tasks import resume
+from facenet.tools.runs import run_reap
 from facenet.tracking.store import open_experiment
 
 HERE = Path(__file__).parent

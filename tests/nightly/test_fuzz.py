@@ -27,8 +27,8 @@ SLOWEST_S = 10.0
 TARGET = """
 import atheris, logging, runpy, sys
 with atheris.instrument_imports(include=["facenet"]):
-    import facenet.backbones.weights, facenet.data.annotation, facenet.engine.checkpoint
-    import facenet.engine.dllogger, facenet.evaluation.pairs_file
+    import facenet.backbones.weights, facenet.data.files.annotation, facenet.engine.checkpoint
+    import facenet.tracking.dllogger, facenet.evaluation.benchmarks.pairs_file
 from pathlib import Path
 logging.disable()
 harness, kind, place, *flags = sys.argv[1:]

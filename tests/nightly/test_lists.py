@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from facenet.data.annotation import read_annotation
-from facenet.evaluation.pairs_file import read_pairs
+from facenet.data.files.annotation import read_annotation
+from facenet.evaluation.benchmarks.pairs_file import read_pairs
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 DRAWS = 200

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-from facenet import overlays
+from facenet.config import overlays
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
-from facenet.tasks.overlap import restored
+from facenet.tools.overlap import restored
 
 pytestmark = [
     pytest.mark.nightly,

@@ -30,7 +30,7 @@ LIBRARIES = (
 VARIABLES = (
     *(MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT"),
     *("TORCHINDUCTOR_CACHE_DIR", "LD_LIBRARY_PATH"),  # by torch and cv2 when they are imported
-    "FACENET_SECRETS",  # what facenet.addresses hides, as long as the process lives
+    "FACENET_SECRETS",  # what facenet.privacy.addresses hides, as long as the process lives
     # By facenet.tracking.store when a process first opens a store.
     *("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"),
 )

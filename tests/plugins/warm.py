@@ -56,7 +56,7 @@ PRELOADED = (
     ),
     *("mlflow.store.tracking.sqlalchemy_store", "cProfile"),
 )
-LATER = {"facenet.worker", "facenet.__main__"}  # run as __main__, which a module that is there already may not be
+LATER = {"facenet.tasks.worker", "facenet.__main__"}  # run as __main__, which a module that is there already may not be
 BIN = Path(sys.executable).parent
 # Read when the interpreter or a library starts, so that a process which wants another value of one starts cold. PYTHONPATH is followed.
 AT_START = ("PYTHON", "LD_", "OMP_NUM_THREADS", "OPENBLAS_", "MKL_", "KMP_", "MALLOC_", "GLIBC_", "COVERAGE_")

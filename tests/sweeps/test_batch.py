@@ -14,7 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 
-import facenet.cli  # noqa: F401  the resolvers of conf
+import facenet.commands.composed  # noqa: F401  the resolvers of conf
 from facenet.errors import UserError
 from facenet.sweeps.batch import arguments, jobs_of
 from facenet.sweeps.plans import Job, Planner

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from facenet.evaluation.benchmark import Bin, HeldOut, Lfw, NoBenchmark
+from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw, NoBenchmark
 from facenet.evaluation.protocol import Protocol
 from facenet.tasks.as_trained import as_trained
 from facenet.tasks.evaluate import tested_on as source_of_test  # pytest would take its own name for a test
@@ -16,7 +16,7 @@ from facenet.tasks.restore import Restored
 
 FLIP_MEAN = {"_target_": "facenet.evaluation.protocol.Protocol", "distance": "l2", "flip": "concat"}
 FLIP_MEAN |= {"subtract_mean": True, "thresholds": "exact"}
-HELDOUT = {"_target_": "facenet.evaluation.benchmark.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
+HELDOUT = {"_target_": "facenet.evaluation.benchmarks.choice.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
 
 
 def content(**benchmark):
@@ -76,7 +76,7 @@ def test_damaged_numbers_count_for_nothing(number):
 
 
 def test_a_run_without_a_benchmark_leaves_the_default():
-    none = {"config": {"benchmark": {"_target_": "facenet.evaluation.benchmark.NoBenchmark"}}}
+    none = {"config": {"benchmark": {"_target_": "facenet.evaluation.benchmarks.choice.NoBenchmark"}}}
     assert as_trained(lfw(), none, []).protocol == Protocol()
     assert isinstance(as_trained(NoBenchmark(), content(), []), NoBenchmark)
 

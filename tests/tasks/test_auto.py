@@ -7,7 +7,7 @@ import json
 import pytest
 
 from facenet import config as configs
-from facenet.accelerator import sound_halves
+from facenet.devices.accelerator import sound_halves
 from facenet.sweeps.plans import Job, Planner
 from facenet.sweeps.state import state_of
 from facenet.tasks import auto, probe
@@ -105,7 +105,7 @@ def test_what_is_named_stays_and_costs_no_probe(machine, recipe):
 @pytest.mark.parametrize("processes", [1, 3])
 def test_threads_are_those_of_a_process(machine, recipe, monkeypatch, processes):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("facenet.cores.available_cores", lambda: 7)
+    monkeypatch.setattr("facenet.devices.cores.available_cores", lambda: 7)
     asked = machine(ZEN_2)
     settled({**recipe(), "distributed": {"num_processes": processes}})
     assert asked == [7 // processes]

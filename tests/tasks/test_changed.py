@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from facenet import cli
 from facenet import config as configs
-from facenet.data.synthetic import SyntheticFaces
+from facenet.commands import composed as cli
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.launch import RankFailed
+from facenet.launch.local import RankFailed
 from facenet.sweeps.state import state_of
 from facenet.tasks import changed, evaluate, job, resume, train
 from facenet.tracking.choice import NoTracking

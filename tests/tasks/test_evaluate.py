@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks.evaluate import run_evaluation

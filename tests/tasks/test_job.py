@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from facenet import addresses
 from facenet import config as configs
+from facenet.privacy import addresses
 from facenet.tasks import job
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.identities import ImageList
-from facenet.data.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.evaluation.benchmark import PairSet
+from facenet.evaluation.benchmarks.choice import PairSet
+from facenet.evaluation.benchmarks.readable import unreadable_in, without
 from facenet.evaluation.protocol import Protocol
-from facenet.evaluation.readable import unreadable_in, without
-from facenet.stop import StopFlag
+from facenet.launch.signals import StopFlag
 from facenet.tasks import epochs
 from facenet.tasks.job import run_job
 from facenet.tasks.train import run

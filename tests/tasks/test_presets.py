@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from facenet import config as configs
-from facenet.data.annotation import annotate
+from facenet.data.files.annotation import annotate
 from facenet.errors import UserError
 from facenet.tasks.feed import Feed
 from facenet.tasks.job import prepare

@@ -8,7 +8,7 @@ import pytest
 
 from facenet import config as configs
 from facenet.data.transforms import Preprocess
-from facenet.distributed import Distributed
+from facenet.distributed.choice import Distributed
 from facenet.errors import UserError
 from facenet.tasks.job import PLANNED, prepare
 from facenet.tasks.rehearsal import check_input, check_parts
@@ -136,11 +136,11 @@ def test_a_schedule_is_played_as_far_as_the_run_goes(base):
 
 
 HARD = {"_target_": "facenet.losses.triplet.TripletLoss", "mining": "batch_hard"}
-SHUFFLE = {"_target_": "facenet.data.sampler.ShuffleSampler"}
+SHUFFLE = {"_target_": "facenet.data.sampling.sampler.ShuffleSampler"}
 
 
 def groups_of(number: int):
-    return {"_target_": "facenet.data.sampler.IdentitySampler", "images_per_identity": number}
+    return {"_target_": "facenet.data.sampling.sampler.IdentitySampler", "images_per_identity": number}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def hard(base):
     ],
 )
 def test_batches_that_teach_nothing_are_refused_in_the_plan(hard, given, told):
-    nothing = {"_target_": "facenet.evaluation.benchmark.NoBenchmark"}
+    nothing = {"_target_": "facenet.evaluation.benchmarks.choice.NoBenchmark"}
     given = {group: nothing if values == "none" else values for group, values in given.items()}
     with pytest.raises(UserError, match=told):
         planned(changed(hard, **given))

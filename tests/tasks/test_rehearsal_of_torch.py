@@ -107,7 +107,7 @@ def test_what_is_no_transform_is_named(wrong):
 
 
 def test_the_precision_has_a_scale_above_0():
-    from facenet.accelerator import Precision
+    from facenet.devices.accelerator import Precision
 
     for options in ({"init_scale": 0.0}, {"init_scale": -1.0}, {"growth_interval": 0}):
         with pytest.raises(UserError, match=f"precision.{next(iter(options))}: expected a number above 0"):
@@ -116,8 +116,8 @@ def test_the_precision_has_a_scale_above_0():
 
 
 def test_a_rank_whose_peer_failed_leaves_the_telling_to_it(monkeypatch: pytest.MonkeyPatch):
-    from facenet import torchrun
-    from facenet.failure import Failure
+    from facenet.commands import torchrun
+    from facenet.launch.failure import Failure
 
     monkeypatch.setattr(torchrun, "FAREWELL_S", 0.3)
     own, mistake = Failure.of(1, RuntimeError("connection closed by peer")), Failure.of(0, UserError("disk full"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from facenet import config as configs
-from facenet.slots import locate
+from facenet.config.slots import locate
 from facenet.tasks.evaluate import run_evaluation
 from facenet.tasks.train import train
 from facenet.tracking.reading import search

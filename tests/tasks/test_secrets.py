@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 import torch
 
-from facenet import addresses, cli
 from facenet import config as configs
+from facenet.commands import composed as cli
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.identities import FolderFaces
 from facenet.data.shards.places import told, unread
 from facenet.data.shards.writing import write_shards
-from facenet.data.synthetic import SyntheticFaces
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
+from facenet.privacy import addresses
 from facenet.sweeps.state import read_command, write_command
 from facenet.tasks import job, resume
 from facenet.tracking import journal

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.identities import FolderFaces
 from facenet.data.shards.writing import write_shards
-from facenet.data.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks.job import prepare

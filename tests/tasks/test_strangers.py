@@ -16,10 +16,11 @@ from PIL import Image
 from facenet import config as configs
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
-from facenet.tasks import replay, resume
+from facenet.tasks import resume
 from facenet.tasks.evaluate import heldout_data, run_evaluation
-from facenet.tasks.overlap import restored
 from facenet.tasks.restore import from_checkpoint
+from facenet.tools import replay
+from facenet.tools.overlap import restored
 
 PREPROCESS = {"_target_": "facenet.data.transforms.Preprocess", "size": [8, 8]}
 TRUNK = {"_target_": "facenet.backbones.mobilenet_v1.MobileNetV1"}

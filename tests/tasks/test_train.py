@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from facenet import config as configs
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks.job import git_state, origin, prepare, run_job

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 import facenet
-from facenet.addresses import masked
-from facenet.data.annotation import read_annotation
+from facenet.data.files.annotation import read_annotation
 from facenet.data.source import AnnotationData
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
-from facenet.evaluation.pairs_file import read_pairs
+from facenet.evaluation.benchmarks.pairs_file import read_pairs
+from facenet.privacy.addresses import masked
 from facenet.tasks import job, resume
 from facenet.tasks.evaluate import run_evaluation
-from facenet.tasks.overlap import restored
+from facenet.tools.overlap import restored
 from facenet.tracking.store import page
 
 CODE = sorted(Path(facenet.__file__).parent.rglob("*.py"))
@@ -100,7 +100,7 @@ def cyclic() -> dict[str, Any]:
     "backbone",
     [
         {"_target_": "os.system", "command": "true"},
-        {"_target_": "facenet.launch.subprocess.Popen", "args": ["true"]},
+        {"_target_": "facenet.launch.local.subprocess.Popen", "args": ["true"]},
         {"_target_": "torch.nn.Linear", "in_features": "x", "out_features": None},
         {"_target_": ["os", "system"]},
         {"_target_": "facenet.backbones.embedder.FaceNet", "trunk": 7},
@@ -210,7 +210,9 @@ def problems(source: str) -> list[str]:
             found.append(name)
         if name.endswith((".extractall", ".extract", ".unpack_archive")):
             found.append(name)
-        if name == "torch.load":  # weights_only has a hole in torch 2.4 and 2.5: facenet.tensor_file reads instead
+        if (
+            name == "torch.load"
+        ):  # weights_only has a hole in torch 2.4 and 2.5: facenet.files.tensor_file reads instead
             found.append("torch.load")
         if name.startswith("subprocess.") and keywords.get("shell", "False") != "False":
             found.append("a shell")

@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import Halted
-from facenet.launch import StopFlag
+from facenet.launch.local import StopFlag
 from facenet.tasks import train
-from facenet.tasks.replay import replay
+from facenet.tools.replay import replay
 from facenet.tracking import journal
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_learning_rate_too_high_ends_with_the_batch_to_replay(command, tmp_pat
     assert torch.load(path, weights_only=True)["batches"][0]["images"].shape == (12, 32, 32, 3)
     lines = replay(path, "cpu")
     assert "synthetic/" in lines[0] and "nan" in lines[1] and "none" not in lines[2] and "none" not in lines[3]
-    said = subprocess.run([sys.executable, "-m", "facenet.tasks.replay", str(path)], capture_output=True, text=True)
+    said = subprocess.run([sys.executable, "-m", "facenet.tools.replay", str(path)], capture_output=True, text=True)
     assert said.returncode == 0 and "first output that is not finite" in said.stdout
 
 
@@ -184,7 +184,7 @@ def test_a_rank_that_stands_still_ends_the_run_with_the_stacks_of_the_others(sta
 
 
 def is_worker(pid):
-    return "facenet.worker" in Path(f"/proc/{pid}/cmdline").read_text()
+    return "facenet.tasks.worker" in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def rank_of(pid):

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from facenet.launch import Stopped
+from facenet.launch.local import Stopped
 from facenet.tasks.job import way_on_told
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from facenet import config as configs
-from facenet.sweeps.study import study_of
+from facenet.reports.study import study_of
 from facenet.tasks import resume
 from facenet.tracking.reading import RunRecord
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from facenet.errors import UserError
-from facenet.sweeps.runs import run_sync
+from facenet.tools.runs import run_sync
 from facenet.tracking import journal, known, reading
 from facenet.tracking.store import open_experiment
 

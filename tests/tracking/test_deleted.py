@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from facenet.errors import UserError
-from facenet.sweeps.study import read_study
+from facenet.reports.study import read_study
 from facenet.tracking import store
 from facenet.tracking.sqlite_file import absolute
 from facenet.tracking.store import open_client, store_state, where

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from facenet.sweeps.runs import run_sync
+from facenet.tools.runs import run_sync
 from facenet.tracking import journal
 
 JOB = """

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from facenet import addresses
 from facenet.errors import UserError
-from facenet.sweeps.runs import run_sync
+from facenet.privacy import addresses
 from facenet.tasks import resume
+from facenet.tools.runs import run_sync
 from facenet.tracking import journal
 from facenet.tracking.choice import MlflowTracking
 from facenet.tracking.facts import RunFacts

@@ -159,7 +159,7 @@ def test_a_run_that_is_not_tracked_writes_nothing(tmp_path):
 
 KILLED = """
 import pathlib, sys, time
-from facenet.launch import stop_signals_raise
+from facenet.launch.local import stop_signals_raise
 from facenet.tracking.choice import MlflowTracking
 from facenet.tracking.facts import RunFacts
 mlflow = MlflowTracking(uri=f"sqlite:///{sys.argv[1]}/mlflow.db")

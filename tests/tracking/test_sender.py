@@ -9,7 +9,7 @@ import time
 import pytest
 
 from facenet.errors import UserError
-from facenet.sweeps.runs import run_sync
+from facenet.tools.runs import run_sync
 from facenet.tracking import journal, sender
 from facenet.tracking.choice import MlflowTracking
 from facenet.tracking.delivery import METRICS_PER_BATCH, batches, deliver

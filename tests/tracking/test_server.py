@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from facenet.sweeps.runs import run_sync
+from facenet.tools.runs import run_sync
 from facenet.tracking import journal, sender
 from facenet.tracking.choice import MlflowTracking
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from facenet.addresses import masked_address
 from facenet.errors import UserError
-from facenet.failure import noted_failures
+from facenet.launch.failure import noted_failures
+from facenet.privacy.addresses import masked_address
 from facenet.sweeps.job import TABLES, attach_tables
-from facenet.sweeps.runs import run_sync
 from facenet.sweeps.state import state_of
 from facenet.tasks import resume
+from facenet.tools.runs import run_sync
 from facenet.tracking import delivery, journal, known
 from facenet.tracking.sqlite_file import address_of
 

@@ -13,11 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from facenet.addresses import masked_address
-from facenet.atomic import replacing
-from facenet.cache_dir import cache_dir
-from facenet.data.contents import Contents
-from facenet.data.decode import DEFAULT, Decode
+from facenet.data.files.contents import Contents
+from facenet.data.files.decode import DEFAULT, Decode
 from facenet.data.identities import PART, Indices, Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.data.shards.index import FILE_NAME, ShardIndex, counted, load_index
 from facenet.data.shards.places import (
@@ -33,6 +30,9 @@ from facenet.data.shards.places import (
     told,
 )
 from facenet.errors import UserError, shown
+from facenet.files.atomic import replacing
+from facenet.files.cache_dir import cache_dir
+from facenet.privacy.addresses import masked_address
 
 log = logging.getLogger(__name__)
 TOLD_EVERY_S = 10.0

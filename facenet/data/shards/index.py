@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facenet.data.decode import IMAGE_SUFFIXES
+from facenet.data.files.decode import IMAGE_SUFFIXES
 from facenet.data.identities import Indices, hex_digest
 from facenet.data.shards.places import Shard, name_of, told, webdataset
 from facenet.errors import UserError, shown

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facenet.data.cached_loader import rows_in
+from facenet.data.feed.cached_loader import rows_in
+from facenet.data.feed.loader import Batch, Loader
 from facenet.data.identities import Faces, Indices, UnreadableImage
-from facenet.data.loader import Batch, Loader
-from facenet.data.sampler import OWN, SHARED
+from facenet.data.sampling.sampler import OWN, SHARED
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.transforms import Augment, Preprocess
 

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-from facenet.addresses import HIDDEN, masked_address, masked_in, restored_address
 from facenet.errors import UserError, shown
+from facenet.privacy.addresses import HIDDEN, masked_address, masked_in, restored_address
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 REMOTE = ("http://", "https://")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from facenet.data.decode import IMAGE_SUFFIXES
+from facenet.data.files.decode import IMAGE_SUFFIXES
+from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, UnreadableImage
-from facenet.data.record_faces import RecordFaces
 from facenet.data.shards.index import FILE_NAME, LARGEST, ShardIndex, joined, scanned
 from facenet.data.shards.places import webdataset
-from facenet.data.whole import written_whole
 from facenet.errors import UserError, shown
-from facenet.home import expanded
+from facenet.files.folders import written_whole
+from facenet.files.home import expanded
 
 ORDER_SEED = 10101  # of the order in which images are dealt to shards
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from facenet.atomic import own
 from facenet.engine.watch.alarm import Alarm
 from facenet.errors import FAILURE, Halted
-from facenet.failure import note_failure
+from facenet.files.atomic import own
+from facenet.launch.failure import note_failure
 
 log = logging.getLogger(__name__)
 OTHERS_S = 3.0  # before the first process ends: for the others to write where they stand; the launcher ends them within seconds

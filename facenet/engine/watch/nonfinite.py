@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from facenet.accelerator import host_copy
-from facenet.atomic import replacing
-from facenet.data.loader import Batch
+from facenet.data.feed.loader import Batch
+from facenet.devices.accelerator import host_copy
+from facenet.files.atomic import replacing
 
 NAMED = 6  # of the files of a batch, in a message
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facenet import collectives
-from facenet.accelerator import Accelerator
-from facenet.data.loader import Batch
-from facenet.engine.step import TrainStep
+from facenet.data.feed.loader import Batch
+from facenet.devices.accelerator import Accelerator
+from facenet.distributed import collectives
+from facenet.engine.train_step import TrainStep
 from facenet.engine.watch import nonfinite, signs
 from facenet.engine.watch.alarm import Alarm
 from facenet.engine.watch.choice import Watch
@@ -124,7 +124,7 @@ class Watcher:
                 "nonfinite",
                 f"{counts.in_row} steps in a row up to step {step} had gradients that are not finite and were left out; the last batch "
                 f"of process {self.accelerator.rank} (its loss {'was' if counts.loss else 'was not'} finite) is "
-                f"{nonfinite.shortened(names)}; python -m facenet.tasks.replay {path} repeats it",
+                f"{nonfinite.shortened(names)}; python -m facenet.tools.replay {path} repeats it",
             )
         return {"train/skipped_steps": float(counts.skipped)} if counts.skipped else {}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facenet.data.decode import Decode
+from facenet.data.files.decode import Decode
 from facenet.data.identities import Faces, FolderFaces, UnreadableImage
 from facenet.data.shards import faces as shard_faces
 from facenet.data.shards.faces import ShardFaces

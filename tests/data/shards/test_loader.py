@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facenet.data.feed.loader import Batch, Loader
 from facenet.data.identities import FolderFaces, Subset
-from facenet.data.loader import Batch, Loader
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.loader import ShardLoader, Stream, moved, stretch
 from facenet.data.shards.places import Shard

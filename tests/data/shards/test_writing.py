@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet.data.annotation import annotate
+from facenet.data.files.annotation import annotate
+from facenet.data.files.pack import pack_folder
 from facenet.data.identities import FolderFaces
-from facenet.data.pack import pack_folder
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.writing import write_shards
 from facenet.errors import UserError
-from facenet.tasks.shard import opened, run_shard
+from facenet.tools.shard import opened, run_shard
 
 from .conftest import PEOPLE
 
 webdataset = pytest.importorskip("webdataset", reason="needs facenet[shards]")
-COMMAND = [sys.executable, "-c", "from facenet.tools import data; data()", "shard"]
+COMMAND = [sys.executable, "-c", "from facenet.commands.flags import data; data()", "shard"]
 
 
 def by_library(folder: Path) -> list[tuple[str, bytes, int]]:
@@ -94,7 +94,7 @@ def test_the_command_says_what_it_wrote(people: Path, tmp_path: Path) -> None:
 
 
 def test_without_the_library_the_extra_is_named(people: Path, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['webdataset'] = None; sys.argv[0] = 'facenet-data'; from facenet.tools import data; data()"
+    code = "import sys; sys.modules['webdataset'] = None; sys.argv[0] = 'facenet-data'; from facenet.commands.flags import data; data()"
     done = subprocess.run(
         [sys.executable, "-c", code, "shard", str(people), str(tmp_path / "x")], capture_output=True, text=True
     )

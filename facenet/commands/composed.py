@@ -1,0 +1,395 @@
+"""The commands that Hydra composes. Nothing heavy is imported before the arguments are known to be good."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from facenet.commands import torchrun
+from facenet.config import overlays
+from facenet.config.overrides import as_given, check_grammar, flags_first, given, intervals, key_of, with_names
+from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
+from facenet.files.atomic import refuse_links
+from facenet.launch.local import RankFailed, safe_path, stop_signals_raise
+from facenet.launch.surroundings import pass_over_matplotlibrc, settle
+from facenet.privacy import addresses
+from facenet.privacy.logs import guard_logs
+
+CHOICES = ("facenet.conf", "facenet.experiments")
+EXTRAS = {  # Hydra's plugins, by what hydra/launcher= and hydra/sweeper= call them
+    "joblib": "joblib",
+    "optuna": "optuna",
+    "ray": "ray",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+}
+
+
+def own_experiments() -> str:
+    """Presets and sweeps beside the user's work; Hydra warns about a folder that is not there, so then the built-in one is named again."""
+    folder = Path.cwd() / "experiments"
+    return f"file://{folder}" if folder.is_dir() else "pkg://facenet.experiments"
+
+
+OmegaConf.register_new_resolver("facenet_own_experiments", own_experiments, replace=True)
+overlays.install()
+
+
+def train() -> None:
+    """facenet-train"""
+    settle()
+    from hydra.core.plugins import Plugins
+
+    from hydra_plugins.facenet_launcher import FacenetLauncher
+
+    Plugins.instance().register(FacenetLauncher)  # where Hydra's own search does not reach: an editable installation
+    if torchrun.active():
+        torchrun.command(train_command)
+    train_command()
+
+
+def train_command() -> None:
+    """Of torchrun's processes one alone, so that a mistake is told once."""
+    with told():
+        sys.argv[1:] = going_on(readable(without_secrets(resumed(flags_first(sys.argv[1:])))))
+    hydra_command(train_job, "train")
+
+
+def resumed(arguments: list[str]) -> list[str]:
+    """The arguments of the sweep that `sweep.resume=DIR` names, and those given with it. Raises UserError where none is on record."""
+    key = "sweep.resume="
+    given = [argument.removeprefix(key) for argument in arguments if argument.startswith(key)]
+    if not given:
+        return arguments
+    from facenet.sweeps.state import read_command
+
+    directory = Path(given[-1]).absolute()
+    before = read_command(directory)
+    if not before:
+        raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
+    added = [argument for argument in arguments if not argument.startswith(key)]
+    added.append(f"hydra.sweep.dir={directory}")
+    said_anew = {key_of(argument) for argument in added}
+    left = [argument for argument in before if key_of(argument) not in said_anew]
+    for argument, problem in overlays.strange_arguments(left):
+        raise UserError(
+            f"sweep.resume={given[-1]}: its command on record has {shown(argument)!r}, and a directory's word is not enough for that ({problem}); "
+            "say it again beside sweep.resume, or leave the sweep"
+        )
+    return flags_first([*left, *added])
+
+
+def readable(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra takes them. Raises UserError for one that it would not."""
+    check_grammar(arguments)
+    return [with_names(each) if is_choice(each) else each for each in arguments]
+
+
+def is_choice(argument: str) -> bool:
+    """Whether it is an override of a group."""
+    key = argument.lstrip("+").partition("=")[0].partition("@")[0]
+    places = (*map(files, CHOICES), "experiments")
+    return is_override(argument) and bool(key) and any((Path(str(place)) / key).is_dir() for place in places)
+
+
+def going_on(arguments: list[str]) -> list[str]:
+    """The arguments; of a command that goes on with a run their keys are that run's, which the defaults, with other data or another optimizer,
+    may not have: `tasks.job` checks them."""
+    said = [argument.lstrip("+") for argument in arguments]
+    resumes = any(each.startswith("resume=") and each not in ("resume=auto", "resume=null") for each in said)
+    return [forced(argument) if resumes and is_override(argument) else argument for argument in arguments]
+
+
+def is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
+
+
+def without_secrets(arguments: list[str]) -> list[str]:
+    """The arguments with each address as it may be recorded, since Hydra, the notes of a sweep and the tags of runs keep what was on the command
+    line; `addresses` keeps the rest. Raises UserError where the jobs would not have the environment of this command."""
+    found = [without_secret(argument) for argument in arguments]
+    if found != arguments and "hydra/launcher=ray_cluster" in arguments:
+        key = next(one.partition("=")[0] for one, before in zip(found, arguments, strict=True) if one != before)
+        raise UserError(
+            f"{key}: an address with a secret is not sent to Ray's workers; set MLFLOW_TRACKING_URI for them, or use a mounted folder"
+        )
+    return found
+
+
+def without_secret(argument: str) -> str:
+    """Whatever the grammar of Hydra takes for text is looked at as a whole; what it does not read, up to a blank or a quotation mark."""
+    if "://" not in argument and "pipe:" not in argument:
+        return argument
+    try:
+        for text in texts_in(OverridesParser.create().parse_override(argument).value()):
+            argument = argument.replace(text, str(addresses.kept(text)))
+    except HydraException:  # told by Hydra, if what is left is wrong too
+        pass
+    return addresses.kept_in(argument)
+
+
+def texts_in(value: Any) -> list[str]:
+    """Those of a value of Hydra's grammar, also of a sweep."""
+    value = getattr(value, "list", value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for each in value for text in texts_in(each)]
+    text = getattr(value, "text", value)
+    return [text] if isinstance(text, str) and text else []
+
+
+def train_job(composed: DictConfig) -> float | None:
+    from facenet import config
+    from facenet.sweeps.settings import settings_of, split
+    from facenet.tasks.job import run_job
+
+    settings = HydraConfig.get()
+    resolved = config.resolve(composed)
+    overlays.check_composed(resolved)
+    sweep = settings_of(resolved)
+    overrides, (values, _) = as_given(settings.overrides.task), split(resolved)
+    if settings.mode == RunMode.MULTIRUN:  # under another launcher than facenet's
+        from facenet.sweeps.job import run_sweep_job
+        from facenet.tracking.facts import GIVEN, value_tags
+
+        if torchrun.active():
+            fail(torchrun.NO_SWEEP, USER)
+        directory = Path(settings.sweep.dir).absolute()
+        tags = {"sweep_id": directory.name, "job_num": str(settings.job.num), **value_tags(GIVEN, given(overrides))}
+        return run_sweep_job(
+            values,
+            run_dir=output_dir(),
+            sweep_dir=directory,
+            overrides=overrides,
+            tags=tags,
+            pruning=sweep.pruning(),
+        )
+    if torchrun.active():
+        values = torchrun.of_this_size(values)
+        return run_job(values, run_dir=output_dir(), overrides=overrides, tags={}, start=torchrun.launch)
+    return run_job(values, run_dir=output_dir(), overrides=overrides, tags={})
+
+
+def evaluate() -> None:
+    """facenet-evaluate"""
+    settle()
+    with told():
+        sys.argv[1:] = readable(without_secrets(flags_first(sys.argv[1:])))
+    hydra_command(evaluate_job, "evaluate")
+
+
+def evaluate_job(composed: DictConfig) -> float:
+    from facenet import config
+    from facenet.tasks.evaluate import run_evaluation
+
+    overrides = as_given(HydraConfig.get().overrides.task)
+    resolved = config.resolve(composed)
+    overlays.check_composed(resolved)
+    return run_evaluation(resolved, run_dir=output_dir(), overrides=overrides)
+
+
+def output_dir() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir).absolute()
+
+
+def refuse_links_of_hydra(argument: str) -> None:
+    """Raises UserError where Hydra would write through a link in the directory that this override names, before anything of ours runs."""
+    key, _, value = argument.lstrip("+").partition("=")
+    if key in ("hydra.run.dir", "hydra.sweep.dir"):
+        inside = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
+        refuse_links(Path(value.strip("'\"")), (".hydra", *inside, "multirun.yaml"))
+
+
+def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Runs a job under Hydra: a user's mistake becomes one message and exit code 2, a failed rank its own traceback and exit code 1."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and ending with 1
+    os.environ |= safe_path()  # for what launchers of other packages start
+    for argument in sys.argv[1:]:
+        if argument.startswith("--e"):  # --experimental-rerun, also shortened
+            fail(
+                f"{shown(argument)}: reads a pickled config, which runs what its writer put into it; repeat the command instead",
+                USER,
+            )
+    with told():
+        for argument in sys.argv[1:]:
+            refuse_links_of_hydra(argument)
+    defects: list[Exception] = []  # raised inside a job: nothing that another command line mends
+
+    @functools.wraps(job)
+    def task(composed: DictConfig) -> Any:
+        try:
+            with stop_signals_raise():
+                guard_logs()
+                hide_addresses()
+                pass_over_matplotlibrc()  # in a process that another launcher started
+                return job(composed)
+        except (UserError, RankFailed) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # Hydra goes on with the next job
+            fail(str(error), USER if isinstance(error, UserError) else FAILURE)
+        except Exception as error:
+            defects.append(error)
+            raise
+        finally:
+            with contextlib.suppress(
+                OSError
+            ):  # Hydra made it; a refused job, or one that goes on elsewhere, wrote nothing into it
+                output_dir().rmdir()
+
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://facenet.conf", config_name=config_name)(task)()
+    except UserError as error:
+        compare_elsewhere()
+        fail(str(error), USER)
+    except RankFailed as error:
+        end_sweep()
+        fail(str(error), FAILURE)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if error in defects:
+            raise
+        end_sweep()  # a search of which no trial has a value
+        fail(composition_problem(error, config_name), USER)
+    except OSError as error:  # Hydra makes the run directory before the job starts
+        if error in defects:
+            raise
+        fail(f"hydra.run.dir: {error.filename or error}: {error.strerror}; choose another with hydra.run.dir=DIR", USER)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
+    end_sweep()
+
+
+def hide_addresses() -> None:
+    """In what Hydra has written of the config where hydra.output_subdir asks for it."""
+    from facenet import config
+
+    if (name := HydraConfig.get().output_subdir) is not None:
+        with contextlib.suppress(FileNotFoundError):
+            path = output_dir() / name / "config.yaml"
+            config.write(config.read(path), path)
+
+
+def end_sweep() -> None:
+    """Ends the command with the sweep that it ran, if it ran one that has told how its jobs ended."""
+    batch = sys.modules.get("facenet.sweeps.batch")
+    for session in batch.sessions.values() if batch else ():
+        if session.outcomes:
+            with told():
+                sys.exit(session.close())
+    compare_elsewhere()
+
+
+def compare_elsewhere() -> None:
+    """Prints how the jobs of a sweep under another launcher compare, which ends with the first that fails."""
+    elsewhere = sys.modules.get("facenet.sweeps.elsewhere")
+    if elsewhere:
+        elsewhere.end()
+
+
+def composition_problem(error: Exception, config_name: str) -> str:
+    """Hydra stops at its first complaint. Composing again with all of them set aside shows the rest, checked against the signatures."""
+    from facenet import config
+    from facenet.sweeps.batch import resolved_as_job
+
+    if isinstance(error, MissingConfigException):
+        choice = str(error.missing_cfg_file).rpartition("/")[2]
+        if choice in EXTRAS:
+            return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
+    if "does not support sweep type" in str(error):
+        drawn = "".join(f" ({each})" for each in intervals(sys.argv[1:]))
+        return (
+            f"config: interval(...) is for a search, not for given values{drawn}; "
+            "add hydra/sweeper=optuna, or write choice(...) or range(...)"
+        )
+    overrides = [forced(first_value(argument)) for argument in sys.argv[1:] if is_override(argument)]
+    try:
+        composed, absent = compose_leniently(config_name, overrides)
+        found = problems_of(resolved_as_job(composed), config_name)
+    except UserError as problem:
+        return str(problem)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        absent, found = {}, []
+    # Values meant for a choice that does not exist say nothing about the default that stood in for it.
+    strangers = tuple(f"{group}." for group in absent)
+    problems = [*absent.values(), *(line for line in found if not line.startswith(strangers))]
+    if problems:
+        return config.problem_list(problems)
+    if "HydraConfig was not set" in str(error) and (key := getattr(error, "full_key", None)):
+        return f"config: {key}: ${{hydra:...}} has no value before there are jobs; write a dot for its colon, as in ${{hydra.job.name}}"
+    lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
+    return "config: " + "\n  ".join(lines)
+
+
+def first_value(override: str) -> str:
+    """The override with the first of the values that it sweeps."""
+    with contextlib.suppress(
+        HydraException, ValueError, TypeError
+    ):  # no sweep that lists its values, or not Hydra's grammar
+        parsed = OverridesParser.create().parse_override(override)
+        if parsed.is_sweep_override():
+            return f"{override.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"
+    return override
+
+
+def problems_of(values: dict[str, Any], config_name: str) -> list[str]:
+    from facenet import config
+    from facenet.sweeps import settings
+
+    job, sweep = settings.split(values)
+    own = config.problems_of(sweep, settings.part) if config_name == "train" else []
+    return [*config.problems_of(job, root_of(config_name)), *own]
+
+
+def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The config without the choices that do not exist, and for each of their groups what is wrong."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    from facenet.config.slots import closest
+
+    absent: dict[str, str] = {}
+    GlobalHydra.instance().clear()
+    with initialize_config_module("facenet.conf", version_base="1.3"):
+        while True:
+            try:
+                return compose(config_name, overrides=overrides, return_hydra_config=True), absent
+            except MissingConfigException as missing:
+                group, _, choice = str(missing.missing_cfg_file).rpartition("/")
+                if not group or group in absent:
+                    raise
+                known = list(missing.options or [])
+                near = closest(choice, known)
+                absent[group] = f"{group}: no choice {choice!r} among {', '.join(known) or 'none'}{near}"
+                overrides = [item for item in overrides if item.lstrip("+").split("=")[0] != group]
+
+
+def root_of(config_name: str) -> Callable[..., Any]:
+    """The function whose parameters are the keys of the config."""
+    if config_name == "train":
+        from facenet.tasks.train import train
+
+        return train
+    from facenet.tasks.evaluate import evaluate
+
+    return evaluate
+
+
+def forced(override: str) -> str:
+    """`++optimizer.lr=1` of `optimizer.lr=1`, which lets an unknown key in. What says itself how it is applied, and a group's choice, stay."""
+    if override.startswith(("hydra.", "hydra/", "+", "~")):
+        return override
+    return override if is_choice(override) else f"++{override}"

@@ -1,0 +1,345 @@
+"""Presets, sweeps and commands on record out of directories, which somebody else may have written: what of them is taken.
+
+Of a file: values of facenet's own groups, `hydra.mode`, the choice of a launcher and a sweeper with their plain settings, and the axes of a sweep.
+All else of Hydra's names code or a shell somewhere, runs before a job is checked, and is for the command line. The same holds for the command that a
+sweep's directory has on record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from facenet.config import set_by, walk
+from facenet.config.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by
+from facenet.errors import UserError, shown
+from facenet.files.plain import plain, yaml_text
+from facenet.privacy.addresses import masked_address
+
+NAME = r"[A-Za-z0-9_][\w.\-]*"
+REFERENCE = r"\$\{\.*[A-Za-z_][\w\-]*(?:\.[\w\-]+|\[\w+\])*\}"
+CHOICE = re.compile(rf"/?(?:{NAME}/)*(?:{NAME}|{REFERENCE})(?:@[\w.]+)?")  # of a list of defaults
+GROUP = re.compile(rf"(?:(?:optional|override) )*(/?{NAME}(?:/{NAME})*)(?:@([\w.]+))?")
+HYDRA_GROUP = re.compile(r"/?hydra/(?:launcher|sweeper)(?:/\w+)*")
+KEY = re.compile(
+    r"[A-Za-z_]\w*"
+)  # of a launcher's settings: one with a line break in it would be a line of a batch script
+OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_][\w\-]*(?:[./][\w\-]+)*)(?:@[\w.]+)?")
+# Settings of Hydra's launchers and sweepers that are a word: names for a scheduler. Others are commands, files, addresses or code.
+NAMES = {
+    "partition",
+    "qos",
+    "account",
+    "constraint",
+    "gres",
+    "exclude",
+    "name",
+    "backend",
+    "prefer",
+    "require",
+    "study_name",
+}
+FETCHED = re.compile(r"checkpoint_path|pretrained_.+|weights(_.+)?|url", re.IGNORECASE)
+SETTING = re.compile(r"[\w.,:@%+\-]*")
+COUNT = "${sweep.jobs_per_node}"  # checked to be a number before anything starts
+PRESETS = "preset/"
+ON_THE_COMMAND_LINE = "a file of a directory may not say that; say it on the command line"
+
+
+def install() -> None:
+    """Makes Hydra read files of directories, those of --config-dir and hydra.searchpath too, and only files in packages, through this module."""
+    Plugins.instance()  # which registers Hydra's own
+    SourcesRegistry.instance().types |= {"file": DirectoryFiles, "pkg": PackageFiles}
+
+
+files_read: list[Path] = []  # of directories, by this process
+
+
+def check_composed(config: dict[str, Any]) -> None:
+    """Raises UserError for an address that references of a directory's file have joined, each part of which is none."""
+    for path, address in addresses_in(config, "") if files_read else ():
+        hidden = masked_address(address)
+        if not any(hidden in argument for argument in sys.argv[1:]):
+            raise UserError(
+                f"{path}={shown(hidden)}: is not what the command line says; an address is only opened when it does; add {path}=..."
+            )
+
+
+class DirectoryFiles(FileConfigSource):
+    """Hydra's source of YAML files, which composes what has passed `problems_of` and nothing else. Raises UserError."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            text = yaml_text(path)
+            config = OmegaConf.create(text)
+        except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        header = self._get_header_dict(text[:512])
+        content = plain(OmegaConf.to_container(config), str(path))
+        for problem in problems_of(content, config_path.removesuffix(".yaml"), header.get("package")):
+            raise UserError(f"{path}: {problem}")
+        files_read.append(path)
+        note_preset(config_path, content)
+        return ConfigResult(config=config, path=f"{self.scheme()}://{self.path}", provider=self.provider, header=header)
+
+
+def note_preset(config_path: str, content: Any) -> None:
+    """Which keys it sets, for messages about those that another choice does not have."""
+    if config_path.startswith(PRESETS):
+        name = config_path.removeprefix(PRESETS).removesuffix(".yaml")
+        set_by.update({path: name for path, _ in walk(content) if path})
+
+
+class PackageFiles(ImportlibResourcesConfigSource):
+    """Hydra's source of files in packages, without a way out of them."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        found = super().load_config(config_path)
+        if config_path.startswith(PRESETS):
+            note_preset(config_path, OmegaConf.to_container(found.config))
+        return found
+
+    def is_config(self, config_path: str) -> bool:
+        inside = not os.path.isabs(config_path) and ".." not in Path(config_path).parts
+        return inside and bool(super().is_config(config_path))
+
+
+# Hydra hands the sources on to processes of other launchers, where it registers its own anew and takes those of one name for the same.
+DirectoryFiles.__name__ = FileConfigSource.__name__
+PackageFiles.__name__ = ImportlibResourcesConfigSource.__name__
+
+
+def problems_of(content: Any, config_path: str, package: str | None) -> Iterator[str]:
+    """What may not stand in a file, each as `key: why`. config_path: its place below the directory, as in "preset/mine"."""
+    if not isinstance(content, dict):
+        yield f"expected keys with values, got a {type(content).__name__}"
+        return
+    if package is not None and (in_hydra(package) or "_name_" in package):
+        yield f"# @package {shown(package)}: {ON_THE_COMMAND_LINE}"
+    *group, _ = Path(config_path).parts or ("",)
+    defaults = content.get("defaults", [])
+    content = {key: value for key, value in content.items() if key != "defaults"}
+    for default in defaults if isinstance(defaults, list) else [defaults]:
+        if not fine_default(default):
+            yield f"defaults: {shown(str(default))!r}: {ON_THE_COMMAND_LINE}"
+    place = ".".join(group) if package is None else package.replace("_group_", ".".join(group)).replace("_global_", "")
+    if group[:1] == ["hydra"]:
+        if not HYDRA_GROUP.fullmatch("/".join(group)) or package is not None:
+            yield f"hydra: {ON_THE_COMMAND_LINE}"
+        nested: Any = content
+        for part in reversed(group):
+            nested = {part: nested}
+        content = nested
+    yield from value_problems({key: value for key, value in content.items() if key != "hydra"}, place)
+    if "hydra" in content:
+        yield from hydra_problems(content["hydra"])
+
+
+def in_hydra(place: str) -> bool:
+    return "hydra" in re.split(r"[^\w\-]+", place)
+
+
+def fine_default(default: Any) -> bool:
+    """Whether an entry of a list of defaults chooses by name, and nothing of Hydra's but a launcher or a sweeper."""
+    if isinstance(default, str):
+        group, _, package = default.partition("@")
+        return (
+            CHOICE.fullmatch(default) is not None
+            and ".." not in default
+            and in_its_place(group.rpartition("/")[0], package or None)
+            and (
+                not in_hydra(default)
+                or (HYDRA_GROUP.fullmatch(default.rpartition("/")[0]) is not None and "@" not in default)
+            )
+        )
+    if not isinstance(default, dict) or len(default) != 1:
+        return False
+    ((key, value),) = default.items()
+    found = GROUP.fullmatch(key)
+    if (
+        found is None
+        or ".." in key
+        or not in_its_place(found[1], found[2])
+        or (in_hydra(key) and not (HYDRA_GROUP.fullmatch(found[1]) and found[2] is None))
+    ):
+        return False
+    names = value if isinstance(value, list) else [] if value is None else [value]
+    return all(
+        isinstance(name, str) and CHOICE.fullmatch(name) and ".." not in name and not in_hydra(name) and "@" not in name
+        for name in names
+    )
+
+
+def in_its_place(group: str, package: str | None) -> bool:
+    """Whether a file is put where its group is. What it may say depends on its place, which a package (`@_here_`, `@_global_`, `@data`) moves."""
+    return package is None or (group.startswith("/") and package == group[1:].replace("/", "."))
+
+
+def is_part(target: Any) -> bool:
+    """Whether a `_target_` is spelled as a class of ours or of a library's parts, or as a network of a zoo; a part's module may hold anything."""
+    return (
+        isinstance(target, str)
+        and named_by(ANY.names, target)
+        and (target.startswith(ZOOS) or target.rpartition(".")[2][:1].isupper())
+    )
+
+
+def value_problems(node: Any, path: str) -> Iterator[str]:
+    """Of values of facenet's own groups."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            at = f"{path}.{shown(key)}" if path else shown(key)
+            if "$" in key or key == "()":
+                yield f"{at}: {ON_THE_COMMAND_LINE}"
+            elif key == "_target_" and not is_part(value):
+                yield f"{at}: {shown(str(value))!r} may not be built from a config"
+            elif key == "resume" and not path and value not in (None, "auto", "null"):
+                yield f"{at}: names a run to write into; {ON_THE_COMMAND_LINE}"
+            elif opens(key, value, path):
+                yield f"{at}: {shown(str(value))!r} would open a file or an address; {ON_THE_COMMAND_LINE}"
+            else:
+                yield from value_problems(value, at)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from value_problems(value, f"{path}.{index}")
+    elif isinstance(node, str):
+        yield from text_problems(node, path)
+
+
+def text_problems(text: str, path: str) -> Iterator[str]:
+    left = re.sub(REFERENCE, lambda found: found[0] if in_hydra(found[0][2:-1]) else "", text)
+    if "${" in left:
+        yield f"{path}: {shown(text)!r} is more than a reference to a key of facenet's own; {ON_THE_COMMAND_LINE}"
+    for _, address in addresses_in(text, path):
+        hidden = masked_address(address)  # as the command line has it by now
+        if not any(hidden in argument for argument in sys.argv[1:]):
+            yield f"{path}={shown(hidden)}: an address is only opened when the command line says it too; add {path}=..."
+
+
+def opens(key: str, value: Any, path: str) -> bool:
+    """Whether a parameter makes the constructor of a network read a file or an address: all but "the published weights of this name". `weights` at
+    the root of a config is a run's own."""
+    if key == "pretrained":
+        return not (value is None or isinstance(value, bool))
+    if key == "model_name":
+        return not (isinstance(value, str) and WORD.fullmatch(value))
+    return FETCHED.fullmatch(key) is not None and is_source(key, value) and not (key == "weights" and not path)
+
+
+def hydra_problems(node: Any) -> Iterator[str]:
+    if not isinstance(node, dict):
+        yield f"hydra: {ON_THE_COMMAND_LINE}"
+        return
+    for key, value in node.items():
+        if key == "mode" and value in ("RUN", "MULTIRUN"):
+            continue
+        if key not in ("launcher", "sweeper") or not isinstance(value, dict):
+            yield f"hydra.{shown(key)}: {ON_THE_COMMAND_LINE}"
+            continue
+        settings = dict(value)
+        if key == "sweeper":
+            yield from axis_problems(settings.pop("params", None) or {})
+            directions = settings.pop("direction", [])
+            for direction in directions if isinstance(directions, list) else [directions]:
+                if direction not in ("minimize", "maximize"):
+                    yield f"hydra.sweeper.direction: expected minimize or maximize, got {shown(str(direction))!r}"
+        yield from setting_problems(settings, f"hydra.{key}")
+
+
+def axis_problems(params: Any) -> Iterator[str]:
+    at = "hydra.sweeper.params"
+    if not isinstance(params, dict):
+        yield f"{at}: expected keys with values"
+        return
+    for key, value in params.items():
+        for problem in override_problems(key, value):
+            yield f"{at}.{problem}"
+
+
+def override_problems(key: str, value: Any) -> Iterator[str]:
+    """Of what becomes an override: a value of facenet's own groups, or several."""
+    found = OVERRIDE.fullmatch(key)
+    if found is None or in_hydra(key) or "@" in key:
+        yield f"{shown(key)}: {ON_THE_COMMAND_LINE}"
+        return
+    place = re.split(r"[./]", found[1])
+    if "$" in str(value):
+        yield f"{key}: {shown(str(value))!r} refers to something; {ON_THE_COMMAND_LINE}"
+    path, own = ".".join(place[:-1]), place[-1]
+    for each in spelled(value) if isinstance(value, str) else [value]:
+        yield from value_problems({own: each}, path)
+
+
+def spelled(text: str) -> list[Any]:
+    """The values that Hydra makes of the text of an override: dicts and lists can be spelled so, and several joined by commas."""
+    try:
+        override = OverridesParser.create().parse_override(f"x={text}")
+        if not override.is_sweep_override():
+            return [plain(override.value(), "x")]
+        if not override.is_discrete_sweep():
+            return [text]
+        return [
+            value for each in override.sweep_string_iterator() for value in (spelled(each) if each != text else [each])
+        ]
+    except (HydraException, OmegaConfBaseException, UserError):
+        return [text]
+
+
+def setting_problems(node: Any, path: str) -> Iterator[str]:
+    """Of a launcher or a sweeper: numbers, switches, and names that are one word."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            at = f"{path}.{shown(key)}"
+            if not KEY.fullmatch(key) or key.startswith("_"):
+                yield f"{at}: {ON_THE_COMMAND_LINE}"
+            elif not (isinstance(value, str) and key in NAMES and SETTING.fullmatch(value)):
+                yield from setting_problems(value, at)
+    elif not (node is None or isinstance(node, (bool, int, float)) or node == COUNT):
+        yield f"{path}: {ON_THE_COMMAND_LINE}"
+
+
+def strange_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Those of a command on record that a file may not say either, and why."""
+    for argument in arguments:
+        if argument in ("-m", "--multirun"):
+            continue
+        for problem in argument_problems(argument):
+            yield argument, problem
+            break
+
+
+def argument_problems(argument: str) -> Iterator[str]:
+    key, _, text = argument.partition("=")
+    if HYDRA_GROUP.fullmatch(key) and re.fullmatch(NAME, text):
+        return
+    if not in_hydra(key):
+        if "=" in argument or argument.startswith("~"):
+            yield from override_problems(key, text)
+        else:
+            yield f"{shown(argument)}: {ON_THE_COMMAND_LINE}"
+        return
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        value = plain(override.value(), key)
+    except (HydraException, OmegaConfBaseException, UserError):
+        yield f"{shown(key)}: {ON_THE_COMMAND_LINE}"
+        return
+    for part in reversed(override.key_or_group.split(".")[1:]):
+        value = {part: value}
+    yield from hydra_problems(value)

@@ -1,0 +1,213 @@
+"""What may be built at each place of a config, decided before anything is imported for it or built; and what a config of others may not say."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from facenet.errors import UserError, shown
+
+
+@dataclass(frozen=True)
+class Takes:
+    """names: how its targets are spelled; a whole module's end with a dot. kinds: classes that what they name must be, or derive from; a model of
+    a zoo is made by a function. within: what stands anywhere inside it."""
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    within: Takes | None = None
+
+
+MODULE = "torch.nn.Module"
+ZOOS = ("timm.create_model", "torchvision.models.")  # the only functions
+NETWORKS = Takes(
+    (*ZOOS, "facenet.backbones.", "timm.models.", "timm.layers.", "torchvision.ops.", "torch.nn."), (MODULE,)
+)
+TERMS = Takes(("facenet.losses.",), ("facenet.losses.term.Term",))
+TRANSFORMS = Takes(
+    ("albumentations.",),
+    ("albumentations.core.transforms_interface.BasicTransform", "albumentations.core.composition.BaseCompose"),
+)
+SCHEDULERS = Takes(("torch.optim.lr_scheduler.",), ("torch.optim.lr_scheduler.LRScheduler",))
+BENCHMARKS = tuple(f"facenet.evaluation.benchmarks.choice.{name}" for name in ("Lfw", "Bin", "HeldOut", "NoBenchmark"))
+
+
+def one(name: str, within: Takes | None = None) -> Takes:
+    return Takes((name,), (name,), within)
+
+
+SLOTS = {
+    "backbone": Takes(("facenet.backbones.",), ("facenet.backbones.embedder.Embedder",), NETWORKS),
+    "loss": Takes(("facenet.losses.mix.",), ("facenet.losses.mix.LossMix",), TERMS),
+    "data": Takes(("facenet.data.source.",), ("facenet.data.source.Data",)),
+    "sampler": Takes(
+        ("facenet.data.sampling.sampler.", "facenet.data.sampling.reference_sampler."),
+        ("facenet.data.sampling.sampler.Sampler",),
+    ),
+    "augment": one("facenet.data.transforms.Augment", TRANSFORMS),
+    "preprocess": one("facenet.data.transforms.Preprocess"),
+    "optimizer": Takes(("torch.optim.", "timm.optim.", "facenet.engine.muon."), ("torch.optim.Optimizer",)),
+    "schedule": Takes(("facenet.engine.schedule.",), ("facenet.engine.schedule.Schedule",), SCHEDULERS),
+    "benchmark": Takes(BENCHMARKS, BENCHMARKS, one("facenet.evaluation.protocol.Protocol")),
+    "tracking": Takes(
+        ("facenet.tracking.choice.",),
+        ("facenet.tracking.choice.MlflowTracking", "facenet.tracking.choice.NoTracking"),
+    ),
+    "watch": one("facenet.engine.watch.choice.Watch"),
+    "accelerator": one("facenet.devices.accelerator.DeviceChoice"),
+    "precision": one("facenet.devices.accelerator.Precision"),
+    "distributed": one("facenet.distributed.choice.Distributed"),
+    "trainer": one("facenet.engine.trainer.Settings"),
+    "sweep": one("facenet.sweeps.settings.Sweep"),
+}
+ROWS = [row for slot in SLOTS.values() for row in (slot, slot.within) if row is not None]
+ANY = Takes(tuple(dict.fromkeys(name for row in ROWS for name in row.names)), ())  # where no slot is said
+
+# Parameters by which a constructor reads a file or an address: timm's, torchvision's and the usual ones.
+SOURCES = re.compile(
+    r"pretrained.*|weights|weights_.+|url|uri|file|filename|path|hub.*|repo.*|.+_(path|file|filename|url|uri|dir)s?",
+    re.IGNORECASE,
+)
+# Of these those by which a zoo's function fills a network that it has made. A checkpoint brings all its weights, so there they are left out.
+BEGINNINGS = ("pretrained", "checkpoint_path", "weights", "weights_backbone")
+LOCAL = re.compile(r"(sqlite|file):///((?!://|::).)*", re.DOTALL)
+WORD = re.compile(r"[\w.+\- ]*")  # "relu", "resnet18.a1_in1k", "batch_hard": no path, no address, no hub's name
+
+
+def takes(path: str) -> Takes | None:
+    """The row of a place such as "loss.terms.ce.loss"; None where nothing is built. Raises nothing."""
+    head, _, inside = path.partition(".")
+    row = SLOTS.get(head, ANY)
+    return row if row is ANY or not inside else row.within
+
+
+def locate(target: Any, path: str) -> Any:
+    """The object that a `_target_` names. Raises UserError when it is not one for this place or does not exist."""
+    row = takes(path)
+    names = row.names if row is not None else ()
+    if type(target) is not str or not named_by(names, target):
+        allowed = f"allowed: {' '.join(names)}" if names else "nothing is built here"
+        said = shown(target) if isinstance(target, str) else type(target).__name__
+        raise UserError(f"{path}._target_: {said!r} may not be built from a config; {allowed}")
+    parts = target.split(".")
+    for depth, part in enumerate(parts):
+        if part.startswith("_") or not part.isidentifier():
+            raise UserError(f"{path}._target_: no {shown(part)!r} in {'.'.join(parts[:depth])}")
+    found = imported(parts, path)
+    assert row is not None
+    if not fits_slot(found, target, row):
+        what = (
+            "nothing that a config can build" if row is ANY else f"no part for {path}; it takes {' '.join(row.kinds)}"
+        )
+        raise UserError(f"{path}._target_: {target} is {what}")
+    return found
+
+
+def imported(parts: list[str], path: str) -> Any:
+    target = ".".join(parts)
+    # torch.optim is no attribute of an unimported torch, and a class's attribute is no module: import the longest prefix.
+    for split in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:split]))
+        except ModuleNotFoundError as error:
+            if not ".".join(parts[:split]).startswith(str(error.name)):
+                raise UserError(
+                    f"{path}._target_: {target} needs the package {error.name}: pip install {error.name}"
+                ) from None
+            continue
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UserError(f"{path}._target_: {'.'.join(parts[:split])} does not import here: {error}") from None
+        for depth, part in enumerate(parts[split:]):
+            if not hasattr(found, part):
+                near = closest(part, [name for name in dir(found) if not name.startswith("_")])
+                raise UserError(f"{path}._target_: no {part!r} in {'.'.join(parts[: split + depth])}{near}")
+            found = getattr(found, part)
+        return found
+    raise UserError(f"{path}._target_: no module {parts[0]!r} here: pip install {parts[0]}")
+
+
+def fits_slot(found: Any, target: str, row: Takes) -> bool:
+    """What a module merely imported (`facenet.launch.local.subprocess.Popen`) is no part to build, nor is a function but that of a zoo."""
+    if not inspect.isclass(found):
+        return inspect.isfunction(found) and target.startswith(ZOOS) and of_zoo(found)
+    kinds = tuple(class_of(kind) for kind in row.kinds)
+    return named_by(row.names, f"{found.__module__}.{found.__qualname__}") and (not kinds or issubclass(found, kinds))
+
+
+def named_by(names: tuple[str, ...], target: str) -> bool:
+    return any(target.startswith(name) if name.endswith(".") else target == name for name in names)
+
+
+def of_zoo(function: Any) -> bool:
+    """Whether it makes a network. torchvision's modules hold other functions too, one of them for networks by name, which hides what it fetches."""
+    if function.__module__.startswith("timm."):
+        return bool(function.__name__ == "create_model")
+    models = importlib.import_module("torchvision.models")
+    return function.__module__.startswith("torchvision.models.") and function.__name__ in models.list_models()
+
+
+def class_of(name: str) -> type:
+    module, _, own = name.rpartition(".")
+    found: type = getattr(importlib.import_module(module), own)
+    return found
+
+
+def openings(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Place and value of all by which building a plain node could open a file or an address."""
+    if type(node) is dict:
+        for key, value in node.items():
+            at = f"{path}.{shown(key)}"
+            if is_source(key, value):
+                yield at, value
+            elif key != "_target_":
+                yield from openings(value, at)
+    elif type(node) is list:
+        for index, value in enumerate(node):
+            yield from openings(value, f"{path}.{index}")
+    elif type(node) is str and not WORD.fullmatch(node):
+        yield path, node
+
+
+def is_source(key: str, value: Any) -> bool:
+    """A share such as drop_path=0.1 is none, nor are sizes and counts, nor is what is switched off."""
+    if key.startswith("num_") or (
+        isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value)
+    ):
+        return False
+    return SOURCES.fullmatch(key) is not None and not (value is None or type(value) is float or value == 0)
+
+
+def unsaid_sources(target: Any, said: dict[str, Any]) -> dict[str, None]:
+    """{parameter: None} for those that a target has by default: some of torchvision's networks fetch weights unless told not to."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(target).parameters.items()}
+    return {
+        name: None
+        for name, default in defaults.items()
+        if name not in said and default is not inspect.Parameter.empty and is_source(name, default)
+    }
+
+
+def addresses_in(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Place and text of all values of a plain node that lead to another machine, also as a pattern of shards that only becomes an address."""
+    if type(node) is dict:
+        for key, value in node.items():
+            yield from addresses_in(value, f"{path}.{shown(key)}" if path else shown(key))
+    elif type(node) is list:
+        for index, value in enumerate(node):
+            yield from addresses_in(value, f"{path}.{index}")
+    elif type(node) is str and leads_elsewhere(node, pattern=path.endswith("shards")):
+        yield path, node
+
+
+def leads_elsewhere(text: str, *, pattern: bool) -> bool:
+    return LOCAL.fullmatch(text) is None and ("://" in text or (pattern and ":" in text and "{" in text))
+
+
+def closest(name: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(name, options, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

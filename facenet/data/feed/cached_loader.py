@@ -1,0 +1,116 @@
+"""Batches out of a raw cache: gathered, mirrored, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facenet.data.feed.loader import Batch, Loader, NewImages, mirror_rows
+from facenet.data.feed.raw_cache import RawCache
+from facenet.data.identities import Faces, Indices, Subset, UnreadableImage
+from facenet.data.transforms import Augment, Preprocess
+
+
+class Images(Protocol):
+    """Preprocessed images by row."""
+
+    def batch(self, rows: Indices, mirrored: NDArray[np.bool_]) -> Tensor:
+        """(B, H, W, 3) uint8."""
+        ...
+
+
+class MappedImages:
+    """In the file of the cache, or in the memory that holds its pages."""
+
+    def __init__(self, cache: RawCache, new: NewImages) -> None:
+        self.cache, self.new = cache, new
+
+    def batch(self, rows: Indices, mirrored: NDArray[np.bool_]) -> Tensor:
+        images = self.new(len(rows), *self.cache.images.shape[1:])
+        pixels: NDArray[np.uint8] = images.numpy()
+        self.cache.take(rows, pixels)
+        mirror_rows(pixels, mirrored)
+        return images
+
+
+class ResidentImages:
+    """All of them on a device; a batch never leaves it."""
+
+    def __init__(self, cache: RawCache, device: torch.device, *, num_threads: int) -> None:
+        self.images = torch.empty(cache.images.shape, dtype=torch.uint8, device=device)
+
+        def put(start: int, block: NDArray[np.uint8]) -> None:
+            self.images[start : start + len(block)].copy_(torch.from_numpy(block.copy()))
+
+        cache.read_all(put, num_threads=num_threads)
+
+    def batch(self, rows: Indices, mirrored: NDArray[np.bool_]) -> Tensor:
+        images = self.images.index_select(0, torch.from_numpy(rows).to(self.images.device))
+        if not mirrored.any():
+            return images
+        chosen = torch.from_numpy(mirrored).to(self.images.device)
+        return torch.where(chosen[:, None, None, None], images.flip(2), images)
+
+
+class CachedLoader(Loader):
+    """The batches of a Loader, to the last bit, for an augmentation that acts after the preprocessing.
+
+    `source`: the faces that the cache holds, of which `faces` are a part.
+    """
+
+    def __init__(
+        self,
+        faces: Faces,
+        preprocess: Preprocess,
+        augment: Augment | None = None,
+        *,
+        source: Faces,
+        cache: RawCache,
+        images: Images,
+        num_workers: int = 2,
+        seed: int = 0,
+        max_unreadable: float = 0.0,
+        out_of: int | None = None,
+    ) -> None:
+        super().__init__(
+            faces,
+            preprocess,
+            augment,
+            num_workers=num_workers,
+            seed=seed,
+            max_unreadable=max_unreadable,
+            out_of=out_of,
+        )
+        self.images = images
+        self.rows = rows_in(faces, source)
+        for index in np.flatnonzero(np.isin(self.rows, list(cache.unreadable))).tolist():
+            self._record(index, UnreadableImage(faces.name(index), cache.unreadable[int(self.rows[index])]))
+
+    def _make(self, key: tuple[int, ...], indices: Indices, stop: threading.Event) -> Batch:
+        asked = np.array(indices, dtype=np.int64)
+        shown = asked
+        if self._bad_indices:
+            shown = np.array([self._readable(index) for index in asked.tolist()], np.int64)
+        mirrored = np.zeros(len(asked), bool)
+        if self.augment is not None:
+            mirrored[:] = [self.augment.flips((*key, slot, index)) for slot, index in enumerate(asked.tolist())]
+        labels = torch.from_numpy(self.faces.labels[shown])
+        return Batch(self.images.batch(self.rows[shown], mirrored), labels, shown)
+
+    def _readable(self, index: int) -> int:
+        return next(candidate for candidate in self._stand_ins(index) if candidate not in self._bad_indices)
+
+
+def rows_in(faces: Faces, source: Faces) -> Indices:
+    """(N,): which image of the source each of these is."""
+    if faces is source:
+        return np.arange(len(source), dtype=np.int64)
+    if not isinstance(faces, Subset):
+        raise ValueError(f"{type(faces).__name__} is no part of the source")
+    rows: Indices = rows_in(faces.parent, source)[faces.indices]
+    return rows

@@ -1,0 +1,39 @@
+"""What is logged: in a form that a terminal shows as it is, without secrets, and with no line that looks like one of another record."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+from facenet.errors import printable
+from facenet.privacy.addresses import masked
+
+
+class Guarded(logging.Formatter):
+    """Before another formatter, whose own colours stay."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self.inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = copy.copy(record)
+        told.msg, told.args = indented(printable(masked(record.getMessage()))), ()
+        record.message = told.msg  # as every formatter of logging leaves it
+        if record.exc_info or record.exc_text:
+            told.exc_text = printable(masked(record.exc_text or self.formatException(record.exc_info)))  # type: ignore[arg-type]
+            told.exc_info = None
+        return self.inner.format(told)
+
+
+def indented(text: str) -> str:
+    first, *others = text.split("\n")
+    return "\n".join([first, *(line if line[:1] in ("", " ", "\t") else f"  {line}" for line in others)])
+
+
+def guard_logs(*names: str) -> None:
+    """Of the root logger and those named: of every handler that they have by now, and of the one that Python has where there is none."""
+    handlers = [handler for name in ("", *names) for handler in logging.getLogger(name or None).handlers]
+    for handler in (*handlers, logging.lastResort):
+        if handler is not None and not isinstance(handler.formatter, Guarded):
+            handler.setFormatter(Guarded(handler.formatter))

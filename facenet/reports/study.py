@@ -1,0 +1,202 @@
+"""A sweep as MLflow holds it: one job per number, whatever machine or launcher ran it. Neither torch nor mlflow is imported here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from facenet.errors import UserError, shown
+from facenet.evaluation.report import lower_is_better
+from facenet.launch.failure import one_line
+from facenet.privacy.addresses import masked_address
+from facenet.tracking import reading
+from facenet.tracking.facts import AXES, GIVEN, JOBS, values_in
+from facenet.tracking.reading import RunRecord
+
+NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
+MOST_NAMED = 10
+UNRANKED = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "not ended", "SCHEDULED": "not started"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`axes`: the swept keys, in every job the same, and the values given for them. `value`: the selected metric at its best epoch, None
+    where it was not measured or is not finite. `folds`: that epoch's accuracies, and `pairs` what they were measured on."""
+
+    number: int
+    run_id: str
+    name: str
+    status: str
+    axes: dict[str, str]
+    value: float | None = None
+    folds: tuple[float, ...] = ()
+    pairs: str = ""
+    lr: float | None = None  # effective
+    batch_size: int | None = None
+    images_per_step: int | None = None
+    command: str = ""
+    error: str = ""
+    pruned: str = ""  # why it was ended early
+    collapsed: str = ""  # why no epoch of it has an accuracy
+
+    @property
+    def ranked(self) -> bool:
+        return self.status == "FINISHED" and self.value is not None and not self.pruned
+
+    @property
+    def why_unranked(self) -> str:
+        """`failed: <the error in one line>`, `pruned: <reason>`, `stopped`, ..."""
+        if self.pruned:
+            return f"pruned: {self.pruned}"
+        if self.collapsed and self.status == "FINISHED":
+            return self.collapsed
+        state = UNRANKED.get(self.status, "without a finite value")
+        return f"{state}: {one_line(self.error)}" if self.error.strip() else state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The jobs of one sweep in the order of their numbers, judged by `metric`. `missing`: numbers of those that have no run, as far as the others
+    know of them; `directory`: where the sweep ran, empty where that is not known."""
+
+    sweep_id: str
+    metric: str
+    jobs: tuple[Job, ...]
+    missing: tuple[int, ...] = ()
+    directory: str = ""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(key for job in self.jobs for key in job.axes))
+
+    @property
+    def incomplete(self) -> str:
+        """That jobs are missing, in one line; empty where none is."""
+        if not self.missing:
+            return ""
+        named = ", ".join(map(str, self.missing[:MOST_NAMED])) + (", ..." if len(self.missing) > MOST_NAMED else "")
+        total = len(self.jobs) + len(self.missing)
+        way = (
+            f"; go on with: {shlex.join(['facenet-train', f'sweep.resume={self.directory}'])}" if self.directory else ""
+        )
+        return f"{len(self.missing)} of {total} jobs have no run yet, or never will ({named}){way}"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return lower_is_better(self.metric)
+
+
+def read_study(uri: str, sweep_id: str) -> Study:
+    """Raises UserError for a store that cannot be read, and for a sweep that it does not hold."""
+    try:
+        records = reading.runs_of_sweep(uri, sweep_id)
+    except UserError:
+        if lost := reading.deleted_with(uri, sweep_id):
+            raise lost from None
+        known = sorted({run.tags["sweep_id"] for run in reading.search(uri) if "sweep_id" in run.tags})
+        sweeps = shown(", ".join(known)) or "none"
+        raise UserError(
+            f"{shown(sweep_id)}: no such sweep in MLflow at {masked_address(uri)}; it has {sweeps}; see --uri"
+        ) from None
+    return study_of(sweep_id, records)
+
+
+def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:
+    """A job that was resumed or tried again is its newest run; the metric is the one that most jobs were told to select by."""
+    newest: dict[int, RunRecord] = {}
+    for record in sorted(records, key=lambda record: record.start):
+        newest[int(record.tags.get("job_num", 0))] = record
+    given = {number: values_of(record.tags) for number, record in newest.items()}
+    keys = swept(list(newest.values()), list(given.values()))
+    metric = Counter(record.params.get("plan.select", "") for record in newest.values()).most_common(1)[0][0]
+    jobs = [job_of(number, newest[number], given[number], keys, metric) for number in sorted(newest)]
+    known = max((whole_number_in(record.tags, JOBS) or 0 for record in newest.values()), default=0)
+    missing = tuple(number for number in range(known) if number not in newest)
+    places = {os.path.dirname(record.tags.get("run_dir", "")) for record in newest.values()}
+    directory = next((place for place in places if os.path.basename(place) == sweep_id), "")
+    return Study(sweep_id=sweep_id, metric=metric, jobs=tuple(jobs), missing=missing, directory=directory)
+
+
+def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str], metric: str) -> Job:
+    params, tags = record.params, record.tags
+    value = record.metrics.get(f"best/{metric}")
+    benchmark, _, figure = metric.partition("/")
+    return Job(
+        number=number,
+        run_id=record.id,
+        name=record.name,
+        status=record.status,
+        axes={key: given.get(key, params.get(key, "")) for key in keys},
+        value=value if value is not None and math.isfinite(value) and abs(value) < NOT_NUMBERS else None,
+        folds=tuple(reading.folds(record).get(benchmark, ())) if figure == "accuracy" else (),
+        pairs=test_pairs(params),
+        lr=number_in(params, "plan.lr"),
+        batch_size=whole_number_in(params, "plan.batch_size"),
+        images_per_step=whole_number_in(params, "plan.images_per_step"),
+        command=tags.get("command", ""),
+        error=tags.get("error", ""),
+        pruned=tags.get("pruned", ""),
+        collapsed=tags.get("collapsed", ""),
+    )
+
+
+def test_pairs(params: Mapping[str, str]) -> str:
+    """Equal for runs that were tested on the same pairs in the same folds. Those of held-out identities are drawn from the data."""
+    benchmark = params.get("plan.benchmark", "")
+    drawn_from = ("plan.data_fingerprint", "plan.num_heldout_identities", "benchmark.seed")
+    return " ".join([benchmark, *(params.get(key, "") for key in drawn_from if benchmark.startswith("heldout"))])
+
+
+def values_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Key -> the value given for it, spelled; of swept keys at least."""
+    return values_in(tags, AXES) or values_in(tags, GIVEN) or overrides(tags.get("hydra.overrides", ""))
+
+
+def overrides(text: str) -> dict[str, str]:
+    """{"optimizer.lr": "1e-3", ...} of the overrides of earlier versions, which had them joined by blanks; a blank inside a value is no border, but
+    before a word with a sign."""
+    parts = re.split(r"\s+(?=[+~]{0,2}[\w.@/:-]+=)", text.strip())
+    return dict(part.lstrip("+~").split("=", 1) for part in parts if "=" in part)
+
+
+def swept(records: list[RunRecord], given: list[dict[str, str]]) -> list[str]:
+    """The keys of tag AXES of any job; without the tag, those to which jobs gave different values."""
+    tagged = [key for record in records for key in axes_of(record.tags)]
+    keys = tagged or [key for values in given for key in values if len({values.get(key) for values in given}) > 1]
+    return list(dict.fromkeys(keys))
+
+
+def axes_of(tags: Mapping[str, str]) -> list[str]:
+    if values := values_in(tags, AXES):
+        return list(values)
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        return [key.lstrip("+~") for key in json.loads(tags.get(AXES, "[]"))]  # a list, of earlier versions
+    return []
+
+
+def number_in(params: Mapping[str, str], name: str) -> float | None:
+    try:
+        return float(params.get(name, ""))
+    except ValueError:
+        return None
+
+
+def whole_number_in(params: Mapping[str, str], name: str) -> int | None:
+    value = number_in(params, name)
+    return None if value is None else int(value)
+
+
+def read_curves(uri: str, study: Study, metric: str) -> dict[int, list[tuple[int, float]]]:
+    """Job number -> (step, value), in the order of writing; without the jobs that did not measure it."""
+    found = {}
+    for job in study.jobs:
+        with contextlib.suppress(UserError):  # the store has just been read, so the metric is what it lacks
+            found[job.number] = reading.history(uri, job.run_id, metric)
+    return found

@@ -1,0 +1,106 @@
+"""facenet-report on a real store of made-up runs. The page in a browser: tests/browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from facenet.errors import UserError
+from facenet.reports.report import run_report
+from facenet.reports.study import read_curves, read_study
+from facenet.tracking.store import open_experiment
+
+pytestmark = pytest.mark.slow  # MLflow takes seconds to make its tables
+COMMAND = Path(sys.executable).parent / "facenet-report"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Address of a database with sweep `s` of three jobs, the first of which was tried twice, and a sweep `other`."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    client, experiment = open_experiment(uri, "study")
+    jobs = [(0, "1e-3", None), (0, "1e-3", 0.9), (1, "3e-3", 0.8), (2, "1e-2", None)]
+    for started, (number, lr, accuracy) in enumerate(jobs, start=1):
+        tags = {
+            "sweep_id": "s",
+            "job_num": str(number),
+            "hydra.overrides": f"optimizer.lr={lr}",
+            "command": f"train {lr}",
+        }
+        run = client.create_run(experiment, start_time=started * 1000, tags=tags).info.run_id
+        client.log_param(run, "plan.select", "lfw/accuracy")
+        client.log_param(run, "plan.images_per_step", "30")
+        if accuracy is None:
+            client.set_tag(run, "error", "Traceback\nRuntimeError: no memory")
+            client.set_terminated(run, "FAILED")
+            continue
+        for step in (5, 10):
+            client.log_metric(run, "lfw/accuracy", accuracy - 1 / step, step=step)
+        client.log_metric(run, "best/lfw/accuracy", accuracy)
+        for fold in range(10):
+            client.log_metric(run, f"folds/lfw/{fold}", accuracy)
+        client.set_terminated(run)
+    client.create_run(experiment, tags={"sweep_id": "other"})
+    return uri
+
+
+def test_a_sweep_is_read(store):
+    study = read_study(store, "s")
+    assert [(job.number, job.axes, job.value) for job in study.jobs] == [
+        (0, {"optimizer.lr": "1e-3"}, 0.9),
+        (1, {"optimizer.lr": "3e-3"}, 0.8),
+        (2, {"optimizer.lr": "1e-2"}, None),
+    ]
+    assert study.jobs[0].folds == (0.9,) * 10 and study.jobs[2].why_unranked == "failed: RuntimeError: no memory"
+    curves = read_curves(store, study, "lfw/accuracy")
+    assert curves == {
+        0: [(5, pytest.approx(0.7)), (10, pytest.approx(0.8))],
+        1: [(5, pytest.approx(0.6)), (10, pytest.approx(0.7))],
+    }
+    assert read_curves(store, study, "val/loss") == {}
+
+
+def test_the_command_writes_the_page_and_adds_it_to_the_best_run(store, tmp_path):
+    done = subprocess.run([COMMAND, "s", "--uri", store], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    best = read_study(store, "s").jobs[0].run_id
+    assert (done.returncode, done.stderr) == (0, "")
+    verdict, where = done.stdout.splitlines()
+    assert (
+        verdict == "optimizer.lr=1e-3 has the highest lfw/accuracy, 0.9000, 0.1000 above optimizer.lr=3e-3: "
+        "more than chance (p = 0.002 over 10 folds, one seed each)."
+    )
+    page = tmp_path / "report-s.html"
+    assert where.startswith(f"{page} (4.") and where.endswith(f"also in the artifacts of run {best}")
+    client, _ = open_experiment(store, "study")
+    kept = Path(client.download_artifacts(best, "report/report-s.html"))
+    assert kept.read_bytes() == page.read_bytes() and verdict.encode() in page.read_bytes()
+
+
+def test_an_unknown_sweep_names_those_that_are_known(store):
+    done = subprocess.run([COMMAND, "nope", "--uri", store], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"nope: no such sweep in MLflow at {store}; it has other, s; see --uri\n"
+
+
+def test_no_database(tmp_path):
+    with pytest.raises(UserError, match="no MLflow database .*none.db; set --uri"):
+        run_report("s", f"sqlite:///{tmp_path}/none.db", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written(store, tmp_path):
+    with pytest.raises(
+        UserError, match="--out .*/absent/page.html: cannot be written .No such file or directory.; choose"
+    ):
+        run_report("s", store, str(tmp_path / "absent" / "page.html"))
+
+
+@pytest.mark.cold
+def test_without_plotly():
+    absent = "import sys; sys.modules['plotly'] = None; sys.argv = ['facenet-report', 's']; import facenet.commands.flags as t; t.report()"
+    done = subprocess.run([sys.executable, "-c", absent], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == "facenet-report draws with plotly, which is not installed: pip install 'facenet[report]'\n"
