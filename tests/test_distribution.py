@@ -94,7 +94,7 @@ def test_an_installation_shows_its_config_and_presets_from_anywhere(installed: P
     )
     assert where.strip() == str(installed / "facenet" / "conf" / "__init__.py")
     shown = yaml.safe_load(run(tmp_path, *train, "--cfg", "job", "preset=of_this_test", PYTHONPATH=str(installed)))
-    assert shown["seed"] == 5 and shown["backbone"]["_target_"] == "facenet.backbones.embedder.FaceNet"
+    assert shown["seed"] == 5 and shown["backbone"]["_target_"] == "facenet.backbones.FaceNet"
     assert not any(tmp_path.iterdir())
 
 

@@ -28,6 +28,7 @@ from facenet.config.slots import BEGINNINGS, WORD, closest, is_source, locate, u
 from facenet.errors import UserError, shown
 from facenet.files.atomic import replacing, sync
 from facenet.files.plain import plain, yaml_text
+from facenet.files.renamed import renamed
 from facenet.privacy import addresses
 
 RESOLVED, PENDING = "resolved.yaml", "resolved.pending.yaml"
@@ -55,7 +56,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         found = addresses.kept(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(problem_list([f"{error.full_key}: {str(error).splitlines()[0]}"])) from None
-    return typing.cast("dict[str, Any]", found)
+    return typing.cast("dict[str, Any]", renamed(found, tell=True))
 
 
 def count_references(raw: Any) -> None:
@@ -127,7 +128,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no config ({str(error).splitlines()[0]})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: no config of a run")
-    return typing.cast("dict[str, Any]", addresses.kept(plain(found, str(path))))
+    return typing.cast("dict[str, Any]", addresses.kept(renamed(plain(found, str(path)))))
 
 
 def chosen(choices: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
@@ -410,6 +411,8 @@ def spell(hint: Any) -> str:
 def public_name(target: Callable[..., Any]) -> str:
     """torch.optim.SGD rather than torch.optim.sgd.SGD, as the YAML spells it."""
     module = target.__module__.split(".")
-    package = importlib.import_module(".".join(module[:-1])) if len(module) > 1 else None
-    short = module[:-1] if getattr(package, target.__qualname__, None) is target else module
-    return ".".join([*short, target.__qualname__])
+    for depth in range(1, len(module)):
+        package = ".".join(module[:depth])
+        if getattr(importlib.import_module(package), target.__qualname__, None) is target:
+            return f"{package}.{target.__qualname__}"
+    return f"{target.__module__}.{target.__qualname__}"

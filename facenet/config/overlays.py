@@ -29,6 +29,7 @@ from facenet.config import set_by, walk
 from facenet.config.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by
 from facenet.errors import UserError, shown
 from facenet.files.plain import plain, yaml_text
+from facenet.files.renamed import current
 from facenet.privacy.addresses import masked_address
 
 NAME = r"[A-Za-z0-9_][\w.\-]*"
@@ -195,7 +196,7 @@ def is_part(target: Any) -> bool:
     """Whether a `_target_` is spelled as a class of ours or of a library's parts, or as a network of a zoo; a part's module may hold anything."""
     return (
         isinstance(target, str)
-        and named_by(ANY.names, target)
+        and named_by(ANY.names, current(target))
         and (target.startswith(ZOOS) or target.rpartition(".")[2][:1].isupper())
     )
 

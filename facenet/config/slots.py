@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from facenet.errors import UserError, shown
+from facenet.files.renamed import current
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ ZOOS = ("timm.create_model", "torchvision.models.")  # the only functions
 NETWORKS = Takes(
     (*ZOOS, "facenet.backbones.", "timm.models.", "timm.layers.", "torchvision.ops.", "torch.nn."), (MODULE,)
 )
-TERMS = Takes(("facenet.losses.",), ("facenet.losses.term.Term",))
+TERMS = Takes(("facenet.losses.",), ("facenet.losses.Term",))
 TRANSFORMS = Takes(
     ("albumentations.",),
     ("albumentations.core.transforms_interface.BasicTransform", "albumentations.core.composition.BaseCompose"),
 )
 SCHEDULERS = Takes(("torch.optim.lr_scheduler.",), ("torch.optim.lr_scheduler.LRScheduler",))
-BENCHMARKS = tuple(f"facenet.evaluation.benchmarks.choice.{name}" for name in ("Lfw", "Bin", "HeldOut", "NoBenchmark"))
+BENCHMARKS = tuple(f"facenet.evaluation.{name}" for name in ("Lfw", "Bin", "HeldOut", "NoBenchmark"))
+
+TRACKING = ("facenet.tracking.MlflowTracking", "facenet.tracking.NoTracking")
 
 
 def one(name: str, within: Takes | None = None) -> Takes:
@@ -42,28 +45,22 @@ def one(name: str, within: Takes | None = None) -> Takes:
 
 
 SLOTS = {
-    "backbone": Takes(("facenet.backbones.",), ("facenet.backbones.embedder.Embedder",), NETWORKS),
-    "loss": Takes(("facenet.losses.mix.",), ("facenet.losses.mix.LossMix",), TERMS),
-    "data": Takes(("facenet.data.source.",), ("facenet.data.source.Data",)),
-    "sampler": Takes(
-        ("facenet.data.sampling.sampler.", "facenet.data.sampling.reference_sampler."),
-        ("facenet.data.sampling.sampler.Sampler",),
-    ),
-    "augment": one("facenet.data.transforms.Augment", TRANSFORMS),
-    "preprocess": one("facenet.data.transforms.Preprocess"),
-    "optimizer": Takes(("torch.optim.", "timm.optim.", "facenet.engine.muon."), ("torch.optim.Optimizer",)),
-    "schedule": Takes(("facenet.engine.schedule.",), ("facenet.engine.schedule.Schedule",), SCHEDULERS),
-    "benchmark": Takes(BENCHMARKS, BENCHMARKS, one("facenet.evaluation.protocol.Protocol")),
-    "tracking": Takes(
-        ("facenet.tracking.choice.",),
-        ("facenet.tracking.choice.MlflowTracking", "facenet.tracking.choice.NoTracking"),
-    ),
-    "watch": one("facenet.engine.watch.choice.Watch"),
-    "accelerator": one("facenet.devices.accelerator.DeviceChoice"),
-    "precision": one("facenet.devices.accelerator.Precision"),
-    "distributed": one("facenet.distributed.choice.Distributed"),
-    "trainer": one("facenet.engine.trainer.Settings"),
-    "sweep": one("facenet.sweeps.settings.Sweep"),
+    "backbone": Takes(("facenet.backbones.",), ("facenet.backbones.Embedder",), NETWORKS),
+    "loss": one("facenet.losses.LossMix", TERMS),
+    "data": Takes(("facenet.data.",), ("facenet.data.Data",)),
+    "sampler": Takes(("facenet.data.",), ("facenet.data.Sampler",)),
+    "augment": one("facenet.data.Augment", TRANSFORMS),
+    "preprocess": one("facenet.data.Preprocess"),
+    "optimizer": Takes(("torch.optim.", "timm.optim.", "facenet.engine.Muon"), ("torch.optim.Optimizer",)),
+    "schedule": Takes(("facenet.engine.",), ("facenet.engine.Schedule",), SCHEDULERS),
+    "benchmark": Takes(BENCHMARKS, BENCHMARKS, one("facenet.evaluation.Protocol")),
+    "tracking": Takes(TRACKING, TRACKING),
+    "watch": one("facenet.engine.Watch"),
+    "accelerator": one("facenet.devices.DeviceChoice"),
+    "precision": one("facenet.devices.Precision"),
+    "distributed": one("facenet.distributed.Distributed"),
+    "trainer": one("facenet.engine.Settings"),
+    "sweep": one("facenet.sweeps.Sweep"),
 }
 ROWS = [row for slot in SLOTS.values() for row in (slot, slot.within) if row is not None]
 ANY = Takes(tuple(dict.fromkeys(name for row in ROWS for name in row.names)), ())  # where no slot is said
@@ -90,6 +87,7 @@ def locate(target: Any, path: str) -> Any:
     """The object that a `_target_` names. Raises UserError when it is not one for this place or does not exist."""
     row = takes(path)
     names = row.names if row is not None else ()
+    target = current(target) if type(target) is str else target
     if type(target) is not str or not named_by(names, target):
         allowed = f"allowed: {' '.join(names)}" if names else "nothing is built here"
         said = shown(target) if isinstance(target, str) else type(target).__name__
@@ -136,7 +134,13 @@ def fits_slot(found: Any, target: str, row: Takes) -> bool:
     if not inspect.isclass(found):
         return inspect.isfunction(found) and target.startswith(ZOOS) and of_zoo(found)
     kinds = tuple(class_of(kind) for kind in row.kinds)
-    return named_by(row.names, f"{found.__module__}.{found.__qualname__}") and (not kinds or issubclass(found, kinds))
+    return stands_in(target.rpartition(".")[0], found, row.names) and (not kinds or issubclass(found, kinds))
+
+
+def stands_in(package: str, found: type, names: tuple[str, ...]) -> bool:
+    """Whether a class was defined in the package by which it was named, or under one of the names."""
+    own = f"{found.__module__}.{found.__qualname__}"
+    return own.startswith(f"{package}.") or named_by(names, own)
 
 
 def named_by(names: tuple[str, ...], target: str) -> bool:

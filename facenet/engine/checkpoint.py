@@ -20,6 +20,7 @@ from facenet.errors import UserError
 from facenet.files import tensor_file
 from facenet.files.atomic import replacing
 from facenet.files.plain import plain
+from facenet.files.renamed import renamed
 
 log = logging.getLogger(__name__)
 FORMAT, VERSION = "facenet-checkpoint", 1
@@ -88,7 +89,7 @@ def load(path: str | Path) -> dict[str, Any]:
     wrong = [name for name, kind in FIELDS.items() if not isinstance(content.get(name), kind)]
     if wrong:
         raise UserError(f"checkpoint={path}: damaged, {wrong[0]!r} is missing or of another type")
-    content["config"] = plain(content["config"], f"checkpoint={path}: damaged, config")
+    content["config"] = renamed(plain(content["config"], f"checkpoint={path}: damaged, config"))
     return content
 
 

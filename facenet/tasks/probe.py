@@ -121,7 +121,7 @@ def measured(name: str, num_threads: int) -> Probe:
         finally:
             torch.set_num_threads(before)
     log.info("%s is asked what it computes fastest, once for this machine", name)
-    config = {"accelerator": {"_target_": "facenet.devices.accelerator.DeviceChoice", "name": name}}
+    config = {"accelerator": {"_target_": "facenet.devices.DeviceChoice", "name": name}}
     with tempfile.TemporaryDirectory(prefix="facenet-probe-") as folder:
         configs.write(config, Path(folder) / configs.RESOLVED)
         return probe_of(launch(Path(folder), Distributed(), {}, task="probe"))

@@ -65,7 +65,7 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
         "config: 4 problems\n"
         "  optimizer.momentom: torch.optim.SGD has no parameter 'momentom'; did you mean 'momentum'?\n"
         "  trainer.epochs: expected int, got 'abc'\n"
-        "  trainer.keeep: facenet.engine.trainer.Settings has no parameter 'keeep'; did you mean 'keep'?\n"
+        "  trainer.keeep: facenet.engine.Settings has no parameter 'keeep'; did you mean 'keep'?\n"
         "  sed: this command has no parameter 'sed'; did you mean 'seed'?\n",
         set(),
     ),
@@ -316,7 +316,7 @@ def test_the_config_is_shown_from_any_directory(command: str, tmp_path: Path):
     ran = run(tmp_path, command, "--cfg", "job", "backbone=mobilefacenet", "data.image_size=112")
     assert ran.code == 0, ran.err
     shown = yaml.safe_load(ran.out)
-    assert shown["backbone"]["_target_"] == "facenet.backbones.mobilefacenet.MobileFaceNet"
+    assert shown["backbone"]["_target_"] == "facenet.backbones.MobileFaceNet"
     assert shown["data"]["image_size"] == 112
     assert not any(tmp_path.iterdir())
 

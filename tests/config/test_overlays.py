@@ -23,8 +23,8 @@ G = "# @package _global_\n"
 # File below experiments -> text. Each says something that Hydra would act upon before a job is checked, or that leads elsewhere.
 REFUSED: dict[str, tuple[str, str]] = {
     "callback": ("preset/x", G + "hydra: {callbacks: {x: {_target_: os.system, command: 'touch was_here'}}}"),
-    "callback of ours": ("preset/x", G + "hydra: {callbacks: {x: {_target_: facenet.sweeps.elsewhere.PlanFirst}}}"),
-    "package of callbacks": ("preset/x", "# @package hydra.callbacks.x\n_target_: facenet.sweeps.elsewhere.PlanFirst"),
+    "callback of ours": ("preset/x", G + "hydra: {callbacks: {x: {_target_: facenet.sweeps.PlanFirst}}}"),
+    "package of callbacks": ("preset/x", "# @package hydra.callbacks.x\n_target_: facenet.sweeps.PlanFirst"),
     "package below global": ("preset/x", "# @package _global_.hydra.callbacks.x\n_target_: torch.nn.Linear"),
     "package of a launcher": ("preset/x", "# @package hydra.launcher\nsetup: [touch was_here]"),
     "package by name": ("preset/hydra", "# @package _name_\nverbose: true"),
@@ -109,9 +109,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "weights by an address": ("preset/x", G + "backbone: {trunk: {pretrained_cfg: {url: evil.org/x}}}"),
     "weights in a group's file": ("backbone/x", "# @package backbone.trunk\nweights: evil.pth"),
     "a store elsewhere": ("preset/x", G + "tracking: {uri: 'http://evil:5000'}"),
-    "data elsewhere": ("data/x", "_target_: facenet.data.source.ShardData\nshards: 'https://evil/{0..9}.tar'"),
+    "data elsewhere": ("data/x", "_target_: facenet.data.ShardData\nshards: 'https://evil/{0..9}.tar'"),
     "data elsewhere by a pattern": ("data/x", "shards: '{http:,http:}//evil/x.tar'"),
-    "a file for hydra": ("hydra/callbacks/x", "a: {_target_: facenet.sweeps.elsewhere.PlanFirst}"),
+    "a file for hydra": ("hydra/callbacks/x", "a: {_target_: facenet.sweeps.PlanFirst}"),
     "hydra itself": ("hydra/config", "mode: RUN"),
     "a launcher's file": ("hydra/launcher/x", "_target_: hydra_plugins.facenet_launcher.FacenetLauncher"),
     "a launcher's file elsewhere": ("hydra/launcher/x", "# @package hydra\nn_jobs: 1"),
@@ -130,7 +130,7 @@ TAKEN: dict[str, tuple[str, str]] = {
         "preset/x",
         G + "defaults: [{override /loss: ce}, _self_]\nseed: 3\ndata: {batch_size: 12}\nweights: a.pth",
     ),
-    "a target of ours": ("preset/x", G + "loss: {_target_: facenet.losses.mix.LossMix, terms: {}}"),
+    "a target of ours": ("preset/x", G + "loss: {_target_: facenet.losses.LossMix, terms: {}}"),
     "a transform": ("preset/x", G + "augment: {pipeline: [{_target_: albumentations.ToGray, p: 0.5}]}"),
     "published weights": (
         "preset/x",

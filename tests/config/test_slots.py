@@ -24,10 +24,10 @@ from facenet.errors import UserError
 from facenet.files.plain import DEEPEST, MOST, plain, yaml_text
 from facenet.losses.mix import LossMix
 
-TRUNK = {"_target_": "facenet.backbones.mobilenet_v1.MobileNetV1"}
-BACKBONE = {"_target_": "facenet.backbones.embedder.FaceNet", "trunk": TRUNK}
-PREPROCESS = {"_target_": "facenet.data.transforms.Preprocess", "size": [8, 8]}
-TERM = {"_target_": "facenet.losses.heads.SoftmaxHead"}
+TRUNK = {"_target_": "facenet.backbones.MobileNetV1"}
+BACKBONE = {"_target_": "facenet.backbones.FaceNet", "trunk": TRUNK}
+PREPROCESS = {"_target_": "facenet.data.Preprocess", "size": [8, 8]}
+TERM = {"_target_": "facenet.losses.SoftmaxHead"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,29 +152,29 @@ ALSO = {  # place -> what else may stand there: networks within networks, transf
     ("augment.pipeline.0.transforms.0", "augment.pipeline.0"),
 }
 MEMBERS = {
-    "backbone": "facenet.backbones.mobilefacenet.MobileFaceNet",
-    "loss": "facenet.losses.mix.LossMix",
-    "data": "facenet.data.source.SyntheticData",
-    "sampler": "facenet.data.sampling.reference_sampler.ReferenceSampler",
-    "augment": "facenet.data.transforms.Augment",
-    "preprocess": "facenet.data.transforms.Preprocess",
+    "backbone": "facenet.backbones.MobileFaceNet",
+    "loss": "facenet.losses.LossMix",
+    "data": "facenet.data.SyntheticData",
+    "sampler": "facenet.data.ReferenceSampler",
+    "augment": "facenet.data.Augment",
+    "preprocess": "facenet.data.Preprocess",
     "optimizer": "torch.optim.RMSprop",
-    "schedule": "facenet.engine.schedule.TorchSchedule",
-    "benchmark": "facenet.evaluation.benchmarks.choice.HeldOut",
-    "tracking": "facenet.tracking.choice.NoTracking",
-    "watch": "facenet.engine.watch.choice.Watch",
-    "accelerator": "facenet.devices.accelerator.DeviceChoice",
-    "precision": "facenet.devices.accelerator.Precision",
-    "distributed": "facenet.distributed.choice.Distributed",
-    "trainer": "facenet.engine.trainer.Settings",
-    "sweep": "facenet.sweeps.settings.Sweep",
-    "backbone.trunk": "facenet.backbones.mobilenet_v1.MobileNetV1",
+    "schedule": "facenet.engine.TorchSchedule",
+    "benchmark": "facenet.evaluation.HeldOut",
+    "tracking": "facenet.tracking.NoTracking",
+    "watch": "facenet.engine.Watch",
+    "accelerator": "facenet.devices.DeviceChoice",
+    "precision": "facenet.devices.Precision",
+    "distributed": "facenet.distributed.Distributed",
+    "trainer": "facenet.engine.Settings",
+    "sweep": "facenet.sweeps.Sweep",
+    "backbone.trunk": "facenet.backbones.MobileNetV1",
     "backbone.trunk.norm": "torch.nn.BatchNorm2d",
-    "loss.terms.ce.loss": "facenet.losses.heads.SoftmaxHead",
+    "loss.terms.ce.loss": "facenet.losses.SoftmaxHead",
     "augment.pipeline.0": "albumentations.OneOf",
     "augment.pipeline.0.transforms.0": "albumentations.ToGray",
     "schedule.scheduler": "torch.optim.lr_scheduler.StepLR",
-    "benchmark.protocol": "facenet.evaluation.protocol.Protocol",
+    "benchmark.protocol": "facenet.evaluation.Protocol",
 }
 
 
@@ -192,13 +192,13 @@ def test_each_place_takes_its_own_and_nothing_of_another() -> None:
 
 
 def test_a_trunk_is_no_backbone_and_a_loss_term_no_mix() -> None:
-    with pytest.raises(UserError, match="no part for backbone; it takes facenet.backbones.embedder.Embedder"):
+    with pytest.raises(UserError, match="no part for backbone; it takes facenet.backbones.Embedder"):
         build(TRUNK, "backbone")
     with pytest.raises(UserError, match="may not be built"):
         build(TERM, "loss")
     assert isinstance(build(BACKBONE, "backbone"), FaceNet)
     assert isinstance(
-        build({"_target_": "facenet.losses.mix.LossMix", "terms": {"ce": {"weight": 1.0, "loss": TERM}}}, "loss"),
+        build({"_target_": "facenet.losses.LossMix", "terms": {"ce": {"weight": 1.0, "loss": TERM}}}, "loss"),
         LossMix,
     )
 
@@ -252,7 +252,7 @@ def test_no_other_key_means_anything(key: str) -> None:
 
 def test_nothing_is_built_before_all_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    monkeypatch.setattr("facenet.backbones.mobilenet_v1.MobileNetV1.__init__", lambda *_, **__: made.append("trunk"))
+    monkeypatch.setattr("facenet.backbones.MobileNetV1.__init__", lambda *_, **__: made.append("trunk"))
     with pytest.raises(UserError):
         build({"backbone": BACKBONE, "loss": {"_target_": "os.system"}})
     assert made == []

@@ -77,7 +77,7 @@ def test_the_bound_changes_no_pairs_that_people_have():
         assert np.array_equal(found.faces.indices[found.left[~found.same]], expected)
 
 
-STORED = {"_target_": "facenet.evaluation.benchmarks.choice.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
+STORED = {"_target_": "facenet.evaluation.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
 OWN = {"distance": "l2", "flip": "concat", "subtract_mean": True, "thresholds": "exact"}
 
 
@@ -99,7 +99,7 @@ def test_numbers_of_the_command_that_do_not_go_with_the_runs_are_a_mistake():
     with pytest.raises(UserError, match="heldout: 60 pairs in 50 folds; benchmark.num_folds must be"):
         as_trained(HeldOut(num_pairs=2000, num_folds=50, protocol=Protocol()), content(), ["benchmark.num_folds=50"])
     given = Bin(path="a.bin", protocol=Protocol())
-    found = as_trained(given, content(_target_="facenet.evaluation.benchmarks.choice.Bin", num_folds=5), [])
+    found = as_trained(given, content(_target_="facenet.evaluation.Bin", num_folds=5), [])
     assert found.num_folds == 5
 
 

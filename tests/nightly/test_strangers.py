@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 DRAWS = 200
-FACENET, TRUNK = "facenet.backbones.embedder.FaceNet", "facenet.backbones.mobilenet_v1.MobileNetV1"
+FACENET, TRUNK = "facenet.backbones.FaceNet", "facenet.backbones.MobileNetV1"
 WRAPS: list[Callable[[Any], Any]] = [
     lambda value: (value,),
     lambda value: [value],
@@ -54,7 +54,7 @@ def test_no_command_of_a_drawn_checkpoint_runs(seed: int, tmp_path: Path) -> Non
             node = draw.choice(WRAPS)(node)
         config = {
             "backbone": {"_target_": FACENET, "trunk": {"_target_": TRUNK}},
-            "preprocess": {"_target_": "facenet.data.transforms.Preprocess", "size": [8, 8]},
+            "preprocess": {"_target_": "facenet.data.Preprocess", "size": [8, 8]},
         }
         if draw.random() < 0.5:
             config[draw.choice(["backbone", "preprocess"])] = node

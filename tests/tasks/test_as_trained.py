@@ -14,9 +14,9 @@ from facenet.tasks.evaluate import tested_on as source_of_test  # pytest would t
 from facenet.tasks.job import datasets
 from facenet.tasks.restore import Restored
 
-FLIP_MEAN = {"_target_": "facenet.evaluation.protocol.Protocol", "distance": "l2", "flip": "concat"}
+FLIP_MEAN = {"_target_": "facenet.evaluation.Protocol", "distance": "l2", "flip": "concat"}
 FLIP_MEAN |= {"subtract_mean": True, "thresholds": "exact"}
-HELDOUT = {"_target_": "facenet.evaluation.benchmarks.choice.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
+HELDOUT = {"_target_": "facenet.evaluation.HeldOut", "num_pairs": 60, "num_folds": 3, "seed": 5}
 
 
 def content(**benchmark):
@@ -76,7 +76,7 @@ def test_damaged_numbers_count_for_nothing(number):
 
 
 def test_a_run_without_a_benchmark_leaves_the_default():
-    none = {"config": {"benchmark": {"_target_": "facenet.evaluation.benchmarks.choice.NoBenchmark"}}}
+    none = {"config": {"benchmark": {"_target_": "facenet.evaluation.NoBenchmark"}}}
     assert as_trained(lfw(), none, []).protocol == Protocol()
     assert isinstance(as_trained(NoBenchmark(), content(), []), NoBenchmark)
 

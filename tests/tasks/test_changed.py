@@ -328,7 +328,7 @@ def test_an_option_that_is_newer_than_the_run_makes_no_other_training_of_it(comp
     assert changed.changes(before, config) == changed.changes(config, before) == []
     config["backbone"]["trunk"]["width"] = 0.5
     assert changed.changes(before, config) == ["backbone.trunk.width: was 1.0, is 0.5"]
-    before["backbone"]["trunk"]["_target_"] = "facenet.backbones.inception_resnet_v1.InceptionResNetV1"
+    before["backbone"]["trunk"]["_target_"] = "facenet.backbones.InceptionResNetV1"
     assert "backbone.trunk.width: was absent, is 0.5" in changed.changes(before, config)
 
 

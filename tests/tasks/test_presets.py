@@ -72,12 +72,12 @@ def test_what_the_recipes_share(compose_train, given, preset):
     with pytest.raises(UserError, match="precision=fp16: not on cpu"):
         prepare(config)
     assert config["backbone"]["trunk"] == {
-        "_target_": "facenet.backbones.inception_resnet_v1.InceptionResNetV1",
+        "_target_": "facenet.backbones.InceptionResNetV1",
         "init": "reference",
     }
     assert config["backbone"]["dropout"] == 0.5 and config["data"]["image_size"] == 160
     assert config["preprocess"]["fit"] == "letterbox" and config["augment"] == {
-        "_target_": "facenet.data.transforms.Augment",
+        "_target_": "facenet.data.Augment",
         "flip": 0.5,
         "pipeline": None,
     }

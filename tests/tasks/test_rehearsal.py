@@ -50,8 +50,8 @@ def optimizer(name: str, **options):
         (optimizer("torch.optim.SGD", momentum=1.5), "optimizer.momentum=1.5: SGD keeps"),
         (optimizer("torch.optim.LBFGS"), "optimizer: LBFGS cannot step"),
         (optimizer("torch.optim.SGD", lr=0), "optimizer.lr: the learning rate is 0 at every step"),
-        (optimizer("facenet.engine.muon.Muon", betas=[2, 3]), r"optimizer: betas \[2, 3\] must"),
-        (optimizer("facenet.engine.muon.Muon", lr=-1), "optimizer: lr -1"),
+        (optimizer("facenet.engine.Muon", betas=[2, 3]), r"optimizer: betas \[2, 3\] must"),
+        (optimizer("facenet.engine.Muon", lr=-1), "optimizer: lr -1"),
         ({"optimizer": {"_target_": "torch.optim.Adam", "_partial_": True}}, "optimizer.lr: Adam needs a number"),
     ],
 )
@@ -68,7 +68,7 @@ def test_an_optimizer_that_cannot_step_is_refused_in_the_plan(base, given, told)
         optimizer("torch.optim.Adagrad"),
         optimizer("torch.optim.RMSprop", momentum=0.9),
         optimizer("torch.optim.Adam", fused=True),
-        optimizer("facenet.engine.muon.Muon", momentum=0.0),
+        optimizer("facenet.engine.Muon", momentum=0.0),
     ],
 )
 def test_optimizers_that_can_step_are_planned(base, given):
@@ -77,7 +77,7 @@ def test_optimizers_that_can_step_are_planned(base, given):
 
 def of_torch(name: str, every: str = "step", **options):
     scheduler = {"_target_": SCHEDULERS + name, "_partial_": True, **options}
-    return {"schedule": {"_target_": "facenet.engine.schedule.TorchSchedule", "every": every, "scheduler": scheduler}}
+    return {"schedule": {"_target_": "facenet.engine.TorchSchedule", "every": every, "scheduler": scheduler}}
 
 
 def of_ours(name: str, **options):
@@ -135,18 +135,18 @@ def test_a_schedule_is_played_as_far_as_the_run_goes(base):
     assert planned(changed(base, **short, trainer={"max_steps": 30})).total_steps == 30
 
 
-HARD = {"_target_": "facenet.losses.triplet.TripletLoss", "mining": "batch_hard"}
-SHUFFLE = {"_target_": "facenet.data.sampling.sampler.ShuffleSampler"}
+HARD = {"_target_": "facenet.losses.TripletLoss", "mining": "batch_hard"}
+SHUFFLE = {"_target_": "facenet.data.ShuffleSampler"}
 
 
 def groups_of(number: int):
-    return {"_target_": "facenet.data.sampling.sampler.IdentitySampler", "images_per_identity": number}
+    return {"_target_": "facenet.data.IdentitySampler", "images_per_identity": number}
 
 
 @pytest.fixture(scope="module")
 def hard(base):
     terms = {"triplet": {"weight": 1.0, "loss": HARD}}
-    return changed(base, loss={"_target_": "facenet.losses.mix.LossMix", "terms": terms}, sampler=SHUFFLE)
+    return changed(base, loss={"_target_": "facenet.losses.LossMix", "terms": terms}, sampler=SHUFFLE)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def hard(base):
     ],
 )
 def test_batches_that_teach_nothing_are_refused_in_the_plan(hard, given, told):
-    nothing = {"_target_": "facenet.evaluation.benchmarks.choice.NoBenchmark"}
+    nothing = {"_target_": "facenet.evaluation.NoBenchmark"}
     given = {group: nothing if values == "none" else values for group, values in given.items()}
     with pytest.raises(UserError, match=told):
         planned(changed(hard, **given))
@@ -182,8 +182,8 @@ def test_small_batches_that_teach_are_planned(hard, base):
     assert planned(changed(hard, sampler=groups_of(2), data={"batch_size": 4})).images_per_step == 4
     assert planned(changed(base, data={"batch_size": 3})).images_per_step == 3  # one given triplet
     synced = {"num_processes": 4, "sync_batch_norm": True}
-    ce = {"weight": 1.0, "loss": {"_target_": "facenet.losses.heads.SoftmaxHead"}}
-    alone = {"_target_": "facenet.losses.mix.LossMix", "terms": {"ce": ce}}
+    ce = {"weight": 1.0, "loss": {"_target_": "facenet.losses.SoftmaxHead"}}
+    alone = {"_target_": "facenet.losses.LossMix", "terms": {"ce": ce}}
     parts = {name: configs.build(changed(base, sampler=SHUFFLE, loss=alone)[name], name) for name in PLANNED}
     sizes = {"images_per_step": 4, "num_processes": 4, "trainer": parts["trainer"]}
     material = prepare(base)[0]
@@ -218,7 +218,7 @@ def test_infinity_is_never_where_it_means_that(base):
 
 
 def test_an_image_too_small_for_the_network_is_one_line(compose):
-    network = configs.build({"_target_": "facenet.backbones.inception_resnet_v1.InceptionResNetV1"}, "backbone.trunk")
+    network = configs.build({"_target_": "facenet.backbones.InceptionResNetV1"}, "backbone.trunk")
     from facenet.backbones.embedder import FaceNet
 
     embedder = FaceNet(trunk=network)

@@ -98,7 +98,7 @@ def test_no_door_lets_a_secret_out(
     write_command(tmp_path, arguments)
     config: dict[str, Any] = {
         "data": {"shards": [address]},
-        "tracking": {"_target_": "facenet.tracking.choice.MlflowTracking", "uri": address},
+        "tracking": {"_target_": "facenet.tracking.MlflowTracking", "uri": address},
     }
     configs.write(config, tmp_path / "resolved.yaml")
     config = configs.read(tmp_path / "resolved.yaml")

@@ -22,9 +22,9 @@ from facenet.tasks.restore import from_checkpoint
 from facenet.tools import replay
 from facenet.tools.overlap import restored
 
-PREPROCESS = {"_target_": "facenet.data.transforms.Preprocess", "size": [8, 8]}
-TRUNK = {"_target_": "facenet.backbones.mobilenet_v1.MobileNetV1"}
-FACENET = "facenet.backbones.embedder.FaceNet"
+PREPROCESS = {"_target_": "facenet.data.Preprocess", "size": [8, 8]}
+TRUNK = {"_target_": "facenet.backbones.MobileNetV1"}
+FACENET = "facenet.backbones.FaceNet"
 
 
 def payload(place: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def content(backbone: Any, **others: Any) -> dict[str, Any]:
     config = {
         "backbone": backbone,
         "preprocess": PREPROCESS,
-        "data": {"_target_": "facenet.data.source.FolderData", "root": "x"},
+        "data": {"_target_": "facenet.data.FolderData", "root": "x"},
     }
     return {
         "config": {**config, **others},
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_plain_values_is_restored(tmp_path: Path) -> None:
     "backbone",
     [
         {
-            "_target_": "facenet.backbones.mobilefacenet.MobileFaceNet",
+            "_target_": "facenet.backbones.MobileFaceNet",
             "blocks": [[1, 1, 10**9, 1]],
             "input_size": [8, 8],
         },
@@ -163,9 +163,9 @@ def called(server: socket.socket) -> bool:
 def test_no_address_of_a_checkpoint_is_called(pattern: str, listener: socket.socket) -> None:
     shards = pattern.format(at="{}:{}".format(*listener.getsockname()))
     with pytest.raises(UserError, match=r"data\.shards=.* is an address that only the checkpoint names"):
-        heldout_data({"data": {"_target_": "facenet.data.source.ShardData", "shards": shards}}, {}).open()
+        heldout_data({"data": {"_target_": "facenet.data.ShardData", "shards": shards}}, {}).open()
     assert not called(listener)
-    found = heldout_data({"data": {"_target_": "facenet.data.source.ShardData", "shards": shards}}, {"shards": shards})
+    found = heldout_data({"data": {"_target_": "facenet.data.ShardData", "shards": shards}}, {"shards": shards})
     assert getattr(found, "shards", None) == shards  # the command line says it too
 
 
@@ -175,7 +175,7 @@ def test_no_address_of_a_checkpoint_is_called(pattern: str, listener: socket.soc
 def test_no_program_of_a_checkpoint_reads_shards(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
-        heldout_data({"data": {"_target_": "facenet.data.source.ShardData", "shards": shards}}, {}).open()
+        heldout_data({"data": {"_target_": "facenet.data.ShardData", "shards": shards}}, {}).open()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -191,7 +191,7 @@ def test_where_a_checkpoints_faces_are_read_is_said(tmp_path: Path, caplog: pyte
     for name in ("a", "b"):
         (tmp_path / "faces" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "faces" / name / "0.png")
-    node = {"_target_": "facenet.data.source.FolderData", "root": str(tmp_path / "faces")}
+    node = {"_target_": "facenet.data.FolderData", "root": str(tmp_path / "faces")}
     with caplog.at_level(logging.INFO):
         assert len(heldout_data({"data": node}, {}).open()) == 2
     assert f"the checkpoint says where its faces are: data.root={tmp_path / 'faces'}" in caplog.text
@@ -229,7 +229,7 @@ def test_a_checkpoint_asks_for_no_images_larger_than_faces(tmp_path: Path) -> No
 
 
 def test_held_out_faces_of_a_checkpoint_are_not_drawn_without_end() -> None:
-    drawn = {"_target_": "facenet.data.source.SyntheticData", "num_identities": 10**8, "images_per_identity": 8}
+    drawn = {"_target_": "facenet.data.SyntheticData", "num_identities": 10**8, "images_per_identity": 8}
     with pytest.raises(UserError, match="more drawn faces than any run has"):
         heldout_data({"data": drawn}, {})
 

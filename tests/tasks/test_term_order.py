@@ -9,13 +9,13 @@ import torch
 from facenet import config as configs
 from facenet.tasks import resume
 
-HEAD = {"weight": 1.0, "loss": {"_target_": "facenet.losses.heads.SoftmaxHead"}}
+HEAD = {"weight": 1.0, "loss": {"_target_": "facenet.losses.SoftmaxHead"}}
 
 
 def config(*names):
     parts = {"backbone": {}, "preprocess": {}, "data": {}, "tracking": {"uri": "sqlite:////x"}}
     terms = dict.fromkeys(names, HEAD)
-    return {"resume": "auto", **parts, "loss": {"_target_": "facenet.losses.mix.LossMix", "terms": terms}}
+    return {"resume": "auto", **parts, "loss": {"_target_": "facenet.losses.LossMix", "terms": terms}}
 
 
 def heads(loss_config):

@@ -103,7 +103,7 @@ def cyclic() -> dict[str, Any]:
         {"_target_": "facenet.launch.local.subprocess.Popen", "args": ["true"]},
         {"_target_": "torch.nn.Linear", "in_features": "x", "out_features": None},
         {"_target_": ["os", "system"]},
-        {"_target_": "facenet.backbones.embedder.FaceNet", "trunk": 7},
+        {"_target_": "facenet.backbones.FaceNet", "trunk": 7},
         "${oc.env:HOME}",
         cyclic(),
         [[]],
@@ -111,7 +111,7 @@ def cyclic() -> dict[str, Any]:
     ids=str,
 )
 def test_the_config_of_a_checkpoint_builds_networks_only(tmp_path: Path, backbone: Any) -> None:
-    config = {"backbone": backbone, "preprocess": {"_target_": "facenet.data.transforms.Preprocess", "size": [8, 8]}}
+    config = {"backbone": backbone, "preprocess": {"_target_": "facenet.data.Preprocess", "size": [8, 8]}}
     content = {"config": config, "identities": [], "embedder": {}, "loss": {}, "epoch": 1, "step": 1, "metrics": {}}
     checkpoints.save(content, tmp_path / "c.pt")
     with pytest.raises(UserError):

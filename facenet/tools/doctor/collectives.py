@@ -51,7 +51,7 @@ def exchanged(name: str, count: int) -> dict[str, Any]:
 
     distributed = Distributed(num_processes=count, timeout_s=COLLECTIVE_S, grace_s=1.0)
     config = {
-        "accelerator": {"_target_": "facenet.devices.accelerator.DeviceChoice", "name": name},
+        "accelerator": {"_target_": "facenet.devices.DeviceChoice", "name": name},
         "timeout_s": distributed.timeout_s,
     }
     late = threading.Timer(PROCESSES_S, os.kill, [os.getpid(), signal.SIGTERM])  # the launcher then ends its processes

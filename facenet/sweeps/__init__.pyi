@@ -1,0 +1,2 @@
+from .elsewhere import PlanFirst as PlanFirst
+from .settings import Sweep as Sweep

@@ -1,0 +1,2 @@
+from .choice import MlflowTracking as MlflowTracking
+from .choice import NoTracking as NoTracking
