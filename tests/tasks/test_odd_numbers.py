@@ -8,7 +8,7 @@ import pytest
 
 from facenet import config as configs
 from facenet.backbones.mobilefacenet import MobileFaceNet
-from facenet.data.synthetic import SyntheticFaces
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.transforms import Preprocess
 from facenet.errors import UserError
 from facenet.tasks.job import prepare
