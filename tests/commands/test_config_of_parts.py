@@ -14,7 +14,7 @@ from facenet.tasks.train import train
 def base() -> dict[str, Any]:
     from hydra import compose, initialize_config_module
 
-    from facenet import cli
+    from facenet.commands import composed as cli
     from facenet.sweeps.settings import split
 
     assert cli.own_experiments  # its import registers a resolver of the config

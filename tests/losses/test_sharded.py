@@ -233,7 +233,7 @@ from torch.nn import functional
 from facenet.distributed import collectives
 from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.distributed.choice import Distributed
-from facenet.engine import whole
+from facenet.engine import run_state
 from facenet.engine.muon import Muon
 from facenet.errors import UserError
 from facenet.losses import sharded
@@ -314,7 +314,7 @@ for kind, (options, whole_head, spread_head) in KINDS.items():
                 assert number or norm > clip  # else it shows nothing
             theirs_optimizer.step()
             theirs_optimizer.zero_grad()
-        together = whole.module_state(bare.loss, everywhere=True)
+        together = run_state.module_state(bare.loss, everywhere=True)
         for name, value in reference.loss.state_dict().items():
             near(together[name], value, (case, name))
         near(bare.network.weight, reference.network.weight, (case, "network"))
@@ -323,16 +323,16 @@ for kind, (options, whole_head, spread_head) in KINDS.items():
             near(ours(images[mine], labels[mine], collectives.gather_batch)[0], reference(images, labels)[0], (case, "validation"))
 
         # The file of the whole: what one process would have written, and what each takes its rows from.
-        state, expected_state = whole.optimizer_state(optimizer), theirs_optimizer.state_dict()
+        state, expected_state = run_state.optimizer_state(optimizer), theirs_optimizer.state_dict()
         if rank == 0:
             for index, entry in expected_state["state"].items():
                 for name, value in entry.items():
                     near(state["state"][index][name], value, (case, index, name))
         again = Step(spread_head(**options))
-        whole.load_module_state(again.loss, together)
+        run_state.load_module_state(again.loss, together)
         assert all(torch.equal(a, b) for a, b in zip(again.loss.state_dict().values(), bare.loss.state_dict().values(), strict=True))
         fresh = OPTIMIZERS[optimizer_name](list(again.parameters()))
-        whole.load_optimizer_state(fresh, expected_state)
+        run_state.load_optimizer_state(fresh, expected_state)
         for index, entry in optimizer.state_dict()["state"].items():
             for name, value in entry.items():
                 near(fresh.state_dict()["state"][index][name], value, (case, index, name, "taken up"))
