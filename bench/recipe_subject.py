@@ -24,12 +24,13 @@ from facenet.data.files.annotation import annotate
 from facenet.data.identities import FolderFaces
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.host_memory import keep_freed_memory
-from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Trainer
 from facenet.sweeps.settings import split
 from facenet.tasks.auto import settled
 from facenet.tasks.feed import Feed
 from facenet.tasks.job import prepare
+from facenet.tasks.recipe import Recipe
+from facenet.tasks.train import network_and_losses, start_schedule
 from facenet.tracking.tracker import NullTracker
 
 # Name -> the reference's name of its network, and what README has people say. Pairs of held-out identities stand in for LFW, which times nothing.
@@ -44,7 +45,7 @@ COMMON = ["benchmark=heldout", "tracking=none", f"data.batch_size={BATCH}", "dat
 
 
 @dataclass
-class Recipe:
+class Recommended:
     """A recipe's trainer and feed, as `facenet-train` makes them. `chosen`: what `auto` became, and why."""
 
     trainer: Trainer
@@ -78,7 +79,7 @@ def run(context: Context) -> Outcome:
     return Outcome(tables, goals)
 
 
-def made(context: Context, name: str) -> Recipe:
+def made(context: Context, name: str) -> Recommended:
     """The config of the command, settled for this machine, and its parts put together as `tasks.train` does."""
     assert cli.own_experiments  # its import registers a resolver of the config
     listed = context.scratch / "cls_train.txt"
@@ -90,31 +91,27 @@ def made(context: Context, name: str) -> Recipe:
     config, chosen = settled(split(configs.resolve(composed))[0])
     material, plan = prepare(config)
     torch.manual_seed(config["seed"])
-    built = configs.build({key: node for key, node in config.items() if key not in ("benchmark", "tracking")})
-    device = Accelerator(plan.device, built["precision"], rank=0, local_rank=0, world_size=1)
+    recipe = Recipe(**configs.build(config))
+    device = Accelerator(plan.device, recipe.precision, rank=0, local_rank=0, world_size=1)
     device.start_precision()
-    built["loss"].start(embedding_size=built["backbone"].embedding_size, num_identities=plan.num_identities)
-    module = TrainStep(built["backbone"], built["loss"], built["preprocess"], device).to(device.device)
+    module = network_and_losses(recipe, plan, device)
     trainer = Trainer(
         module,
-        device.optimizer(built["optimizer"], list(module.parameters())),
-        built["schedule"],
+        device.optimizer(recipe.optimizer, list(module.parameters())),
+        recipe.schedule,
         device,
         NullTracker(),
-        built["trainer"],
+        recipe.trainer,
         batch_size=plan.images_per_step,
         total_steps=10**9,
-        triplets=built["sampler"].layout == "triplet",
+        triplets=recipe.sampler.layout == "triplet",
     )
-    built["schedule"].start(
-        trainer.optimizer, batch_size=plan.batch_size, steps_per_epoch=plan.steps_per_epoch, epochs=plan.epochs
-    )
-    given = [built[key] for key in ("data", "sampler", "preprocess", "augment")]
-    feed = Feed(material, plan, *given, seed=config["seed"], rank=0, accelerator=device)
-    return Recipe(trainer, feed, f"{plan.device}, feed {feed.kind}" + (f"; {chosen}" if chosen else ""))
+    start_schedule(recipe, plan, trainer.optimizer)
+    feed = Feed(material, plan, recipe, rank=0, accelerator=device)
+    return Recommended(trainer, feed, f"{plan.device}, feed {feed.kind}" + (f"; {chosen}" if chosen else ""))
 
 
-def compared(context: Context, name: str, recipe: Recipe) -> Table:
+def compared(context: Context, name: str, recipe: Recommended) -> Table:
     network, steps = RECIPES[name][0], 1 if context.quick else 2
     faces = FolderFaces(context.faces)
     trained = reference_training(context, network, len(faces.identities))
@@ -126,7 +123,7 @@ def compared(context: Context, name: str, recipe: Recipe) -> Table:
     return measure("recipe", title, "image", candidates, rounds=context.rounds, notes=[recipe.chosen])
 
 
-def parts(context: Context, recipe: Recipe) -> Table:
+def parts(context: Context, recipe: Recommended) -> Table:
     """A step on a batch that lies ready, and its update alone, on the gradients that it left."""
     keep_freed_memory()
     trainer = recipe.trainer

@@ -378,11 +378,11 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
 
 
 def root_of(config_name: str) -> Callable[..., Any]:
-    """The function whose parameters are the keys of the config."""
+    """Whose parameters are the keys of the config."""
     if config_name == "train":
-        from facenet.tasks.train import train
+        from facenet.tasks.recipe import Recipe
 
-        return train
+        return Recipe
     from facenet.tasks.evaluate import evaluate
 
     return evaluate

@@ -15,10 +15,10 @@ from facenet.devices.updates import leave_compiler_out
 from facenet.errors import UserError
 from facenet.sweeps.state import State, state_of
 from facenet.tasks.auto import settled
-from facenet.tasks.job import PLANNED, check_pixels
+from facenet.tasks.job import check_pixels
 from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.recipe import Recipe, planned
 from facenet.tasks.resume import without
-from facenet.tasks.train import train
 
 AFTER_OPENING = (
     "batch_size",
@@ -69,7 +69,7 @@ class Planner:
         """With state, plan and twin, or with what is wrong with it."""
         try:
             self.check_place(job)
-            configs.check(job.config, train)
+            configs.check(job.config, Recipe)
             config, _ = settled(job.config, sweep_dir=self.sweep_dir)
             plan = self.plan_of(config)
         except UserError as error:
@@ -94,12 +94,12 @@ class Planner:
     def plan_of(self, config: dict[str, Any]) -> Plan:
         """As `tasks.job.prepare`. Raises UserError where that does, and for more processes than devices."""
         config, _ = settled(config, sweep_dir=self.sweep_dir)
-        parts = {name: configs.build(config[name], name) for name in PLANNED}
+        recipe = planned(config)
         key = json.dumps([without(config["data"], AFTER_OPENING), config["benchmark"]], sort_keys=True)
         if key not in self.materials:
-            self.materials[key] = divide(parts["data"], configs.build(config["benchmark"], "benchmark"))
-        num_processes = parts["distributed"].num_processes
-        plan = make_plan(self.materials[key], num_processes=num_processes, **parts)
+            self.materials[key] = divide(recipe.data, recipe.benchmark)
+        num_processes = recipe.distributed.num_processes
+        plan = make_plan(self.materials[key], recipe, num_processes=num_processes)
         check_device_count(plan.device, num_processes)
         check_pixels(config, self.materials[key].train)
         return plan

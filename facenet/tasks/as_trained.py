@@ -9,9 +9,8 @@ from typing import Any
 
 from facenet import config as configs
 from facenet.config.overrides import keys_said
-from facenet.evaluation.benchmarks.choice import HeldOut
+from facenet.evaluation.benchmarks.choice import Benchmark, HeldOut
 from facenet.evaluation.protocol import Protocol
-from facenet.tasks.plan import Benchmark
 
 log = logging.getLogger(__name__)
 DRAWN = ("num_pairs", "num_folds", "seed")  # of held-out pairs; folds of a set that lies in a file, too

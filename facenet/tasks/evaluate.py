@@ -18,7 +18,7 @@ from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation import report
-from facenet.evaluation.benchmarks.choice import PairSet
+from facenet.evaluation.benchmarks.choice import Benchmark, PairSet
 from facenet.evaluation.run import run_benchmark
 from facenet.files.atomic import replacing
 from facenet.privacy.addresses import masked_address
@@ -26,7 +26,7 @@ from facenet.tasks import auto
 from facenet.tasks.as_trained import as_trained
 from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin, source_in
-from facenet.tasks.plan import Benchmark, Material, divide
+from facenet.tasks.plan import Material, divide
 from facenet.tasks.progress import image_bar
 from facenet.tasks.restore import Restored, from_checkpoint, from_weights
 from facenet.tracking.choice import MlflowTracking, NoTracking

@@ -17,17 +17,16 @@ from facenet.data.feed.choice import Need, Room, choose, free_disk, free_memory
 from facenet.data.feed.loader import Batch, Loader, NewImages
 from facenet.data.feed.raw_cache import RawCache, Stopped, cache_bytes, cache_place, exists_or_comes, open_cache
 from facenet.data.identities import Faces, Subset
-from facenet.data.sampling.sampler import Sampler
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.loader import ShardLoader
-from facenet.data.source import Data, ShardData
-from facenet.data.transforms import Augment, Preprocess
+from facenet.data.source import ShardData
 from facenet.devices.accelerator import Accelerator
 from facenet.errors import UserError
 from facenet.files.cache_dir import cache_dir
 from facenet.files.home import expanded
 from facenet.tasks.plan import Material, Plan
 from facenet.tasks.progress import image_bar
+from facenet.tasks.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -40,29 +39,25 @@ class Feed:
         self,
         material: Material,
         plan: Plan,
-        data: Data,
-        sampler: Sampler,
-        preprocess: Preprocess,
-        augment: Augment,
+        recipe: Recipe,
         *,
-        seed: int,
         rank: int,
         accelerator: Accelerator | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.material, self.plan, self.sampler, self.seed, self.rank = material, plan, sampler, seed, rank
-        self.data, self.preprocess, self.augment, self.accelerator, self.stop = (
-            data,
-            preprocess,
-            augment,
-            accelerator,
-            stop,
-        )
+        self.material, self.plan, self.rank, self.accelerator, self.stop = material, plan, rank, accelerator, stop
+        self.sampler, self.seed = recipe.sampler, recipe.seed
+        self.data, self.preprocess, self.augment = recipe.data, recipe.preprocess, recipe.augment
+        data, preprocess, augment = self.data, self.preprocess, self.augment
         self.new: NewImages = (accelerator and accelerator.pinned_memory()) or Buffers()
         self.kind, cached = self.chosen()
         self.loader: Loader
         self.val_loader: Loader
-        options: dict[str, Any] = {"num_workers": data.num_workers, "seed": seed, "max_unreadable": data.max_unreadable}
+        options: dict[str, Any] = {
+            "num_workers": data.num_workers,
+            "seed": recipe.seed,
+            "max_unreadable": data.max_unreadable,
+        }
         out_of = len(material.source)  # of a hundred images that validate, none might be unreadable
         if isinstance(data, ShardData):
             options |= {"source": shards_of(material.source), "new": self.new}

@@ -33,14 +33,13 @@ from facenet.tasks import auto, pace
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
+from facenet.tasks.recipe import Recipe, planned
 from facenet.tasks.registration import network_of
 from facenet.tasks.rehearsal import check_augment, check_preprocess
-from facenet.tasks.train import train
 from facenet.tracking.facts import RunFacts, run_name
 
 log = logging.getLogger(__name__)
 Start = Callable[[Path, Distributed, dict[str, str]], Any]
-PLANNED = ("data", "sampler", "loss", "optimizer", "schedule", "trainer", "accelerator", "precision", "distributed")
 
 
 def run_job(
@@ -60,11 +59,11 @@ def run_job(
     begun = time.monotonic()
     leave_compiler_out()
     if config.get("resume") in (None, "auto"):  # else its keys are those of the run that it names
-        configs.check(config, train)
+        configs.check(config, Recipe)
     earlier = resuming.find(config["resume"], run_dir)
     if earlier is not None:
         config, run_dir = resuming.config_of(earlier, config, overrides), earlier.run_dir
-        configs.check(config, train)
+        configs.check(config, Recipe)
     config, chosen = auto.settled(config, sweep_dir=sweep_dir)
     material, plan = prepare(config)
     plan = dataclasses.replace(plan, chosen=chosen)
@@ -128,9 +127,9 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
 
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     """The divided data and the plan; builds only what they need, no network and no device."""
-    parts = {name: configs.build(config[name], name) for name in PLANNED}
-    material = divide(parts["data"], configs.build(config["benchmark"], "benchmark"))
-    plan = make_plan(material, num_processes=parts["distributed"].num_processes, **parts)
+    recipe = planned(config)
+    material = divide(recipe.data, recipe.benchmark)
+    plan = make_plan(material, recipe, num_processes=recipe.distributed.num_processes)
     check_pixels(config, material.train)
     return material, plan
 

@@ -13,15 +13,13 @@ from facenet.data.identities import Faces, Subset
 from facenet.data.sampling.sampler import Sampler
 from facenet.data.source import Data, ShardData
 from facenet.data.split import Indices, split_identities, split_images
-from facenet.devices.accelerator import DeviceChoice, Precision, check_exchange, check_precision, is_host
-from facenet.distributed.choice import Distributed
+from facenet.devices.accelerator import check_exchange, check_precision, is_host
 from facenet.engine.muon import Muon
-from facenet.engine.schedule import Schedule
-from facenet.engine.trainer import Settings
 from facenet.errors import UserError
-from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw, NoBenchmark, PairSet
+from facenet.evaluation.benchmarks.choice import Benchmark, PairSet
 from facenet.evaluation.report import RANKED
 from facenet.losses.mix import LossMix
+from facenet.tasks.recipe import Planned
 from facenet.tasks.rehearsal import (
     check_parts,
     check_rates,
@@ -31,7 +29,6 @@ from facenet.tasks.rehearsal import (
     trial,
 )
 
-Benchmark = Lfw | Bin | HeldOut | NoBenchmark
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
 DEFAULT_HELDOUT = 0.1
 BY_NUMBER = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon)  # Muon gives such heads to its AdamW
@@ -135,63 +132,33 @@ def divide(data: Data, benchmark: Benchmark) -> Material:
     )
 
 
-def make_plan(
-    material: Material,
-    *,
-    data: Data,
-    sampler: Sampler,
-    loss: LossMix,
-    optimizer: functools.partial[Any],
-    schedule: Schedule,
-    trainer: Settings,
-    accelerator: DeviceChoice,
-    precision: Precision,
-    distributed: Distributed,
-    num_processes: int,
-    rehearse: bool = True,
-) -> Plan:
+def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehearse: bool = True) -> Plan:
     """Raises UserError for a batch size that does not divide, data too small for one step, an absent device or one that
-    lacks what is asked of it. rehearse: play the schedule through, 5 us a step; ranks obey a plan that was played."""
-    check_terms(loss, sampler, in_order=isinstance(data, ShardData))
-    device, reason = accelerator.resolve()
-    check_precision(device, precision)
-    if num_processes > 1:
-        check_exchange(device, distributed)
+    lacks what is asked of it. rehearse: play the schedule through, 5 us a step, and tell what is odd; ranks obey a plan that was played."""
+    data, sampler, trainer, schedule = recipe.data, recipe.sampler, recipe.trainer, recipe.schedule
+    check_terms(recipe.loss, sampler, in_order=isinstance(data, ShardData))
+    device, reason = device_of(recipe, num_processes)
     images_per_step = sampler.images_per_step(data.batch_size, num_processes, trainer.accumulate)
-    num_images = len(material.train)
-    steps_per_epoch = num_images // data.batch_size
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"data.batch_size={data.batch_size}: more than the {num_images} training images; lower it or add images"
-        )
-    try_batch(sampler, material.train, images_per_step // trainer.accumulate, num_processes)
-    check_heads(loss, optimizer, len(material.train.identities), num_processes, trainer.accumulate)
-    total = steps_per_epoch * trainer.epochs
-    sizes = {"images_per_step": images_per_step, "num_processes": num_processes}
-    check_parts(loss, sampler, material.train, trainer=trainer, distributed=distributed, **sizes)
+    steps_per_epoch = len(material.train) // data.batch_size
+    total_steps = steps_per_epoch * trainer.epochs
+    if trainer.max_steps is not None:
+        total_steps = min(total_steps, trainer.max_steps)
+    check_batches(material, recipe, images_per_step, num_processes)
     # As a rank does; before, so that a schedule too long for the run is refused now.
-    tried = trial(optimizer, on_host=is_host(device))
+    tried = trial(recipe.optimizer, on_host=is_host(device))
     schedule.start(tried, batch_size=data.batch_size, steps_per_epoch=steps_per_epoch, epochs=trainer.epochs)
     if rehearse:
-        check_rates(schedule, steps=total if trainer.max_steps is None else min(total, trainer.max_steps))
-    val_batch_size, num_val_batches = validation_batches(material.val, sampler, images_per_step, num_processes)
-    if num_val_batches:
-        of_val = {"batch_size": val_batch_size, "num_batches": num_val_batches, "world_size": num_processes}
-        mined = loss_without_triplets(loss, sampler, material.val, **of_val)
-        if len(mined) == len(loss.terms):  # 0 in every epoch would make the first one the best
-            val_batch_size, num_val_batches = 0, 0
-        if mined and rehearse:
-            tell_no_triplets(mined, num_val_batches)
-    if rehearse:
+        check_rates(schedule, steps=total_steps)
         tell_never_drawn(sampler, material.train)
-    lr = schedule.effective(float(optimizer.keywords["lr"]), data.batch_size)
+    val_batch_size, num_val_batches = validation_of(material.val, recipe, images_per_step, num_processes, tell=rehearse)
+    lr = schedule.effective(float(recipe.optimizer.keywords["lr"]), data.batch_size)
     return Plan(
         device=device,
         device_reason=reason,
-        precision=precision.dtype,
+        precision=recipe.precision.dtype,
         num_processes=num_processes,
         num_identities=len(material.train.identities),
-        num_images=num_images,
+        num_images=len(material.train),
         num_val_images=len(material.val),
         num_heldout_identities=0 if material.heldout is None else len(material.heldout.identities),
         data_fingerprint=material.source.fingerprint,
@@ -205,13 +172,52 @@ def make_plan(
         num_val_batches=num_val_batches,
         epochs=trainer.epochs,
         steps_per_epoch=steps_per_epoch,
-        total_steps=total if trainer.max_steps is None else min(total, trainer.max_steps),
+        total_steps=total_steps,
         lr=lr.lr,
         min_lr=lr.min_lr,
         lr_clipped=lr.clipped,
         lr_note=lr.note,
         select=selected(trainer.select, material.pair_set, num_val_batches),
     )
+
+
+def device_of(recipe: Planned, num_processes: int) -> tuple[str, str]:
+    """The device's name and why it was chosen. Raises UserError for an absent one, or one that lacks what is asked of it."""
+    device, reason = recipe.accelerator.resolve()
+    check_precision(device, recipe.precision)
+    if num_processes > 1:
+        check_exchange(device, recipe.distributed)
+    return device, reason
+
+
+def check_batches(material: Material, recipe: Planned, images_per_step: int, num_processes: int) -> None:
+    """Raises UserError for images that make no step, or batches that the losses and batch norms cannot use."""
+    data, sampler, loss, trainer = recipe.data, recipe.sampler, recipe.loss, recipe.trainer
+    if len(material.train) < data.batch_size:
+        raise UserError(
+            f"data.batch_size={data.batch_size}: more than the {len(material.train)} training images; lower it or add images"
+        )
+    try_batch(sampler, material.train, images_per_step // trainer.accumulate, num_processes)
+    check_heads(loss, recipe.optimizer, len(material.train.identities), num_processes, trainer.accumulate)
+    sizes = {"images_per_step": images_per_step, "num_processes": num_processes}
+    check_parts(loss, sampler, material.train, trainer=trainer, distributed=recipe.distributed, **sizes)
+
+
+def validation_of(
+    val: Faces, recipe: Planned, images_per_step: int, num_processes: int, *, tell: bool
+) -> tuple[int, int]:
+    """(batch size, number of batches) of the validation loss; (0, 0) where there is none, or it would be 0 in every epoch, which would make the
+    first one the best. tell: warn of terms that find no triplets there."""
+    size, count = validation_batches(val, recipe.sampler, images_per_step, num_processes)
+    if not count:
+        return 0, 0
+    batches = {"batch_size": size, "num_batches": count, "world_size": num_processes}
+    mined = loss_without_triplets(recipe.loss, recipe.sampler, val, **batches)
+    if len(mined) == len(recipe.loss.terms):
+        size, count = 0, 0
+    if mined and tell:
+        tell_no_triplets(mined, count)
+    return size, count
 
 
 def check_heads(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from facenet import config
-from facenet.tasks.train import train
+from facenet.tasks.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +31,20 @@ PARTS = (
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_without_its_class_is_told_with_the_way_to_choose_one(base, part):
     """As `~optimizer._target_`, or a preset with `optimizer: []`, leave it."""
-    assert config.problems_of(base, train) == []
+    assert config.problems_of(base, Recipe) == []
     told = f"{part}: has no _target_, by which such a part is built; choose one with {part}=..."
     for value in ({}, [], [1], {key: each for key, each in base[part].items() if key != "_target_"}):
-        assert told in config.problems_of({**base, part: value}, train)
-    assert any(line.startswith(f"{part}: expected ") for line in config.problems_of({**base, part: None}, train))
+        assert told in config.problems_of({**base, part: value}, Recipe)
+    assert any(line.startswith(f"{part}: expected ") for line in config.problems_of({**base, part: None}, Recipe))
 
 
 def test_parts_within_a_part_too(base):
     benchmark = {**base["benchmark"], "protocol": {"flip": "none"}}
-    assert "benchmark.protocol: has no _target_" in "".join(config.problems_of({**base, "benchmark": benchmark}, train))
+    assert "benchmark.protocol: has no _target_" in "".join(
+        config.problems_of({**base, "benchmark": benchmark}, Recipe)
+    )
     terms = {"ce": {"weight": 1.0, "loss": {}}}
-    told = config.problems_of({**base, "loss": {**base["loss"], "terms": terms}}, train)
+    told = config.problems_of({**base, "loss": {**base["loss"], "terms": terms}}, Recipe)
     assert told == [
         "loss.terms.ce.loss: has no _target_, by which such a part is built; choose one with loss.terms.ce.loss=..."
     ]

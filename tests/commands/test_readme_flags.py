@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 from facenet import config as configs
 from facenet.commands import composed as cli  # registers the resolvers
 from facenet.sweeps.settings import split
-from facenet.tasks.train import train
+from facenet.tasks.recipe import Recipe
 
 DOCS = Path(__file__).parents[2]
 ENGLISH = (DOCS / "README.md", "## From the reference's flags", "no counterpart: ")
@@ -71,7 +71,9 @@ def test_a_row_says_what_fits(flag: str, override: str):
     assert cli.own_experiments
     for words in overrides(override):
         config, _ = split(configs.resolve(compose("train", overrides=words)))
-        problems = [problem for problem in configs.problems_of(config, train) if ": needs a value; set " not in problem]
+        problems = [
+            problem for problem in configs.problems_of(config, Recipe) if ": needs a value; set " not in problem
+        ]
         assert not problems, (words, problems)
     if "no counterpart" in override:
         assert len(override.partition(ENGLISH[2])[2].split()) >= 5, "no reason"

@@ -29,7 +29,7 @@ from facenet.commands import composed as cli  # registers the resolvers
 from facenet.config.slots import locate
 from facenet.sweeps.settings import split
 from facenet.tasks.evaluate import evaluate
-from facenet.tasks.train import train
+from facenet.tasks.recipe import Recipe
 
 CONF = Path(str(files(cli.CHOICES[0])))
 # What a user must say: given in every composition, with what is only read when a source or a benchmark is opened.
@@ -119,11 +119,11 @@ def nodes_with_target(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_the_groups_are_those_the_commands_name():
-    assert {group for group in CHOICES if "/" not in group} <= set(inspect.signature(train).parameters)
+    assert {group for group in CHOICES if "/" not in group} <= set(inspect.signature(Recipe).parameters)
     assert "benchmark/protocol" in CHOICES
 
 
-@pytest.mark.parametrize(("name", "root"), [("train", train), ("evaluate", evaluate)])
+@pytest.mark.parametrize(("name", "root"), [("train", Recipe), ("evaluate", evaluate)])
 def test_root_keys_are_the_parameters_of_the_task(name: str, root: Any):
     overrides = ["benchmark.root=LFW"] if name == "evaluate" else []
     config, _ = split(configs.resolve(compose(name, overrides=overrides)))
@@ -163,7 +163,7 @@ def test_every_preset_composes_and_fits():
     """What a preset leaves to the user may be missing; nothing else may be wrong."""
     for preset in sorted(Path(str(files(cli.CHOICES[1]))).glob("preset/*.yaml")):
         config = composed(preset=preset.stem)
-        problems = configs.problems_of(config, train)
+        problems = configs.problems_of(config, Recipe)
         assert all(": needs a value" in problem for problem in problems), (preset.stem, problems)
 
 
@@ -189,7 +189,7 @@ def test_every_pair_of_choices_composes_and_fits():
     assert len(covering_rows()) < 80  # 1,100 pairs
     for number, row in enumerate(covering_rows()):
         config = composed_row(number)
-        configs.check(config, train)
+        configs.check(config, Recipe)
         for group, choice in row.items():
             if "/" not in group:
                 assert config[group].get("_target_") == target_of(group, choice), row

@@ -45,7 +45,7 @@ def test_what_a_rank_would_refuse_is_refused_in_the_plan(base, key, value, told)
 @pytest.mark.slow
 def test_every_number_of_a_config_is_taken_or_told(base):
     """Each leaf in turn; what fails, fails as a mistake of the user's."""
-    from facenet.tasks.train import train
+    from facenet.tasks.recipe import Recipe
 
     for path in list(numbers(base)):
         for value in (-1, 0, 10**19, 1e-320):
@@ -55,7 +55,7 @@ def test_every_number_of_a_config_is_taken_or_told(base):
                 node = node[part]
             node[path[-1]] = value
             try:
-                configs.check(config, train)
+                configs.check(config, Recipe)
                 prepare(config)
             except UserError as error:
                 assert len(str(error)) < 1000, path

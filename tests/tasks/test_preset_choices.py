@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from facenet import config as configs
-from facenet.tasks.train import train
+from facenet.tasks.recipe import Recipe
 
 PRESETS = sorted(file.name.removesuffix(".yaml") for file in files("facenet.experiments").joinpath("preset").iterdir())
 OTHERS = ("hydra", "sweep")
@@ -25,10 +25,10 @@ def choices():
 def check_together(compose_train, preset, choice):
     """They go together, or each problem says how they would."""
     given = [f"preset={preset}", choice]
-    problems = [line for line in configs.problems_of(compose_train(*given), train) if "needs a value" not in line]
+    problems = [line for line in configs.problems_of(compose_train(*given), Recipe) if "needs a value" not in line]
     assert all(" sets it for another choice: add '~" in line for line in problems), problems
     left_out = [shlex.split(line.rpartition(": add ")[2].partition(",")[0])[0] for line in problems]
-    again = configs.problems_of(compose_train(*given, *left_out), train) if left_out else []
+    again = configs.problems_of(compose_train(*given, *left_out), Recipe) if left_out else []
     assert not [line for line in again if "needs a value" not in line]
     return len(problems)
 
@@ -48,12 +48,12 @@ def test_every_preset_goes_with_every_choice(compose_train, preset):
 
 
 def test_a_term_that_is_not_whole_is_told_with_all_other_problems(compose_train):
-    problems = configs.problems_of(compose_train("++loss.terms.extra.weight=1", "++optimizer.lrr=3"), train)
+    problems = configs.problems_of(compose_train("++loss.terms.extra.weight=1", "++optimizer.lrr=3"), Recipe)
     assert [problem.split(":")[0] for problem in problems] == ["loss.terms.extra", "optimizer.lrr"]
     assert (
         problems[0]
         == "loss.terms.extra: has no loss; set loss.terms.extra.loss=..., with + before it where that is new"
     )
-    assert configs.problems_of(compose_train("++loss.terms.ce.weight=0.5"), train) == []
-    (problem,) = configs.problems_of(compose_train("++loss.terms.ce.wieght=0.5"), train)
+    assert configs.problems_of(compose_train("++loss.terms.ce.weight=0.5"), Recipe) == []
+    (problem,) = configs.problems_of(compose_train("++loss.terms.ce.wieght=0.5"), Recipe)
     assert problem.startswith("loss.terms.ce.wieght: expected weight and loss alone; did you mean 'weight'?")

@@ -12,6 +12,7 @@ from facenet.data.files.annotation import annotate
 from facenet.errors import UserError
 from facenet.tasks.feed import Feed
 from facenet.tasks.job import prepare
+from facenet.tasks.recipe import Recipe
 from facenet.tasks.train import run
 
 REFERENCE = ["single_spa", "single_card", "reference_as_shipped"]
@@ -89,8 +90,7 @@ def test_what_the_recipes_share(compose_train, given, preset):
 
 def feed_of(config, rank):
     material, plan = prepare(config)
-    built = configs.build({key: config[key] for key in ("data", "sampler", "preprocess", "augment")})
-    return Feed(material, plan, **built, seed=config["seed"], rank=rank)
+    return Feed(material, plan, Recipe(**configs.build(config)), rank=rank)
 
 
 def epoch_of(feed, epoch):

@@ -10,7 +10,9 @@ from facenet import config as configs
 from facenet.data.transforms import Preprocess
 from facenet.distributed.choice import Distributed
 from facenet.errors import UserError
-from facenet.tasks.job import PLANNED, prepare
+from facenet.tasks.job import prepare
+from facenet.tasks.recipe import Recipe
+from facenet.tasks.recipe import planned as parts_of
 from facenet.tasks.rehearsal import check_input, check_parts
 
 SCHEDULERS = "torch.optim.lr_scheduler."
@@ -22,9 +24,7 @@ def base(compose):
 
 
 def planned(config):
-    from facenet.tasks.train import train
-
-    configs.check(config, train)
+    configs.check(config, Recipe)
     return prepare(config)[1]
 
 
@@ -184,10 +184,10 @@ def test_small_batches_that_teach_are_planned(hard, base):
     synced = {"num_processes": 4, "sync_batch_norm": True}
     ce = {"weight": 1.0, "loss": {"_target_": "facenet.losses.SoftmaxHead"}}
     alone = {"_target_": "facenet.losses.LossMix", "terms": {"ce": ce}}
-    parts = {name: configs.build(changed(base, sampler=SHUFFLE, loss=alone)[name], name) for name in PLANNED}
-    sizes = {"images_per_step": 4, "num_processes": 4, "trainer": parts["trainer"]}
+    recipe = parts_of(changed(base, sampler=SHUFFLE, loss=alone))
+    sizes = {"images_per_step": 4, "num_processes": 4, "trainer": recipe.trainer}
     material = prepare(base)[0]
-    check_parts(parts["loss"], parts["sampler"], material.train, distributed=Distributed(**synced), **sizes)
+    check_parts(recipe.loss, recipe.sampler, material.train, distributed=Distributed(**synced), **sizes)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from facenet import config as configs
 from facenet.config.slots import locate
 from facenet.tasks.evaluate import run_evaluation
-from facenet.tasks.train import train
+from facenet.tasks.recipe import Recipe
 from facenet.tracking.reading import search
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -70,7 +70,7 @@ def test_a_name_that_configs_have_is_still_that_of_an_object(name, place):
 @pytest.mark.parametrize("run", ["finished", "unfinished", "sweep/0", "sweep/1"])
 def test_a_config_on_record_is_one(unpacked, run):
     config = configs.read(unpacked / run / "resolved.yaml")
-    configs.check(config, train)
+    configs.check(config, Recipe)
     configs.build({name: node for name, node in config.items() if name != "tracking"})
 
 

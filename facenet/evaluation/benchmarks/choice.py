@@ -315,3 +315,6 @@ def _by_stem(folder: Path) -> dict[str, str]:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
+
+
+Benchmark = Lfw | Bin | HeldOut | NoBenchmark

@@ -1,0 +1,58 @@
+"""A training run as its config describes it: the fields are the keys of `conf/train.yaml`, against which a config is checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from facenet import config as configs
+from facenet.backbones.embedder import Embedder
+from facenet.data.sampling.sampler import Sampler
+from facenet.data.source import Data
+from facenet.data.transforms import Augment, Preprocess
+from facenet.devices.accelerator import DeviceChoice, Precision
+from facenet.distributed.choice import Distributed
+from facenet.engine.schedule import Schedule
+from facenet.engine.trainer import Settings
+from facenet.engine.watch.choice import Watch
+from facenet.evaluation.benchmarks.choice import Benchmark
+from facenet.losses.mix import LossMix
+from facenet.tracking.choice import MlflowTracking, NoTracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What the plan of a run follows from. Building it makes no network and touches no device."""
+
+    data: Data
+    sampler: Sampler
+    loss: LossMix
+    optimizer: functools.partial[Any]
+    schedule: Schedule
+    benchmark: Benchmark
+    trainer: Settings
+    accelerator: DeviceChoice
+    precision: Precision
+    distributed: Distributed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Planned):
+    """All of a run. `resume` is a checkpoint once the launcher has looked, and `resume_changed` is the launcher's."""
+
+    backbone: Embedder
+    augment: Augment
+    preprocess: Preprocess
+    tracking: MlflowTracking | NoTracking
+    watch: Watch
+    weights: str | None
+    seed: int
+    resume: str | None
+    resume_changed: bool
+
+
+def planned(config: dict[str, Any]) -> Planned:
+    """The parts of a checked config that its plan needs. Raises UserError for one that cannot be built."""
+    return Planned(**configs.build({field.name: config[field.name] for field in dataclasses.fields(Planned)}))
