@@ -16,8 +16,9 @@ from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.identities import FolderFaces, read_image
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, Precision
+from facenet.devices.accelerator import Accelerator
 from facenet.devices.host_memory import keep_freed_memory
+from facenet.devices.table import Precision
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, verify
 from facenet.evaluation.verification import evaluate_pairs

@@ -24,7 +24,8 @@ from bench.allocation import as_peers
 from bench.context import Context, Outcome, require
 from bench.peers import ARCFACE, Peers
 from bench.rounds import CONTROL, Candidate, Table, tabulate
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.losses.heads import MarginHead
 from facenet.losses.sharded import ShardedMarginHead
 

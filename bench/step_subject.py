@@ -23,8 +23,9 @@ from facenet.data.feed.loader import Batch, Loader
 from facenet.data.identities import FolderFaces
 from facenet.data.sampling.sampler import TripletSampler
 from facenet.data.transforms import Augment, Preprocess
-from facenet.devices.accelerator import Accelerator, Precision
+from facenet.devices.accelerator import Accelerator
 from facenet.devices.host_memory import keep_freed_memory
+from facenet.devices.table import Precision
 from facenet.engine.schedule import Constant
 from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer

@@ -17,7 +17,8 @@ from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.devices.updates import gradient_norm
 from facenet.engine.schedule import Constant
 from facenet.engine.train_step import TrainStep

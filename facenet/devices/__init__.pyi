@@ -1,3 +1,3 @@
 from .accelerator import Accelerator as Accelerator
-from .accelerator import DeviceChoice as DeviceChoice
-from .accelerator import Precision as Precision
+from .table import DeviceChoice as DeviceChoice
+from .table import Precision as Precision

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from facenet.backbones.embedder import Embedder
 from facenet.data.feed.loader import Batch
-from facenet.devices.accelerator import Accelerator, host_copy, out_of_memory
+from facenet.devices.accelerator import Accelerator, host_copy
+from facenet.devices.table import out_of_memory
 from facenet.distributed import collectives
 from facenet.distributed.choice import Distributed
 from facenet.engine import run_state

@@ -8,7 +8,8 @@ import numpy as np
 
 from facenet.backbones.embedder import Embedder
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, out_of_memory
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import out_of_memory
 from facenet.errors import UserError
 from facenet.evaluation.benchmarks.choice import PairSet
 from facenet.evaluation.benchmarks.readable import without

@@ -70,7 +70,7 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str],
 
     Raises UserError for a user's mistake found by a rank, RankFailed for any other failure, KeyboardInterrupt or Stopped for a signal.
     """
-    from facenet.devices.accelerator import loopback_only
+    from facenet.devices.table import loopback_only
 
     store = local_store()
     count = distributed.num_processes

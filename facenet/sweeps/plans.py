@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
-from facenet.devices.accelerator import check_device_count
+from facenet.devices.table import check_device_count
 from facenet.devices.updates import leave_compiler_out
 from facenet.errors import UserError
 from facenet.sweeps.state import State, state_of

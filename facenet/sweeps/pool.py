@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from facenet.devices.accelerator import only_devices, visible_devices
 from facenet.devices.cores import available_cores
+from facenet.devices.table import only_devices, visible_devices
 from facenet.errors import FAILURE, USER
 from facenet.files.atomic import own
 from facenet.launch.failure import one_line

@@ -14,8 +14,8 @@ from typing import Any
 
 from facenet import config as configs
 from facenet.data.split import replace_text
-from facenet.devices.accelerator import is_host, offered_precisions, sound_halves
 from facenet.devices.cores import threads_of
+from facenet.devices.table import is_host, offered_precisions, sound_halves
 from facenet.errors import UserError, shown
 from facenet.files.reading import text_of
 from facenet.tasks import probe

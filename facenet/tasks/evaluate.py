@@ -15,7 +15,8 @@ from facenet.config.overrides import key_of
 from facenet.config.slots import addresses_in
 from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation import report
 from facenet.evaluation.benchmarks.choice import Benchmark, PairSet

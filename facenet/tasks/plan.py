@@ -13,7 +13,7 @@ from facenet.data.identities import Faces, Subset
 from facenet.data.sampling.sampler import Sampler
 from facenet.data.source import Data, ShardData
 from facenet.data.split import Indices, split_identities, split_images
-from facenet.devices.accelerator import check_exchange, check_precision, is_host
+from facenet.devices.table import check_exchange, check_precision, is_host
 from facenet.engine.muon import Muon
 from facenet.errors import UserError
 from facenet.evaluation.benchmarks.choice import Benchmark, PairSet

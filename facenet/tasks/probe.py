@@ -20,7 +20,8 @@ import torch
 from torch.nn import functional
 
 from facenet import config as configs
-from facenet.devices.accelerator import DTYPES, Accelerator, Precision, is_host, model_of, offered_precisions
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DTYPES, Precision, is_host, model_of, offered_precisions
 from facenet.distributed.choice import Distributed
 from facenet.engine.muon import orthogonalised
 from facenet.errors import UserError

@@ -12,7 +12,7 @@ from facenet.backbones.embedder import Embedder
 from facenet.data.sampling.sampler import Sampler
 from facenet.data.source import Data
 from facenet.data.transforms import Augment, Preprocess
-from facenet.devices.accelerator import DeviceChoice, Precision
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.distributed.choice import Distributed
 from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings

@@ -17,7 +17,7 @@ from facenet.data.files.decode import Decode
 from facenet.data.files.duplicates import Indices, near_groups, same_groups
 from facenet.data.files.inventory import Inventory, take_inventory
 from facenet.data.identities import Faces, FolderFaces
-from facenet.devices.accelerator import DeviceChoice
+from facenet.devices.table import DeviceChoice
 from facenet.errors import UserError, shown
 from facenet.files.home import expanded
 from facenet.tasks.progress import image_bar

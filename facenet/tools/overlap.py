@@ -14,7 +14,8 @@ from facenet import config as configs
 from facenet.backbones.embedder import Embedder
 from facenet.data.files.inventory import Inventory
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.errors import UserError
 from facenet.evaluation.embed import embed
 from facenet.tasks.progress import image_bar

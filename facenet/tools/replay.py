@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from facenet import config as configs
-from facenet.devices.accelerator import Accelerator, DeviceChoice
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice
 from facenet.distributed.spread_rows import gradient_of
 from facenet.engine.train_step import TrainStep
 from facenet.errors import UserError, fail, printable, told

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from facenet import config as configs
 from facenet.data.source import SyntheticData
-from facenet.devices.accelerator import Precision
+from facenet.devices.table import Precision
 from facenet.errors import UserError
 
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from facenet.devices.accelerator import absent
+from facenet.devices.table import absent
 
 HERE = Path(__file__).parent
 DEVICE = os.environ.get("FACENET_TEST_DEVICE")

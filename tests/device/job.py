@@ -18,7 +18,8 @@ from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1, convolution, separable
 from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision, host_copy
+from facenet.devices.accelerator import Accelerator, host_copy
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.distributed import collectives
 from facenet.distributed.choice import Distributed
 from facenet.distributed.spread_rows import rows_of_whole

@@ -21,7 +21,8 @@ from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision, offered_precisions
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision, offered_precisions
 from facenet.engine.schedule import Constant
 from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Progress, Settings, Trainer

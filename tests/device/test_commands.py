@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from facenet.data.drawn.synthetic import SyntheticFaces
-from facenet.devices.accelerator import device_count
+from facenet.devices.table import device_count
 from facenet.engine import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -133,7 +133,7 @@ def test_a_job_of_two_processes_in_fp16(device_name, lfw, tmp_path):
 
 def test_a_plugin_without_a_card_is_passed_over_and_refused_by_name(simulated, tmp_path):
     """In one process: `auto` and its reason, then the command that names the device."""
-    script = "from facenet.devices.accelerator import DeviceChoice; print(DeviceChoice().resolve()); "
+    script = "from facenet.devices.table import DeviceChoice; print(DeviceChoice().resolve()); "
     script += "from facenet.commands.composed import train; train()"
     done = subprocess.run(
         [

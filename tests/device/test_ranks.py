@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from facenet.devices.accelerator import device_count
+from facenet.devices.table import device_count
 
 from .job import Trained, start, train
 

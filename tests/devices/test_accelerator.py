@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from facenet.devices import accelerator as accelerators
-from facenet.devices.accelerator import (
-    Accelerator,
+from facenet.devices import table
+from facenet.devices.accelerator import Accelerator, host_copy
+from facenet.devices.table import (
     Device,
     DeviceChoice,
     Precision,
     absent,
     check_device_count,
     check_exchange,
-    host_copy,
     out_of_memory,
 )
 from facenet.distributed.choice import Distributed
@@ -29,7 +29,7 @@ def only(monkeypatch):
     """only("cuda", "cpu"): which devices seem present; the others are absent for a reason."""
 
     def pretend(*present):
-        monkeypatch.setattr(accelerators, "absent", lambda name: None if name in present else f"no {name} here")
+        monkeypatch.setattr(table, "absent", lambda name: None if name in present else f"no {name} here")
 
     return pretend
 
@@ -74,7 +74,7 @@ def test_why_a_plugin_device_is_absent(monkeypatch, tmp_path, body, problem):
     if body is not None:
         (tmp_path / "torch_absent.py").write_text(body)
     monkeypatch.delitem(sys.modules, "torch_absent", raising=False)
-    monkeypatch.setitem(accelerators.DEVICES, "sdaa", Device("torch_absent", "tccl", ("fp32",), "", "", ""))
+    monkeypatch.setitem(table.DEVICES, "sdaa", Device("torch_absent", "tccl", ("fp32",), "", "", ""))
     with pytest.raises(UserError, match=problem):
         DeviceChoice(name="sdaa").resolve()
     assert absent("cpu") is None
@@ -178,7 +178,7 @@ def test_what_counts_as_out_of_memory(error, expected):
 
 def test_more_processes_than_devices_are_refused(monkeypatch):
     check_device_count("cpu", 7)
-    monkeypatch.setattr(accelerators, "device_count", lambda name: 2)
+    monkeypatch.setattr(table, "device_count", lambda name: 2)
     check_device_count("cuda", 2)
     with pytest.raises(
         UserError, match="3 processes need as many sdaa devices and 2 are visible.*SDAA_VISIBLE_DEVICES"

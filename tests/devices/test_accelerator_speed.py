@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from facenet.devices.accelerator import DEVICES, Accelerator, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DEVICES, Precision
 
 
 class Network(nn.Module):

@@ -8,7 +8,8 @@ from facenet.devices.host_memory import tuner
 
 FAULTS = """
 import resource, torch
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -34,7 +34,8 @@ START = """
 import torch
 from torch import nn
 from facenet.distributed import collectives
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.distributed.choice import Distributed
 
 started = Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=300)

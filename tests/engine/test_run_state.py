@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from facenet.devices.accelerator import Accelerator, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import Precision
 from facenet.engine import run_state
 from facenet.engine.muon import Muon
 

@@ -9,7 +9,8 @@ from torch import nn
 from facenet.backbones.embedder import Embedder
 from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.engine.schedule import Constant, WarmupCosine
 from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Average, Progress, Settings, Trainer

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from facenet.data.feed.loader import Batch
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.devices.updates import step_where
 from facenet.engine.watch import signs
 from facenet.engine.watch.alarm import TRY, Alarm

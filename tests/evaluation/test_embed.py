@@ -9,7 +9,8 @@ from torch import nn
 from facenet.backbones.embedder import Embedder
 from facenet.data.identities import UnreadableImage
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.errors import UserError
 from facenet.evaluation.benchmarks.choice import HeldOut, PairSet
 from facenet.evaluation.embed import embed, evaluating
@@ -178,7 +179,8 @@ import sys
 import numpy as np
 sys.path.insert(0, "{here}")
 from test_embed import PREPROCESS, Patches, Projection, embed
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 alone = Accelerator("cpu", Precision(), rank=0, local_rank=0, world_size=1)
 with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=300) as device:
     # 6 batches over the processes, the last of 3 images; 1 batch, so that some process has none; none at all

@@ -6,7 +6,8 @@ import pytest
 from facenet.backbones.mobilefacenet import MobileFaceNet
 from facenet.backbones.weights import load_weights
 from facenet.data.transforms import Preprocess
-from facenet.devices.accelerator import Accelerator, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import Precision
 from facenet.evaluation.benchmarks.choice import Lfw
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, verify

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from facenet.devices.accelerator import loopback_only
+from facenet.devices.table import loopback_only
 from facenet.launch.local import local_store, module_command
 from facenet.tasks.job import git_state
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.distributed.spread_rows import rows_of_whole, share
 from facenet.engine.muon import Muon
 from facenet.errors import UserError
@@ -231,7 +232,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from facenet.distributed import collectives
-from facenet.devices.accelerator import Accelerator, DeviceChoice, Precision
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.table import DeviceChoice, Precision
 from facenet.distributed.choice import Distributed
 from facenet.engine import run_state
 from facenet.engine.muon import Muon

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from facenet import config as configs
-from facenet.devices.accelerator import sound_halves
+from facenet.devices.table import sound_halves
 from facenet.sweeps.plans import Job, Planner
 from facenet.sweeps.state import state_of
 from facenet.tasks import auto, probe

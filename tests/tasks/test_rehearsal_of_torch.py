@@ -107,7 +107,7 @@ def test_what_is_no_transform_is_named(wrong):
 
 
 def test_the_precision_has_a_scale_above_0():
-    from facenet.devices.accelerator import Precision
+    from facenet.devices.table import Precision
 
     for options in ({"init_scale": 0.0}, {"init_scale": -1.0}, {"growth_interval": 0}):
         with pytest.raises(UserError, match=f"precision.{next(iter(options))}: expected a number above 0"):

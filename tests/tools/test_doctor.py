@@ -18,7 +18,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from facenet.devices.accelerator import absent
+from facenet.devices.table import absent
 from facenet.errors import UserError
 from facenet.tasks.probe import Probe
 from facenet.tools.doctor.collectives import ALONE

@@ -24,7 +24,7 @@ ALONE = "distributed=single trains in one process, without them"
 
 def check_collectives(report: Report, name: str, num_processes: int | None) -> None:
     """One process per device; two where processes share it. A failure leaves training in one process, so it is a remark."""
-    from facenet.devices.accelerator import DEVICES, device_count
+    from facenet.devices.table import DEVICES, device_count
 
     shared = not DEVICES[name].visible  # no variable chooses among several: the host itself
     count = num_processes or (2 if shared else device_count(name))
@@ -75,7 +75,8 @@ def run_collectives(config: dict[str, Any], *, run_dir: Path, run_id: str | None
     import torch
 
     from facenet import config as configs
-    from facenet.devices.accelerator import Accelerator, Precision
+    from facenet.devices.accelerator import Accelerator
+    from facenet.devices.table import Precision
     from facenet.distributed import collectives
 
     keep_quiet(run_dir / "said.log")

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from facenet.devices.accelerator import (
+from facenet.devices.accelerator import Accelerator
+from facenet.devices.cores import threads_of
+from facenet.devices.table import (
     DEVICES,
     DTYPES,
-    Accelerator,
     DeviceChoice,
     Precision,
     device_count,
@@ -22,7 +23,6 @@ from facenet.devices.accelerator import (
     offered_precisions,
     sound_halves,
 )
-from facenet.devices.cores import threads_of
 from facenet.errors import UserError
 from facenet.tasks import auto, probe
 from facenet.tools.doctor.report import Report

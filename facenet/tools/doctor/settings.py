@@ -26,7 +26,7 @@ def check_settings(report: Report, has_torch: bool) -> None:
 
 def harmful_settings() -> Iterator[tuple[str, str]]:
     """Variables that are set, and what each does. Their names follow from the device's, in every vendor's hand."""
-    from facenet.devices.accelerator import DEVICES
+    from facenet.devices.table import DEVICES
 
     for row in DEVICES.values():
         blocking = row.visible.replace("VISIBLE_DEVICES", "LAUNCH_BLOCKING")
