@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,7 +243,7 @@ def test_every_loss_trains_on_every_sampler(trained, loss, sampler):
 
 
 def test_no_loss_is_left_out():
-    folder = configs.Path(__file__).parents[2] / "conf" / "loss"
+    folder = Path(__file__).parents[2] / "conf" / "loss"
     assert {path.stem for path in folder.iterdir()} == set(LOSSES)
 
 
