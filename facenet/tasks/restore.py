@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +55,19 @@ class AsLargeAs(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     f"checkpoint={self.path}: damaged, its config makes a far larger network than its weights are"
                 )
         return made
+
+
+def checkpoint_in(path: str | os.PathLike[str]) -> Path:
+    """The file itself, or of a run directory its best checkpoint, else its last. Raises UserError for a directory without one."""
+    place = Path(path)
+    if not place.is_dir():
+        return place
+    found = [folder / name for folder in (place / "checkpoints", place) for name in ("best.pt", "last.pt")]
+    if (first := next((file for file in found if file.is_file()), None)) is None:
+        raise UserError(
+            f"{place}: neither a checkpoint nor a run directory with checkpoints/best.pt or checkpoints/last.pt"
+        )
+    return first
 
 
 def from_checkpoint(path: str) -> Restored:
