@@ -154,13 +154,10 @@ def texts_in(value: Any) -> list[str]:
 
 
 def train_job(composed: DictConfig) -> float | None:
-    from facenet import config
     from facenet.sweeps.settings import settings_of, split
     from facenet.tasks.job import run_job
 
-    settings = HydraConfig.get()
-    resolved = config.resolve(composed)
-    overlays.check_composed(resolved)
+    settings, resolved = HydraConfig.get(), checked(composed)
     sweep = settings_of(resolved)
     overrides, (values, _) = as_given(settings.overrides.task), split(resolved)
     if settings.mode == RunMode.MULTIRUN:  # under another launcher than facenet's
@@ -181,8 +178,17 @@ def train_job(composed: DictConfig) -> float | None:
         )
     if torchrun.active():
         values = torchrun.of_this_size(values)
-        return run_job(values, run_dir=output_dir(), overrides=overrides, tags={}, start=torchrun.launch)
-    return run_job(values, run_dir=output_dir(), overrides=overrides, tags={})
+        return run_job(values, run_dir=output_dir(), overrides=overrides, tags={}, start=torchrun.launch).objective
+    return run_job(values, run_dir=output_dir(), overrides=overrides, tags={}).objective
+
+
+def checked(composed: DictConfig) -> dict[str, Any]:
+    """The config as plain values. Raises UserError for what it may not say."""
+    from facenet import config
+
+    resolved = config.resolve(composed)
+    overlays.check_composed(resolved)
+    return resolved
 
 
 def evaluate() -> None:
@@ -193,14 +199,11 @@ def evaluate() -> None:
     hydra_command(evaluate_job, "evaluate")
 
 
-def evaluate_job(composed: DictConfig) -> float:
-    from facenet import config
+def evaluate_job(composed: DictConfig) -> float | None:
     from facenet.tasks.evaluate import run_evaluation
 
     overrides = as_given(HydraConfig.get().overrides.task)
-    resolved = config.resolve(composed)
-    overlays.check_composed(resolved)
-    return run_evaluation(resolved, run_dir=output_dir(), overrides=overrides)
+    return run_evaluation(checked(composed), run_dir=output_dir(), overrides=overrides).objective
 
 
 def output_dir() -> Path:
@@ -310,12 +313,12 @@ def composition_problem(error: Exception, config_name: str) -> str:
         if choice in EXTRAS:
             return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
     if "does not support sweep type" in str(error):
-        drawn = "".join(f" ({each})" for each in intervals(sys.argv[1:]))
+        drawn = "".join(f" ({each})" for each in intervals(overlays.said()))
         return (
             f"config: interval(...) is for a search, not for given values{drawn}; "
             "add hydra/sweeper=optuna, or write choice(...) or range(...)"
         )
-    overrides = [forced(first_value(argument)) for argument in sys.argv[1:] if is_override(argument)]
+    overrides = [forced(first_value(argument)) for argument in overlays.said() if is_override(argument)]
     try:
         composed, absent = compose_leniently(config_name, overrides)
         found = problems_of(resolved_as_job(composed), config_name)

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def install() -> None:
     SourcesRegistry.instance().types |= {"file": DirectoryFiles, "pkg": PackageFiles}
 
 
+overrides_said: ContextVar[Sequence[str] | None] = ContextVar("overrides_said", default=None)  # of a call from Python
+
+
+def said() -> Sequence[str]:
+    """What the user has said: a call's overrides, else the command line."""
+    overrides = overrides_said.get()
+    return sys.argv[1:] if overrides is None else overrides
+
+
 files_read: list[Path] = []  # of directories, by this process
 
 
@@ -75,7 +85,7 @@ def check_composed(config: dict[str, Any]) -> None:
     """Raises UserError for an address that references of a directory's file have joined, each part of which is none."""
     for path, address in addresses_in(config, "") if files_read else ():
         hidden = masked_address(address)
-        if not any(hidden in argument for argument in sys.argv[1:]):
+        if not any(hidden in argument for argument in said()):
             raise UserError(
                 f"{path}={shown(hidden)}: is not what the command line says; an address is only opened when it does; add {path}=..."
             )
@@ -229,7 +239,7 @@ def text_problems(text: str, path: str) -> Iterator[str]:
         yield f"{path}: {shown(text)!r} is more than a reference to a key of facenet's own; {ON_THE_COMMAND_LINE}"
     for _, address in addresses_in(text, path):
         hidden = masked_address(address)  # as the command line has it by now
-        if not any(hidden in argument for argument in sys.argv[1:]):
+        if not any(hidden in argument for argument in said()):
             yield f"{path}={shown(hidden)}: an address is only opened when the command line says it too; add {path}=..."
 
 

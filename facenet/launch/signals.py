@@ -114,6 +114,19 @@ def handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameTy
 
 
 @contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """The handlers found here are there again afterwards, also where a signal ended a run and later ones are ignored: the program goes on."""
+    main = threading.current_thread() is threading.main_thread()
+    found = {number: signal.getsignal(number) for number in STOP_SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, before in found.items():
+            if before is not None:  # else it is not Python's
+                signal.signal(number, before)
+
+
+@contextlib.contextmanager
 def stop_signals_raise() -> Iterator[None]:
     """A stop signal while no ranks run (imports, a slow tracking server) ends the command as Stopped, so that `finally` blocks run. Ctrl-C
     is Python's own, and a handler of a batch launcher's stays."""

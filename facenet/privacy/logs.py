@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator
 
 from facenet.errors import printable
 from facenet.privacy.addresses import masked
@@ -33,7 +35,23 @@ def indented(text: str) -> str:
 
 def guard_logs(*names: str) -> None:
     """Of the root logger and those named: of every handler that they have by now, and of the one that Python has where there is none."""
-    handlers = [handler for name in ("", *names) for handler in logging.getLogger(name or None).handlers]
-    for handler in (*handlers, logging.lastResort):
-        if handler is not None and not isinstance(handler.formatter, Guarded):
+    for handler in handlers_of(*names):
+        if not isinstance(handler.formatter, Guarded):
             handler.setFormatter(Guarded(handler.formatter))
+
+
+@contextlib.contextmanager
+def guarded_logs() -> Iterator[None]:
+    """Inside, the root logger is guarded; afterwards its handlers are as they were."""
+    before = [(handler, handler.formatter) for handler in handlers_of()]
+    guard_logs()
+    try:
+        yield
+    finally:
+        for handler, formatter in before:
+            handler.setFormatter(formatter)
+
+
+def handlers_of(*names: str) -> list[logging.Handler]:
+    found = [handler for name in ("", *names) for handler in logging.getLogger(name or None).handlers]
+    return [handler for handler in (*found, logging.lastResort) if handler is not None]

@@ -65,9 +65,8 @@ def run_sweep_job(
     config = {**config, "resume": config["resume"] or "auto"}
     tags = {**tags, **known_jobs(sweep_dir)}
     with requeued_after():
-        return finite(
-            run_job(config, run_dir=run_dir, overrides=overrides, tags=tags, start=start, sweep_dir=sweep_dir)
-        )
+        done = run_job(config, run_dir=run_dir, overrides=overrides, tags=tags, start=start, sweep_dir=sweep_dir)
+        return finite(done.objective)
 
 
 def known_jobs(sweep_dir: Path) -> dict[str, str]:

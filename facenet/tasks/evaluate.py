@@ -30,6 +30,7 @@ from facenet.tasks.job import origin, source_in
 from facenet.tasks.plan import Material, divide
 from facenet.tasks.progress import image_bar
 from facenet.tasks.restore import Restored, from_checkpoint, from_weights
+from facenet.tasks.result import Result
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import RunFacts
 
@@ -38,8 +39,8 @@ MOST_DRAWN = 10_000_000  # faces
 PLACES = ("root", "list", "within", "path", "shards")
 
 
-def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str]) -> float:
-    """The accuracy, NaN of a network that has collapsed. Prints the table and writes ROC and JSON into `run_dir`.
+def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str]) -> Result:
+    """The objective is the accuracy, NaN of a network that has collapsed. Prints the table and writes ROC and JSON into `run_dir`.
 
     Raises UserError for a config that does not fit, a file that cannot be loaded and a benchmark that is not complete.
     """
@@ -74,7 +75,7 @@ def evaluate(
     data: dict[str, Any],
     run_dir: Path,
     overrides: list[str],
-) -> float:
+) -> Result:
     """The parameters are the keys of `conf/evaluate.yaml`; `data.image_size` is there for `preprocess`, the others of `data` for images that
     have moved since the run."""
     restored = from_checkpoint(checkpoint) if checkpoint else from_weights(str(weights), backbone, preprocess)
@@ -90,7 +91,7 @@ def evaluate(
         config={"checkpoint": checkpoint, "weights": weights, "preprocess": restored.preprocess.as_dict()},
         config_yaml=configs.to_yaml(restored.content.get("config", {})),
         plan={"benchmark": str(pair_set), "precision": precision.dtype},
-        tags={**origin(overrides), "trained_by_run": str(restored.content.get("run_id"))},
+        tags={**origin("facenet-evaluate", overrides), "trained_by_run": str(restored.content.get("run_id"))},
         datasets={"test": (name, tested_on(benchmark, restored, places), pair_set.faces.fingerprint)},
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id, run_dir)) as tracker:
@@ -113,7 +114,8 @@ def evaluate(
     print(printable(f"{report.table(name, result)}\n\ndirectory   {run_dir}"))
     if (view := tracking.view(run_id)) is not None:
         print(printable(f"see the run: {view}"))
-    return math.nan if result.collapsed else float(result.accuracy)
+    accuracy = math.nan if result.collapsed else float(result.accuracy)
+    return Result(figures, run_dir, Path(checkpoint) if checkpoint else None, run_id, accuracy)
 
 
 def tested_on(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> str:

@@ -11,7 +11,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe, planned
 from facenet.tasks.registration import network_of
 from facenet.tasks.rehearsal import check_augment, check_preprocess
+from facenet.tasks.result import Result
 from facenet.tracking.facts import RunFacts, run_name
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def run_job(
     tags: dict[str, str],
     start: Start = launch,
     sweep_dir: Path | None = None,
-) -> float | None:
-    """Trains; returns the metric that `trainer.select` names. Prints the plan before and where everything lies after. `start` runs
+) -> Result:
+    """Trains; the objective is the metric that `trainer.select` names. Prints the plan before and where everything lies after. `start` runs
     the job's processes. `sweep_dir`: whose jobs have one choice of what is `auto`.
 
     Raises UserError for a mistake in config or data, RankFailed when a process fails, and the signal's exception when one stops it.
@@ -89,7 +89,7 @@ def run_job(
         config=config,
         config_yaml=configs.to_yaml(config),
         plan=plan.as_dict(),
-        tags={**origin(overrides), "config_hash": configs.fingerprint(config), **tags},
+        tags={**origin("facenet-train", overrides), "config_hash": configs.fingerprint(config), **tags},
         datasets=datasets(config, material, plan),
     )
     stopped = contextlib.nullcontext() if "sweep_id" in tags else way_on_told(run_dir, overrides, alone=start is launch)
@@ -104,8 +104,8 @@ def run_job(
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
         print(printable(summary(result, run_dir, tracking.view(run_id))), flush=True)
-    objective = result["objective"]
-    return None if objective is None else float(objective)
+    objective = None if result["objective"] is None else float(result["objective"])
+    return Result(result["metrics"], run_dir, Path(result["checkpoint"]), run_id, objective)
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def check_pixels(config: dict[str, Any], faces: Faces) -> None:
     configs.build(config["watch"], "watch")
 
 
-def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> float | None:
+def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> Result:
     """What a finished run has come to. Nothing of it changes, but for a registration that this command asks for and the run did not."""
     row = earlier.content["best"]["row"]
     path = earlier.run_dir / "checkpoints" / ("best.pt" if row else "last.pt")
@@ -151,7 +151,7 @@ def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any])
     told = f"{earlier.run_dir}: finished at step {plan.total_steps:,}; left as it is. To train on: trainer.epochs=N resume_changed=true"
     print(told, summary({"checkpoint": str(path), "metrics": row}, earlier.run_dir, None), sep="\n", flush=True)
     value = row.get(plan.select)
-    return None if value is None else float(value)
+    return Result(row, earlier.run_dir, path, earlier.run_id, None if value is None else float(value))
 
 
 def look_at_images(material: Material, *, num_workers: int) -> None:
@@ -182,10 +182,10 @@ def source_in(node: dict[str, Any]) -> str | None:
     return next((str(node[key]) for key in ("root", "list", "path", "shards") if node.get(key)), None)
 
 
-def origin(overrides: list[str]) -> dict[str, str]:
-    """Where a run came from: code, machine, versions and the command that repeats it."""
+def origin(program: str, overrides: list[str]) -> dict[str, str]:
+    """Where a run came from: code, machine, versions and the command that repeats it, also of one that a script began."""
     overrides = [addresses.masked(override) for override in overrides]
-    command = shlex.join([Path(sys.argv[0]).name, *overrides])
+    command = shlex.join([program, *overrides])
     tags = {
         "command": command,
         "hydra.overrides": " ".join(overrides),

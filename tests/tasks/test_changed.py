@@ -382,7 +382,7 @@ def test_a_held_out_evaluation_of_moved_data(run_of, compose_evaluate, stopped, 
         overrides = (f"checkpoint={path}", *benchmark, *overrides)
         return evaluate.run_evaluation(
             compose_evaluate(*overrides), run_dir=tmp_path / "evaluation", overrides=list(overrides)
-        )
+        ).objective
 
     with pytest.raises(UserError, match="people: no such folder"):
         evaluated()

@@ -25,7 +25,7 @@ def evaluated(compose_evaluate, tmp_path):
 
     def evaluate(*overrides, run_dir=None):
         run_dir = run_dir or tmp_path / "evaluation"
-        accuracy = run_evaluation(compose_evaluate(*overrides), run_dir=run_dir, overrides=list(overrides))
+        accuracy = run_evaluation(compose_evaluate(*overrides), run_dir=run_dir, overrides=list(overrides)).objective
         (path,) = run_dir.glob("*.json")
         record = read(path)
         assert record["accuracy"] == accuracy and (run_dir / "roc.png").stat().st_size > 5000

@@ -28,7 +28,7 @@ def resumed(compose, tiny_run, tmp_path, monkeypatch):
         try:
             value = run_job(
                 compose("tracking=mlflow", *given), run_dir=tmp_path / "new", overrides=given, tags={}, start=start
-            )
+            ).objective
         except KeyboardInterrupt:
             value = None
         return value, begun

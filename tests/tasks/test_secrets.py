@@ -102,7 +102,15 @@ def test_no_door_lets_a_secret_out(
     }
     configs.write(config, tmp_path / "resolved.yaml")
     config = configs.read(tmp_path / "resolved.yaml")
-    facts = RunFacts(run_name(arguments, {}), tmp_path, config, configs.to_yaml(config), {}, job.origin(arguments), {})
+    facts = RunFacts(
+        run_name(arguments, {}),
+        tmp_path,
+        config,
+        configs.to_yaml(config),
+        {},
+        job.origin("facenet-train", arguments),
+        {},
+    )
     (tmp_path / "store.txt").write_text(repr((facts, params(facts), page(address, "#/x"))))
     journal.begin(tmp_path, "0" * 32, str(addresses.kept(address)))
     resume.remember_store(tmp_path, address, "0" * 32)

@@ -183,7 +183,7 @@ def test_another_seed_gives_other_parameters_on_the_same_split(tiny_run, trained
 
 def test_the_job_returns_what_a_sweep_maximises(compose, tmp_path, capfd):
     config = compose("trainer.max_steps=4", "trainer.select=heldout/auc")
-    value = run_job(config, run_dir=tmp_path / "run", overrides=["trainer.max_steps=4"], tags={})
+    value = run_job(config, run_dir=tmp_path / "run", overrides=["trainer.max_steps=4"], tags={}).objective
     (row,) = read(tmp_path / "run" / "history.json")
     assert value == row["heldout/auc"] and "best by      heldout/auc" in capfd.readouterr().out
 
@@ -191,9 +191,9 @@ def test_the_job_returns_what_a_sweep_maximises(compose, tmp_path, capfd):
 def test_where_a_run_came_from(tmp_path, monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: {}["uid 12345 has no name"])  # as in a container
     monkeypatch.chdir(tmp_path)
-    tags = origin(["optimizer.lr=0.1", "data.root=a b"])
+    tags = origin("facenet-train", ["optimizer.lr=0.1", "data.root=a b"])
     assert tags["mlflow.user"] == str(os.getuid())
-    assert tags["command"].endswith(" optimizer.lr=0.1 'data.root=a b'")
+    assert tags["command"] == "facenet-train optimizer.lr=0.1 'data.root=a b'"
     assert torch.__version__.startswith(tags["version.torch"])  # which leaves out "+cpu" or has it, as the wheel says
     assert "git.dirty" not in tags  # no repository here
     for command in (

@@ -1,0 +1,19 @@
+"""What a run has come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """`metrics`: of training those of the best epoch, or of the last where none is best. `checkpoint` is the network they belong to, None for weights
+    made elsewhere. `run_id` is MLflow's, None without tracking. `objective`: the metric that a sweep compares, None where the run did not measure it.
+    """
+
+    metrics: dict[str, float]
+    directory: Path
+    checkpoint: Path | None
+    run_id: str | None
+    objective: float | None
