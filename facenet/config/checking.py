@@ -6,10 +6,12 @@ import functools
 import importlib
 import inspect
 import math
+import re
 import shlex
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
 from typing import Any, Literal
 
 from facenet.config.slots import closest, locate
@@ -65,7 +67,7 @@ def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partia
             continue
         if key not in parameters:
             if not open_ended:
-                yield f"{at}: {named} has no parameter {key!r}{closest(str(key), list(parameters))}{way_without(at)}"
+                yield f"{at}: {named} has no parameter {key!r}{closest(str(key), list(parameters)) or choice_with(at)}{way_without(at)}"
             continue
         yield from unfit_value(value, hints.get(key, Any), at)
     for key, parameter in parameters.items():
@@ -73,6 +75,21 @@ def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partia
         if required and parameter.kind is not parameter.VAR_POSITIONAL and key not in node and not partial:
             at = f"{path}.{key}" if path else key
             yield f"{at}: {named} needs it; set {at}=..."
+
+
+def choice_with(key: str) -> str:
+    """The choices of a group that have a key which the chosen one lacks; nothing where none has it."""
+    group, _, own = key.partition(".")
+    folder = files("facenet.conf").joinpath(group)
+    if not own or "." in own or not folder.is_dir():
+        return ""
+    has = re.compile(rf"^{re.escape(own)}:", re.MULTILINE)
+    found = sorted(
+        each.name.removesuffix(".yaml")
+        for each in folder.iterdir()
+        if each.is_file() and has.search(each.read_text("utf-8"))
+    )
+    return f"; for {' or '.join(f'{group}={name}' for name in found)}" if found else ""
 
 
 def way_without(key: str) -> str:

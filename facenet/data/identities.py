@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import stat
 import struct
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from facenet.data.files import contents
 from facenet.data.files.contents import Contents
-from facenet.data.files.decode import DEFAULT, Decode, check_length
+from facenet.data.files.decode import DEFAULT, Decode, check_length, reason_of
 from facenet.data.files.folder_index import descended, folder_index
 from facenet.data.files.jpeg import decode_plain
 from facenet.errors import UserError, shown
@@ -101,8 +100,7 @@ def decode_image(data: bytes, name: str, decode: Decode = DEFAULT) -> Pixels:
             return plain
         return decode(data)
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
-        reason = re.sub(r"<_io.BytesIO object at 0x[0-9a-f]+>", "the file", str(error)).split("\n")[0]
-        raise UnreadableImage(name, reason or type(error).__name__) from error
+        raise UnreadableImage(name, reason_of(error)) from error
 
 
 def files_stamp(paths: Iterable[str], decode: Decode) -> str:

@@ -179,6 +179,9 @@ def verdict(ranking: Ranking) -> str:
         return f"{gap}: more than chance ({proof})."
     if comparison.p < ALPHA:
         return f"{gap}: not told apart, since other seeds move them as much ({proof})."
+    least = least_p(comparison.num_folds)
+    if least >= ALPHA:
+        proof += f", which cannot give less than {least:.2g}; a list in more folds can, 10 are usual"
     return f"{gap}: not told apart ({proof})."
 
 

@@ -88,6 +88,8 @@ class Plan:
             f"{self.num_val_images:,} images for the validation loss" if self.num_val_batches else "no validation loss"
         )
         smallest = "" if self.min_lr is None else f", down to {self.min_lr:g}"
+        scheduled = self.steps_per_epoch * self.epochs
+        cut = f", of {scheduled:,} that the schedule spans (trainer.max_steps)" if self.total_steps < scheduled else ""
         parts = f" in {self.accumulate} parts" if self.accumulate > 1 else ""
         batch = f"{self.batch_size} images a step, {self.batch_size_per_process} a process{parts}"
         if self.images_per_step != self.batch_size:
@@ -100,7 +102,7 @@ class Plan:
             "device": f"{self.device} ({self.device_reason}), {self.precision}, {self.num_processes} process(es)",
             **({"auto": self.chosen} if self.chosen else {}),
             "batch": batch,
-            "steps": f"{self.steps_per_epoch:,} an epoch, {self.epochs} epochs, {self.total_steps:,} in all",
+            "steps": f"{self.steps_per_epoch:,} an epoch, {self.epochs} epochs, {self.total_steps:,} in all{cut}",
             "lr": f"{self.lr:g}{smallest}" + (f" ({self.lr_note})" if self.lr_note else ""),
             "best by": self.select,
         }

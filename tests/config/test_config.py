@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from facenet import config as configs
+from facenet.config.checking import choice_with
 from facenet.data.source import SyntheticData
 from facenet.devices.table import Precision
 from facenet.errors import UserError
@@ -305,3 +306,19 @@ def test_a_written_config_reads_back_equal(tmp_path: Path):
 def test_the_builtin_source_is_built_by_its_node():
     node = {"_target_": "facenet.data.SyntheticData", "num_identities": 3, "images_per_identity": 2}
     assert configs.build(node) == SyntheticData(num_identities=3, images_per_identity=2)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("data.root", "; for data=folder"),
+        ("data.list", "; for data=annotation"),
+        ("benchmark.path", "; for benchmark=bin"),
+        ("data.nothing", ""),
+        ("data.root.more", ""),
+        ("nothing.root", ""),
+        ("data", ""),
+    ],
+)
+def test_a_key_of_another_choice_is_told_with_that_choice(key: str, told: str):
+    assert choice_with(key) == told

@@ -161,7 +161,7 @@ def truncated_jpeg() -> bytes:
     ("content", "reason"),
     [
         (truncated_jpeg(), "truncated"),
-        (b"", "cannot identify"),
+        (b"", "cannot identify it as an image$"),
         (b"<html>404</html>", "cannot identify"),
         (None, "No such file"),
     ],

@@ -50,7 +50,7 @@ def test_the_plan_reads_as_text(planned):
     assert text.splitlines()[0] == "plan"
     assert "58 images of 8 identities (triplet batches), 6 images for the validation loss" in text
     assert "24 images a step, 24 a process in 2 parts" in text
-    assert "2 an epoch, 2 epochs, 3 in all" in text
+    assert "2 an epoch, 2 epochs, 3 in all, of 4 that the schedule spans (trainer.max_steps)" in text
     assert "cpu (asked for), fp32, 1 process(es)" in text
     assert "best by      heldout/accuracy" in text
     assert "no validation loss" in str(planned("data.val_images=0.0")[1])

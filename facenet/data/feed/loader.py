@@ -188,7 +188,7 @@ class Loader:
                 raise UserError(
                     f"data: {found} of {self.out_of} images cannot be read, "
                     f"more than data.max_unreadable={self.max_unreadable:g} allows; "
-                    f"the last is {error.name} ({error.reason}); mend or remove them, or raise data.max_unreadable"
+                    f"the last is {error.name} ({error.reason}); facenet-data audit names all; mend or remove them, or raise data.max_unreadable"
                 ) from error
             if found <= NAMED_UNREADABLE:
                 log.warning(

@@ -195,3 +195,9 @@ def flattened(image: Image.Image, alpha: str) -> Image.Image:
 
 
 DEFAULT = Decode()
+
+
+def reason_of(error: Exception) -> str:
+    """In one line why a file is no image; Pillow's words without the object that it read."""
+    told = re.sub(r"image file <_io\.BytesIO object at 0x[0-9a-f]+>", "it as an image", str(error)).split("\n")[0]
+    return told or type(error).__name__

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facenet.data.files.decode import SUFFIXES, Decode, orientation
+from facenet.data.files.decode import SUFFIXES, Decode, orientation, reason_of
 from facenet.data.identities import Faces
 from facenet.errors import shown
 
@@ -102,8 +102,7 @@ def look_at(path: str, decode: Decode) -> Look:
         notes += ("of one plain colour",) if appearance == (0, 0) and (pixels == pixels[:1, :1]).all() else ()
         return Look(kind, size, content_of(path), appearance, "", notes)
     except Exception as error:  # decoders raise what they like, depending on the damage
-        reason = str(error).replace(repr(path), "the file").split("\n")[0]
-        return Look("", (0, 0), 0, (0, 0), shown(reason) or type(error).__name__, ())
+        return Look("", (0, 0), 0, (0, 0), shown(reason_of(error).replace(repr(path), "the file")), ())
 
 
 def notes_of(image: Image.Image, path: str) -> tuple[str, ...]:

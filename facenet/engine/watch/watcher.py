@@ -110,7 +110,7 @@ class Watcher:
         if new > 0:
             log.warning(
                 "step %d: %d steps left out, their gradients were not finite (%d in all); lower optimizer.lr or set trainer.clip_grad_norm; "
-                "watch.nonfinite_in_row=%d end the run",
+                "%d in a row end the run (watch.nonfinite_in_row)",
                 step,
                 new,
                 counts.skipped,

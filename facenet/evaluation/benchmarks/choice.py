@@ -172,7 +172,7 @@ class Bin:
         if fewest < self.num_folds:
             raise UserError(
                 f"{self.name}: {faces.same.sum():,} pairs of one identity and {(~faces.same).sum():,} of two, benchmark.num_folds={self.num_folds} "
-                f"of each are needed; {'lower it to ' + str(fewest) if fewest > 1 else 'choose another set'}, or set benchmark=none"
+                f"of each are needed; {'lower it to ' + str(fewest) if fewest > 1 else 'choose another set'}, or train with benchmark=none"
             )
         if num_alike := int((faces.left == faces.right).sum()):
             log.warning(
@@ -231,7 +231,7 @@ class HeldOut:
             count = 0 if heldout is None else len(heldout.identities)
             raise UserError(
                 f"heldout: {count} identities are held out, at least 2 are needed; "
-                "raise data.val_identities, or set benchmark=none"
+                "raise data.val_identities, or train with benchmark=none"
             )
         rng = np.random.default_rng(self.seed)
         same = draw_same(heldout.labels, self.num_pairs // 2, rng)

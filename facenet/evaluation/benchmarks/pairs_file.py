@@ -248,7 +248,7 @@ def _dealt(path: Path, same: NDArray[np.bool_]) -> NDArray[np.int64]:
     if fewest < 2:
         raise UserError(
             f"{path}: {same.sum()} pairs of one identity and {(~same).sum()} of two, at least 2 of each are needed; "
-            "complete the list, or set benchmark=none"
+            "complete the list, or train with benchmark=none"
         )
     ends = np.flatnonzero(np.diff(same)) + 1
     runs = np.diff([0, *ends, len(same)])

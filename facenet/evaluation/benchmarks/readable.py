@@ -64,7 +64,7 @@ def without(pair_set: PairSet, unreadable: Mapping[int, str]) -> PairSet:
     if len(unreadable) > pair_set.max_unreadable * len(pair_set.faces):
         allowed = f" than data.max_unreadable={pair_set.max_unreadable:g} allows" if pair_set.max_unreadable else ""
         more = f"; that are more{allowed}" if allowed else ""
-        raise UserError(f"{told}{more}; mend or replace them, or set benchmark=none")
+        raise UserError(f"{told}{more}; mend or replace them, or train with benchmark=none")
     kept = ~(np.isin(pair_set.left, list(unreadable)) | np.isin(pair_set.right, list(unreadable)))
     fewer = replace(
         pair_set,
