@@ -327,9 +327,14 @@ def run(wanted: dict[str, Any]) -> NoReturn:
     sys.path[1:1] = [folder for folder in os.environ.get(PATH, "").split(os.pathsep) if folder]
     code = 1
     try:
-        if "sitecustomize" not in sys.modules:
-            with contextlib.suppress(ModuleNotFoundError):
-                importlib.import_module("sitecustomize")
+        own = any(
+            Path(folder, "sitecustomize.py").is_file()
+            for folder in os.environ.get(PATH, "").split(os.pathsep)
+            if folder
+        )
+        if own:  # comes before one of the system, which the parent has read
+            sys.modules.pop("sitecustomize", None)
+            importlib.import_module("sitecustomize")
         execute(*wanted["command"])
         code = 0
     except SystemExit as end:

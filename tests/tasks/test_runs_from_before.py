@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import pydoc
 import re
 import sqlite3
 import subprocess
 import sys
 import tarfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -63,8 +63,9 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize(("name", "place"), NAMES, ids=[" ".join(line) for line in NAMES])
 def test_a_name_that_configs_have_is_still_that_of_an_object(name, place):
-    found = pydoc.locate(name) if place.startswith("hydra.") else locate(name, place)
-    assert found is not None and found.__name__ == name.rpartition(".")[2]
+    module, _, own = name.rpartition(".")
+    found = getattr(import_module(module), own) if place.startswith("hydra.") else locate(name, place)
+    assert found.__name__ == own
 
 
 @pytest.mark.parametrize("run", ["finished", "unfinished", "sweep/0", "sweep/1"])
