@@ -60,25 +60,26 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources: Path):
-    folders = {"facenet": ("facenet", "*.py"), "conf": ("facenet/conf", "*.yaml")}
+    folders = {"facenet": ("facenet", "*.py*"), "conf": ("facenet/conf", "*.yaml")}
     folders |= {"hydra_plugins": ("hydra_plugins", "*.py")}
     folders |= {f"experiments/{name}": (f"facenet/experiments/{name}", "*.yaml") for name in ("preset", "sweep")}
     expected = {
         f"{home}/{file.relative_to(sources / folder).as_posix()}"
         for folder, (home, pattern) in folders.items()
         for file in (sources / folder).rglob(pattern)
+        if file.suffix != ".pyc" and file.is_file()
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected |= {f"facenet/sweeps/page.{kind}" for kind in ("css", "js")}
+    expected |= {f"facenet/reports/page.{kind}" for kind in ("css", "js")} | {"facenet/py.typed"}
     assert packed == expected | {"facenet/conf/__init__.py", "facenet/experiments/__init__.py"}
 
 
 def test_the_wheel_names_its_commands_and_requirements(wheel: Path):
     archive = zipfile.ZipFile(wheel)
     notes = {name.split("/")[-1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
-    commands = {"train": "cli", "evaluate": "cli", "data": "tools", "report": "tools", "runs": "tools"}
+    commands = {"train": "composed", "evaluate": "composed", "data": "flags", "report": "flags", "runs": "flags"}
     for command, module in commands.items():
-        assert f"facenet-{command} = facenet.{module}:{command}\n" in notes["entry_points.txt"]
+        assert f"facenet-{command} = facenet.commands.{module}:{command}\n" in notes["entry_points.txt"]
     assert "Requires-Python: >=3.10\n" in notes["METADATA"]
     required = [
         line for line in notes["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra" not in line
