@@ -26,7 +26,7 @@ from facenet.devices.accelerator import Accelerator
 from facenet.devices.host_memory import keep_freed_memory
 from facenet.engine.trainer import Progress, Trainer
 from facenet.sweeps.settings import split
-from facenet.tasks.auto import settled
+from facenet.tasks.auto import settle
 from facenet.tasks.feed import Feed
 from facenet.tasks.job import prepare
 from facenet.tasks.recipe import Recipe
@@ -88,7 +88,7 @@ def made(context: Context, name: str) -> Recommended:
     places = {"faces": context.faces, "list": listed, "scratch": context.scratch / "cache"}
     with initialize_config_module("facenet.conf", version_base="1.3"):
         composed = compose("train", overrides=[each.format(**places) for each in (*RECIPES[name][1], *COMMON)])
-    config, chosen = settled(split(configs.resolve(composed))[0])
+    config, chosen = settle(split(configs.resolve(composed))[0])
     material, plan = prepare(config)
     torch.manual_seed(config["seed"])
     recipe = Recipe(**configs.build(config))

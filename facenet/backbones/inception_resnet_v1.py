@@ -39,11 +39,11 @@ class Branches(nn.Module):
         for number, branch in enumerate(branches):
             self.add_module(f"branch{number}", branch)
 
-    def joined(self, x: torch.Tensor) -> torch.Tensor:
+    def join(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.get_submodule(f"branch{number}")(x) for number in range(self.num_branches)], dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.joined(x)
+        return self.join(x)
 
 
 class Residual(Branches):
@@ -61,7 +61,7 @@ class Residual(Branches):
         self.relu = nn.Identity() if last else nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.relu(self.conv2d(self.joined(x)) * self.scale + x)
+        y: torch.Tensor = self.relu(self.conv2d(self.join(x)) * self.scale + x)
         return y
 
 

@@ -25,7 +25,7 @@ def convolution(
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
-def activated(
+def convolve_and_activate(
     inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> nn.Sequential:
     """The same and a PReLU with one slope per channel."""
@@ -38,8 +38,8 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, inner: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.residual = stride == 1 and inputs == outputs
-        self.up = activated(inputs, inner, 1)
-        self.depthwise = activated(inner, inner, 3, stride, 1, groups=inner)
+        self.up = convolve_and_activate(inputs, inner, 1)
+        self.depthwise = convolve_and_activate(inner, inner, 3, stride, 1, groups=inner)
         self.down = convolution(inner, outputs, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,12 +83,12 @@ class MobileFaceNet(Embedder):
             raise UserError(f"backbone.embedding_size: expected 1 or more, got {embedding_size}")
         self.embedding_size = embedding_size
         self.input_size = (input_size[0], input_size[1])
-        self.stem = activated(3, 64, 3, 2, 1)
-        self.stem_depthwise = activated(64, 64, 3, 1, 1, groups=64)
+        self.stem = convolve_and_activate(3, 64, 3, 2, 1)
+        self.stem_depthwise = convolve_and_activate(64, 64, 3, 1, 1, groups=64)
         self.blocks = nn.Sequential(*inverted_residuals(64, blocks))
         reduction = 2 * math.prod(stride for *_, stride in blocks)
         last_map = (math.ceil(input_size[0] / reduction), math.ceil(input_size[1] / reduction))
-        self.widen = activated(blocks[-1][1], 512, 1)
+        self.widen = convolve_and_activate(blocks[-1][1], 512, 1)
         self.gather = convolution(512, 512, last_map, groups=512)
         self.project = convolution(512, embedding_size, 1)
         initialize(self, init)

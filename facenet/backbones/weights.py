@@ -56,9 +56,9 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [f"{self.path.name}: {len(self.loaded)} tensors loaded"]
-        parts += [f"{len(self.skipped)} of the file skipped ({shortened(self.skipped)})"] if self.skipped else []
+        parts += [f"{len(self.skipped)} of the file skipped ({shorten(self.skipped)})"] if self.skipped else []
         parts += (
-            [f"{len(self.missing)} of the network not in the file ({shortened(self.missing)})"] if self.missing else []
+            [f"{len(self.missing)} of the network not in the file ({shorten(self.missing)})"] if self.missing else []
         )
         return ", ".join(parts)
 
@@ -191,5 +191,5 @@ def another_network(
     return f"weights: {path} does not fill this network: {'; '.join(problems)}; {advice}"
 
 
-def shortened(names: tuple[str, ...]) -> str:
+def shorten(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -136,7 +136,7 @@ def without_secret(argument: str) -> str:
         return argument
     try:
         for text in texts_in(OverridesParser.create().parse_override(argument).value()):
-            argument = argument.replace(text, str(addresses.kept(text)))
+            argument = argument.replace(text, str(addresses.hide_secrets(text)))
     except HydraException:  # told by Hydra, if what is left is wrong too
         pass
     return addresses.kept_in(argument)

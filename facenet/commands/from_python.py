@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet.config import overlays, set_by
 from facenet.config.overrides import key_of, parsed
 from facenet.errors import UserError, shown
-from facenet.launch.signals import handlers_kept, stop_signals_raise
+from facenet.launch.signals import keep_handlers, stop_signals_raise
 from facenet.launch.surroundings import pass_over_matplotlibrc
 from facenet.privacy.logs import guarded_logs
 from facenet.tasks.result import Result
@@ -90,7 +90,7 @@ def single(config_name: str, overrides: Sequence[str]) -> list[str]:
 def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[str, Any], Path, list[str]]]:
     """The resolved config, the run directory and the overrides as they are recorded, in the surroundings of a command."""
     with ONE_AT_A_TIME, contextlib.ExitStack() as stack:
-        stack.enter_context(handlers_kept())
+        stack.enter_context(keep_handlers())
         stack.enter_context(stop_signals_raise())
         stack.enter_context(guarded_logs())
         pass_over_matplotlibrc()

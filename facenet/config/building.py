@@ -52,7 +52,7 @@ def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:
     """
     checked = plain(node, slot or "config")
     if not of_others:
-        checked = addresses.restored(checked)
+        checked = addresses.restore_secrets(checked)
     return made(parts_of(checked, slot, of_others=of_others))
 
 

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from facenet.errors import UserError, shown
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 
 
 def flags_first(arguments: list[str]) -> list[str]:
@@ -34,10 +34,10 @@ def check_grammar(arguments: Sequence[str]) -> None:
     for override in get_args_parser().parse_args(arguments).overrides:
         read = parsed(override)
         if read is None:
-            raise UserError(f"{shown(masked(override))}: {way_to_write(masked(override))}")
+            raise UserError(f"{shown(mask(override))}: {way_to_write(mask(override))}")
         if f"{read.key_or_group}.".startswith("hydra.sweeper.params."):  # of a null, which OmegaConf cannot fill
             raise UserError(
-                f"{shown(masked(override))}: is for YAML files; here the axes are given as they are: -m key=value,value"
+                f"{shown(mask(override))}: is for YAML files; here the axes are given as they are: -m key=value,value"
             )
 
 

@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no config ({str(error).splitlines()[0]})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: no config of a run")
-    return typing.cast("dict[str, Any]", addresses.kept(renamed(plain(found, str(path)))))
+    return typing.cast("dict[str, Any]", addresses.hide_secrets(renamed(plain(found, str(path)))))
 
 
 def write(config: dict[str, Any], path: Path) -> None:
@@ -56,7 +56,7 @@ def write(config: dict[str, Any], path: Path) -> None:
 
 
 def to_yaml(config: dict[str, Any]) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create(addresses.kept(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(addresses.hide_secrets(config)))
 
 
 def fingerprint(config: dict[str, Any]) -> str:

@@ -25,9 +25,9 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     name."""
     try:
         if addresses.secrets():  # which may refer to variables of the environment
-            config = OmegaConf.create(addresses.restored(OmegaConf.to_container(config)))
+            config = OmegaConf.create(addresses.restore_secrets(OmegaConf.to_container(config)))
         count_references(OmegaConf.to_container(config))
-        found = addresses.kept(OmegaConf.to_container(config, resolve=True))
+        found = addresses.hide_secrets(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(problem_list([f"{error.full_key}: {str(error).splitlines()[0]}"])) from None
     return typing.cast("dict[str, Any]", renamed(found, tell=True))

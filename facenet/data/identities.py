@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from facenet.data.files import contents
 from facenet.data.files.contents import Contents
 from facenet.data.files.decode import DEFAULT, Decode, check_length, reason_of
-from facenet.data.files.folder_index import descended, folder_index
+from facenet.data.files.folder_index import descend, folder_index
 from facenet.data.files.jpeg import decode_plain
 from facenet.errors import UserError, shown
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 
 log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -169,8 +169,8 @@ class FolderFaces:
     """
 
     def __init__(self, root: str | Path, decode: Decode = DEFAULT, depth: int = 1) -> None:
-        self.root = descended(expanded(root), depth)
-        if self.root != expanded(root):
+        self.root = descend(expand_home(root), depth)
+        if self.root != expand_home(root):
             said = "%s: holds one folder only, so that each folder in %s is taken for a person"
             log.warning(said, shown(str(root)), shown(str(self.root)))
         self.decode, self.index = decode, folder_index(self.root, depth)
@@ -253,12 +253,12 @@ def identity_index(labels: Indices) -> tuple[Indices, Indices, Indices]:
     count = np.bincount(labels).astype(np.int64)
     order = (
         np.arange(len(labels), dtype=np.int64)
-        if _grouped(labels)
+        if _is_grouped(labels)
         else np.argsort(labels, kind="stable").astype(np.int64)
     )
     return order, np.cumsum(count) - count, count
 
 
-def _grouped(labels: Indices) -> bool:
+def _is_grouped(labels: Indices) -> bool:
     """Whether no label is below the one before it; folders and packs are made so, and need no sorting."""
     return not any((np.diff(labels[at : at + PART + 1]) < 0).any() for at in range(0, len(labels), PART))

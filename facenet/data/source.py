@@ -17,7 +17,7 @@ from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.shards.faces import ShardFaces
 from facenet.errors import UserError, shown
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 
 log = logging.getLogger(__name__)
 DEEPEST = 5  # folders below an identity's
@@ -175,7 +175,7 @@ class SyntheticData(Data):
 def way_out(key: str, place: str) -> str:
     """What to add to the reason why a place cannot be opened as what data.key names: where nothing is there, since a run that goes on has its place
     on record; where it seems to be data of another kind."""
-    path = expanded(place)
+    path = expand_home(place)
     if not os.path.exists(path):
         return "" if key == "shards" else f"; if it has moved, say where it is now: data.{key}=NEW"
     found = kind_of(path)

@@ -85,7 +85,7 @@ class Muon(torch.optim.Optimizer):
         momentum.lerp_(gradient, 1 - group["momentum"])
         looking_ahead = gradient.lerp(momentum, group["momentum"]).flatten(1)  # Nesterov
         half = not parameter.is_cpu if self.bf16 == "auto" else self.bf16
-        direction = orthogonalised(looking_ahead, torch.bfloat16 if half else torch.float32).view_as(parameter)
+        direction = orthogonalise(looking_ahead, torch.bfloat16 if half else torch.float32).view_as(parameter)
         rows, columns = len(parameter), looking_ahead.shape[1]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
@@ -113,7 +113,7 @@ def is_matrix(parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 or (parameter.ndim == 4 and parameter.shape[1] > 3)
 
 
-def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """The matrix (R, C) with its singular values moved near 1, in its own type, by Newton-Schulz rounds in `dtype`."""
     x: Tensor = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]

@@ -20,7 +20,7 @@ from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.distributed import collectives
 from facenet.errors import UserError
-from facenet.evaluation.folded import folded
+from facenet.evaluation.folded import fold
 from facenet.evaluation.verification import Flip
 
 Progress = Callable[[int, int], None]  # images done, images in all
@@ -60,14 +60,14 @@ def embed(
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(stream))  # type: ignore[type-var]
         stack.enter_context(evaluating(embedder))
-        network = folded(embedder) if len(chosen) >= WORTH else embedder
+        network = fold(embedder) if len(chosen) >= WORTH else embedder
         stack.enter_context(torch.inference_mode())
         stack.enter_context(accelerator.autocast())
         for batch in stream:
             if stopped := stop():
                 break
             images = preprocess.normalize(accelerator.to_device(batch.images))
-            rows.append(embedded(network, images, flip))
+            rows.append(embed_batch(network, images, flip))
             done += len(batch.indices)
             if progress is not None:
                 progress(min(done * len(ranks), len(chosen)), len(chosen))
@@ -83,7 +83,7 @@ def embed(
     return ordered
 
 
-def embedded(network: nn.Module, images: Tensor, flip: Flip) -> Tensor:
+def embed_batch(network: nn.Module, images: Tensor, flip: Flip) -> Tensor:
     """(N, D) or (N, 2D) unit rows of images (N, 3, H, W), on their device."""
     rows: Tensor = network(images)
     if flip == "none":

@@ -52,7 +52,7 @@ def verify(
     """Judge the pairs (left[i], right[i]) of rows of `embeddings` (N, D), each scaled to unit length first."""
     rows = embeddings.astype(np.float64)  # float32 dot products err by 1e-7, an l2 distance near 0 then by 3e-4
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    cosine = paired(rows, left, right)
+    cosine = multiply_pairs(rows, left, right)
     apart, filled = distance_from_cosine(cosine, "l2"), np.count_nonzero(rows, axis=1) > 0
     apart[~(filled[left] | filled[right])] = 0  # of zeros: a product of 0 is that of right angles, too
     spread = float(np.median(apart[~same]))
@@ -71,7 +71,7 @@ def verify(
     return replace(result, threshold=replace(result.threshold, flip=protocol.flip, mean=mean), spread=spread)
 
 
-def paired(rows: Floats, left: Integers, right: Integers) -> Floats:
+def multiply_pairs(rows: Floats, left: Integers, right: Integers) -> Floats:
     """Products (P,) of the rows of each pair, some pairs at a time: their embeddings side by side are many times the images'."""
     parts = [slice(start, start + AT_A_TIME) for start in range(0, len(left), AT_A_TIME)]
     return np.concatenate([np.einsum("pd,pd->p", rows[left[part]], rows[right[part]]) for part in parts])

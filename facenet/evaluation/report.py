@@ -74,7 +74,7 @@ def fold_metrics(name: str, result: Verification) -> dict[str, float]:
 
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
     """Everything, as plain values that JSON can hold; the ROC is thinned. The rates of a collapsed network are null."""
-    roc = thinned(result.roc)
+    roc = thin(result.roc)
     rates = {
         "accuracy": result.accuracy,
         "accuracy_std": result.accuracy_std,
@@ -115,11 +115,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def said(result: Verification) -> str:
+def summarize(result: Verification) -> str:
     return "embeddings collapsed" if result.collapsed else f"{percent(result.accuracy)}, AUC {result.auc:.4f}"
 
 
-def thinned(roc: Roc) -> Roc:
+def thin(roc: Roc) -> Roc:
     """At most ROC_POINTS points of the curve: half even in order, half in the logarithm of the false-accept rate."""
     last = len(roc.fpr) - 1
     even = np.linspace(0, last, ROC_POINTS // 2).round().astype(np.int64)
@@ -141,7 +141,7 @@ def save_roc(path: Path, curves: dict[str, Verification]) -> None:
             axes.plot(
                 result.roc.fpr,
                 result.roc.tpr,
-                label=in_picture(f"{name}: {said(result)}"),
+                label=in_picture(f"{name}: {summarize(result)}"),
             )
         limits = (0, 1) if scale == "linear" else (1e-4, 1)
         axes.set(xscale=scale, xlabel=f"false-accept rate ({scale})", xlim=limits, ylim=(0, 1.02))

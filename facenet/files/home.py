@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def expanded(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """With the home directory for a leading `~`; as it is where there is none, so that a message names what was given."""
     return Path(os.path.expanduser(path))
 

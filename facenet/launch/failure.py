@@ -14,7 +14,7 @@ from pathlib import Path
 from facenet.errors import Halted, UserError
 from facenet.files.atomic import replacing
 from facenet.files.reading import text_of
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "rank": int,
@@ -48,7 +48,7 @@ class Failure:
             if isinstance(error, (UserError, Halted))
             else "".join(traceback.format_exception(error)).rstrip()
         )
-        return cls(rank=rank, time=time.time(), user=user, induced=isinstance(error, RuntimeError), text=masked(text))
+        return cls(rank=rank, time=time.time(), user=user, induced=isinstance(error, RuntimeError), text=mask(text))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Failure:

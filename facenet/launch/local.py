@@ -269,7 +269,7 @@ def failure_of(run_dir: Path, ranks: Sequence[Rank], elsewhere: Sequence[Failure
     if first.user:
         return UserError(first.text)
     if first.induced:
-        first = replace(first, text="\n".join([first.text, *(unanswered(rank) for rank in ranks if rank.killed)]))
+        first = replace(first, text="\n".join([first.text, *(tell_unanswered(rank) for rank in ranks if rank.killed)]))
     path = log_path(run_dir, first.rank)
     place = f"\nlog of rank {first.rank}: {path}" if path.is_file() else ""
     return RankFailed(f"rank {first.rank}:\n{first.text}{place}")
@@ -289,7 +289,7 @@ def silent_end(run_dir: Path, rank: Rank) -> Failure | None:
     return Failure(rank=rank.number, time=rank.ended, user=False, induced=rank.code == -signal.SIGABRT, text=text)
 
 
-def unanswered(rank: Rank) -> str:
+def tell_unanswered(rank: Rank) -> str:
     return f"rank {rank.number} did not end by itself and was at\n{rank.stood() or '(it did not say)'}"
 
 

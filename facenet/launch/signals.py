@@ -46,7 +46,7 @@ class StopFlag:
         self.teller.setblocking(False)
         self.undo.callback(self.teller.close)
         self.undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self.teller.fileno(), warn_on_full_buffer=False))
-        self.undo.enter_context(handled(STOP_SIGNALS, self.set))
+        self.undo.enter_context(handle(STOP_SIGNALS, self.set))
         threading.Thread(target=self.watch, args=[told], name="stop-signals", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the launcher held them back until here
 
@@ -97,7 +97,7 @@ class StopFlag:
 
 
 @contextlib.contextmanager
-def handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def handle(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """`handler` for these signals, and then those found again. A terminal's end that was to be ignored (nohup) stays ignored."""
     found: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -114,7 +114,7 @@ def handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameTy
 
 
 @contextlib.contextmanager
-def handlers_kept() -> Iterator[None]:
+def keep_handlers() -> Iterator[None]:
     """The handlers found here are there again afterwards, also where a signal ended a run and later ones are ignored: the program goes on."""
     main = threading.current_thread() is threading.main_thread()
     found = {number: signal.getsignal(number) for number in STOP_SIGNALS} if main else {}
@@ -135,15 +135,15 @@ def stop_signals_raise() -> Iterator[None]:
         raise Stopped(128 + number)
 
     plain = (number for number in (signal.SIGHUP, signal.SIGUSR2) if signal.getsignal(number) is signal.SIG_DFL)
-    with handled((signal.SIGTERM, *plain), stop):
+    with handle((signal.SIGTERM, *plain), stop):
         yield
 
 
 @contextlib.contextmanager
-def postponed() -> Iterator[None]:
+def postpone() -> Iterator[None]:
     """The first stop signal meanwhile takes effect at the end: for what is short and must not be broken into."""
     received: list[int] = []
-    with handled(STOP_SIGNALS, lambda number, frame: received.append(number)):
+    with handle(STOP_SIGNALS, lambda number, frame: received.append(number)):
         yield
     if received:
         os.kill(os.getpid(), received[0])
@@ -168,7 +168,7 @@ def stop_signals() -> Iterator[list[int]]:
     ignored for good: batch systems repeat theirs, which would break into the closing of the tracked run."""
     received: list[int] = []
     try:
-        with handled(STOP_SIGNALS, lambda number, frame: received.append(number)):
+        with handle(STOP_SIGNALS, lambda number, frame: received.append(number)):
             yield received
     finally:
         if received:

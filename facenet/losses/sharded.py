@@ -68,7 +68,7 @@ class Rows(nn.Module):
         if self.sample < 1:
             self.key.fill_(torch.initial_seed() & (2**63 - 1))
 
-    def filled(self, fill: Callable[[torch.Tensor], Any], *shape: int) -> nn.Parameter:
+    def fill_rows(self, fill: Callable[[torch.Tensor], Any], *shape: int) -> nn.Parameter:
         """This process's rows (R, *shape) of what `fill` would give to all. All are drawn, so that any number of processes starts from the
         same weights, but no more than a chunk of others' is held."""
         rows = torch.empty(self.own.stop - self.own.start, *shape)
@@ -93,12 +93,12 @@ class Rows(nn.Module):
     def drawn(self, wanted: torch.Tensor, num_rows: int) -> torch.Tensor:
         """Ascending places (n,) of one more step; wanted: (N,) places that must be among them, num_rows for none."""
         count = min(num_rows, max(math.ceil(self.sample * num_rows), len(wanted)))
-        word = mixed(mixed(mixed(self.key & WORD) ^ (self.key >> 32)) ^ self.num_draws)
+        word = mix(mix(mix(self.key & WORD) ^ (self.key >> 32)) ^ self.num_draws)
         self.num_draws += 1
         identities = torch.arange(
             self.own.start, self.own.stop + 1, device=wanted.device
         )  # one more, for the labels of others
-        chances = (mixed(identities ^ word) >> (32 - BITS)).float().index_fill(0, wanted, 2.0**BITS)
+        chances = (mix(identities ^ word) >> (32 - BITS)).float().index_fill(0, wanted, 2.0**BITS)
         return chances[:num_rows].topk(count, sorted=False).indices.sort().values
 
 
@@ -132,8 +132,8 @@ class ShardedSoftmaxHead(Spread, SoftmaxHead):
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         self.rows.start(num_identities)
         bound = 1 / math.sqrt(embedding_size)
-        self.weight = self.rows.filled(lambda rows: nn.init.kaiming_uniform_(rows, a=math.sqrt(5)), embedding_size)
-        self.bias = self.rows.filled(lambda rows: rows.uniform_(-bound, bound))
+        self.weight = self.rows.fill_rows(lambda rows: nn.init.kaiming_uniform_(rows, a=math.sqrt(5)), embedding_size)
+        self.bias = self.rows.fill_rows(lambda rows: rows.uniform_(-bound, bound))
 
     def forward(
         self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
@@ -164,7 +164,7 @@ class ShardedMarginHead(Spread, MarginHead):
 
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         self.rows.start(num_identities)
-        self.weight = self.rows.filled(lambda rows: rows.normal_().div_(math.sqrt(embedding_size)), embedding_size)
+        self.weight = self.rows.fill_rows(lambda rows: rows.normal_().div_(math.sqrt(embedding_size)), embedding_size)
 
     def forward(
         self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
@@ -190,7 +190,7 @@ def own_of(logits: torch.Tensor, places: Places) -> torch.Tensor:
     return logits.detach().gather(1, places.column[:, None])[:, 0]
 
 
-def mixed(word: torch.Tensor) -> torch.Tensor:
+def mix(word: torch.Tensor) -> torch.Tensor:
     """Integers below 2^32, each to another that has nothing of its order (the constants are Wellons's, "hash function prospector")."""
     word = ((word ^ (word >> 16)) * 0x7FEB352D) & WORD
     word = ((word ^ (word >> 15)) * 0x846CA68B) & WORD

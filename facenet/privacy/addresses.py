@@ -1,7 +1,7 @@
 """Addresses without what could be secret in them, and the secrets themselves, which processes hand on and never write.
 
 Of an address its scheme, hosts, ports and path are kept; user, password, query, parameters and fragment are not, whatever they are called. A
-config holds addresses in this form, so that whatever is made of it may be shown to others; `restored` gives them back where something is built.
+config holds addresses in this form, so that whatever is made of it may be shown to others; `restore_secrets` gives them back to what is built.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RELATIVE = re.compile(r"(?<=[\w/])\?[\w.~%\-]+=[^\s'\"]*")
 PIECE = re.compile(r"[\w.~\-]{3,}")
 
 
-def masked(text: str) -> str:
+def mask(text: str) -> str:
     """A line or a name without the secrets of the addresses in it, which end at a blank or a quotation mark."""
     return NAMED.sub(rf"\1{HIDDEN}", RELATIVE.sub(f"?{HIDDEN}", in_text(text)))
 
@@ -48,14 +48,14 @@ def masked_address(text: str) -> str:
     if text.lower().startswith("pipe:"):
         return f"pipe:{HIDDEN}"
     if not re.match(SCHEME, text):
-        return odd_masked(in_text(text))
+        return mask_odd(in_text(text))
     parts = LISTED.split(text)  # address, what joins it to the next, address, ...
     if re.search(r"[?#@]", parts[0]) and parts[1:2] == [""]:  # within a query, or a password
         parts = [text]
-    return "".join(part if position % 2 else one_masked(part) for position, part in enumerate(parts))
+    return "".join(part if position % 2 else mask_one(part) for position, part in enumerate(parts))
 
 
-def odd_masked(text: str) -> str:
+def mask_odd(text: str) -> str:
     """Of what becomes an address when its braces are expanded, or would be one with the scheme that was forgotten."""
     if re.search(r"[{}]\S*:(?:/|\{)|:\{?/\{?/\S*[{}]", text):
         text = re.sub(r"[?#;][^\s'\"{}]*", f"?{HIDDEN}", text)
@@ -63,7 +63,7 @@ def odd_masked(text: str) -> str:
     return re.sub(r"^(//)?[^\s/@:]*:[^\s/@]*@(?=[\w.\-]+(?::\d+)?(?:/|$))", rf"\1{HIDDEN}@", text)
 
 
-def one_masked(address: str) -> str:
+def mask_one(address: str) -> str:
     """Clients differ in where they take a password with @ / ? or # in it to end; what could be one is left out."""
     scheme, rest = re.match(f"({SCHEME})(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]  # checked by the callers
     local = rest.startswith("/")  # a file: of a database in one, @ # and ; are characters like others
@@ -96,8 +96,8 @@ def without_secret(value: str) -> bool:
     return HIDDEN in value and re.search(SCHEME, value) is not None and masked_address(value) == value
 
 
-def kept(node: Any) -> Any:
-    """Nested dicts and lists with every address in the form that may be recorded. What that leaves out is kept for `restored`, here and in the
+def hide_secrets(node: Any) -> Any:
+    """Nested dicts and lists with every address in the form that may be recorded. What that leaves out is kept for `restore_secrets`, here and in the
     processes that this one starts."""
     found: list[str] = []
     hidden = each_text(node, lambda text: hide(text, found))
@@ -113,7 +113,7 @@ def hide(text: str, found: list[str]) -> str:
     return hidden
 
 
-def restored(node: Any) -> Any:
+def restore_secrets(node: Any) -> Any:
     """The same with the addresses as they were given, as far as they are known here."""
     known = secrets()
 
@@ -126,16 +126,16 @@ def restored(node: Any) -> Any:
 
 
 def restored_address(address: str, key: str) -> str:
-    """As `restored`, for one that is about to be opened. Raises UserError that names the key where its secret is not known."""
-    found: str = restored(address)
+    """As `restore_secrets`, for one that is about to be opened. Raises UserError that names the key where its secret is not known."""
+    found: str = restore_secrets(address)
     if without_secret(found):
         raise UserError(f"{key}: {found} is recorded without its secret; give it again: {key}=...")
     return found
 
 
 def kept_in(argument: str) -> str:
-    """As `kept`, for text that holds addresses and is none."""
-    return IN_TEXT.sub(lambda found: str(kept(found[0])), argument)
+    """As `hide_secrets`, for text that holds addresses and is none."""
+    return IN_TEXT.sub(lambda found: str(hide_secrets(found[0])), argument)
 
 
 def each_text(node: Any, change: Callable[[str], str]) -> Any:
@@ -168,8 +168,8 @@ def masked_in(text: str, address: str) -> str:
     """What a client says about an address that it was given, without any piece of its secret: it may have cut it anywhere."""
     hidden = masked_address(address)
     if hidden == address:
-        return masked(text)
-    text = masked(text.replace(address, hidden))
+        return mask(text)
+    text = mask(text.replace(address, hidden))
     before, after = (set(PIECE.findall(f"{each} {unquote(each)}")) for each in (address, hidden))
     for piece in sorted(before - after, key=len, reverse=True):
         text = text.replace(piece, HIDDEN)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 
 from facenet.errors import printable
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 
 
 class Guarded(logging.Formatter):
@@ -20,10 +20,10 @@ class Guarded(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         told = copy.copy(record)
-        told.msg, told.args = indented(printable(masked(record.getMessage()))), ()
+        told.msg, told.args = indented(printable(mask(record.getMessage()))), ()
         record.message = told.msg  # as every formatter of logging leaves it
         if record.exc_info or record.exc_text:
-            told.exc_text = printable(masked(record.exc_text or self.formatException(record.exc_info)))  # type: ignore[arg-type]
+            told.exc_text = printable(mask(record.exc_text or self.formatException(record.exc_info)))  # type: ignore[arg-type]
             told.exc_info = None
         return self.inner.format(told)
 

@@ -149,7 +149,7 @@ def parallel_coordinates(ranking: Ranking) -> go.Figure | None:
     places = [heights(values) for _, values in dimensions]
     means = [digits(setting.mean) for setting in ranking.settings]
     dimensions.append((ranking.study.metric, means))
-    places.append(scaled(sorted(set(means), key=float)))
+    places.append(scale_heights(sorted(set(means), key=float)))
     for number in reversed(range(len(ranking.settings))):  # the best on top
         setting = ranking.settings[number]
         drawn.add_scatter(
@@ -225,10 +225,14 @@ def heights(values: Sequence[str]) -> dict[str, float]:
         even = len(ordered) <= MOST_TICKS or not all(math.isfinite(float(value)) for value in ordered)
     except ValueError:
         even = True
-    return {value: place / max(len(ordered) - 1, 1) for place, value in enumerate(ordered)} if even else scaled(ordered)
+    return (
+        {value: place / max(len(ordered) - 1, 1) for place, value in enumerate(ordered)}
+        if even
+        else scale_heights(ordered)
+    )
 
 
-def scaled(ordered: Sequence[str]) -> dict[str, float]:
+def scale_heights(ordered: Sequence[str]) -> dict[str, float]:
     """Heights by size; by the logarithm where the numbers span a power of ten."""
     numbers = [float(value) for value in ordered]
     if numbers[0] > 0 and numbers[-1] / numbers[0] >= 10:

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from facenet.errors import printable
 from facenet.evaluation.report import digits
 from facenet.reports.figures import Curves, all_figures
-from facenet.reports.ranking import ALPHA, COMPARED, Comparison, Ranking, Setting, least_p, rank, signed, verdict
+from facenet.reports.ranking import ALPHA, COMPARED, Comparison, Ranking, Setting, add_sign, least_p, rank, verdict
 from facenet.reports.study import Job, Study
 
 Cell = tuple[str, str]  # what is shown, what it is sorted by
@@ -29,14 +29,14 @@ def page(study: Study, curves: Mapping[str, Curves]) -> str:
     ranking = rank(study)
     figures = {f"chart{number}": each for number, each in enumerate(all_figures(ranking, curves).items())}
     charts = [
-        f'<h2>{escaped(heading)}</h2><div class="chart" id="{id_}"></div>' for id_, (heading, _) in figures.items()
+        f'<h2>{escape(heading)}</h2><div class="chart" id="{id_}"></div>' for id_, (heading, _) in figures.items()
     ]
     drawn = {id_: json.loads(figure.to_json()) for id_, (_, figure) in figures.items()}
     body = [
-        f"<h1>Sweep {escaped(study.sweep_id)}</h1>",
-        f'<p class="answer">{escaped(verdict(ranking))}</p>',
-        f'<p class="soft">{escaped(counted(ranking))}</p>',
-        ranked(ranking),
+        f"<h1>Sweep {escape(study.sweep_id)}</h1>",
+        f'<p class="answer">{escape(verdict(ranking))}</p>',
+        f'<p class="soft">{escape(count_jobs(ranking))}</p>',
+        show_ranking(ranking),
         without_rank(ranking.unranked),
         *charts,
         tests(ranking),
@@ -55,7 +55,7 @@ def page(study: Study, curves: Mapping[str, Curves]) -> str:
             '<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>Sweep {escaped(study.sweep_id)}</title>",
+            f"<title>Sweep {escape(study.sweep_id)}</title>",
             f"<style>{style}</style></head><body>",
             *body,
             f'<script type="application/json" id="figures">{data}</script>',
@@ -72,11 +72,11 @@ def policy(scripts: Iterable[str]) -> str:
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def escaped(value: object) -> str:
+def escape(value: object) -> str:
     return html.escape(printable(str(value)))
 
 
-def counted(ranking: Ranking) -> str:
+def count_jobs(ranking: Ranking) -> str:
     direction = "lower" if ranking.study.lower_is_better else "higher"
     jobs, unranked = len(ranking.study.jobs), len(ranking.unranked)
     missing = f", {unranked} of them without a rank" if unranked else ""
@@ -84,7 +84,7 @@ def counted(ranking: Ranking) -> str:
     return f"{jobs} jobs{missing}; {ranking.study.metric} of the best epoch, {direction} is better.{unfinished}"
 
 
-def ranked(ranking: Ranking) -> str:
+def show_ranking(ranking: Ranking) -> str:
     """A row per setting. Asked-for and effective learning rate both have a column where they differ."""
     if not ranking.settings:
         return ""
@@ -100,8 +100,8 @@ def ranked(ranking: Ranking) -> str:
             *((setting.axes[key], setting.axes[key]) for key in axes),
             *([(effective_lr(setting), effective_lr(setting))] if clipped else []),
             (setting.value, repr(setting.mean)),
-            (signed(gap) if setting is not ranking.settings[0] else "", repr(gap)),
-            (judged(comparison), "2" if comparison is None else repr(comparison.p)),
+            (add_sign(gap) if setting is not ranking.settings[0] else "", repr(gap)),
+            (judge(comparison), "2" if comparison is None else repr(comparison.p)),
             (jobs, str(setting.jobs[0].number)),
         ]
         rows.append((cells, setting.rank == 1))
@@ -119,7 +119,7 @@ def effective_lr(setting: Setting) -> str:
         return f"{found:g}" if asked else ""
 
 
-def judged(comparison: Comparison | None) -> str:
+def judge(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
     return f"{comparison.p:.2g}, " + ("told apart" if comparison.apart else "not told apart")
@@ -127,15 +127,15 @@ def judged(comparison: Comparison | None) -> str:
 
 def table(heading: str, head: Sequence[str], rows: Iterable[tuple[Sequence[Cell], bool]]) -> str:
     """With a heading to click on for each order, and on a narrow screen one block per row."""
-    titles = "".join(f'<th><button type="button">{escaped(name)}</button></th>' for name in head)
+    titles = "".join(f'<th><button type="button">{escape(name)}</button></th>' for name in head)
     lines = []
     for cells, best in rows:
         line = "".join(
-            f'<td data-label="{escaped(name)}" data-key="{escaped(key)}">{escaped(shown)}</td>'
+            f'<td data-label="{escape(name)}" data-key="{escape(key)}">{escape(shown)}</td>'
             for name, (shown, key) in zip(head, cells, strict=True)
         )
         lines.append(f"<tr{' class=best' if best else ''}>{line}</tr>")
-    return f"<h2>{escaped(heading)}</h2><table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f"<h2>{escape(heading)}</h2><table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def without_rank(jobs: Sequence[Job]) -> str:
@@ -144,9 +144,9 @@ def without_rank(jobs: Sequence[Job]) -> str:
     items = []
     for job in jobs:
         values = ", ".join(f"{key}={value}" for key, value in job.axes.items())
-        whole = f"<pre>{escaped(job.error)}</pre>" if "\n" in job.error.strip() else ""
+        whole = f"<pre>{escape(job.error)}</pre>" if "\n" in job.error.strip() else ""
         items.append(
-            f"<details><summary>job {job.number}: {escaped(values)}: {escaped(job.why_unranked)}</summary>{whole}</details>"
+            f"<details><summary>job {job.number}: {escape(values)}: {escape(job.why_unranked)}</summary>{whole}</details>"
         )
     return f"<h2>Without a rank</h2>{''.join(items)}"
 
@@ -160,7 +160,7 @@ def tests(ranking: Ranking) -> str:
         reason = (
             f"{ranking.study.metric} was not measured on folds that these jobs share, so differences cannot be tested."
         )
-        return f"<h2>Paired tests</h2><p>{escaped(reason)}</p>"
+        return f"<h2>Paired tests</h2><p>{escape(reason)}</p>"
     folds = compared[0].num_folds
     how = (
         f"The best setting against {len(compared)} other(s), at most {COMPARED - 1}, by Fisher's randomisation test on the accuracies of "
@@ -172,7 +172,7 @@ def tests(ranking: Ranking) -> str:
         "The folds share the pairs that chose their thresholds, which makes p slightly too small. Without several seeds the test is about "
         "these trained networks and not about what another seed would give."
     )
-    return f"<h2>Paired tests</h2><p>{escaped(how)}</p><p class=soft>{escaped(limits)}</p>"
+    return f"<h2>Paired tests</h2><p>{escape(how)}</p><p class=soft>{escape(limits)}</p>"
 
 
 def commands(jobs: Sequence[Job]) -> str:
@@ -181,7 +181,7 @@ def commands(jobs: Sequence[Job]) -> str:
         values = ", ".join(f"{key}={value}" for key, value in job.axes.items())
         value = "" if job.value is None else f", {digits(job.value)}"
         items.append(
-            f"<details><summary>job {job.number}: {escaped(values)} ({escaped(job.status.lower())}{value})</summary>"
-            f"<pre>{escaped(job.command)}</pre><p class=soft>MLflow run {escaped(job.run_id)}</p></details>"
+            f"<details><summary>job {job.number}: {escape(values)} ({escape(job.status.lower())}{value})</summary>"
+            f"<pre>{escape(job.command)}</pre><p class=soft>MLflow run {escape(job.run_id)}</p></details>"
         )
     return f"<h2>Commands</h2>{''.join(items)}"

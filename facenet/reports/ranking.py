@@ -89,7 +89,7 @@ def rank(study: Study) -> Ranking:
         for key in order
     ]
     unranked = tuple(job for job in study.jobs if not job.ranked)
-    return Ranking(study, tuple(settings), tuple(compared(settings)), unranked)
+    return Ranking(study, tuple(settings), tuple(compare_to_best(settings)), unranked)
 
 
 def setting(axes: dict[str, str], jobs: list[Job], place: int) -> Setting:
@@ -104,7 +104,7 @@ def mean_of(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
-def compared(settings: list[Setting]) -> list[Comparison | None]:
+def compare_to_best(settings: list[Setting]) -> list[Comparison | None]:
     best = settings[0] if settings else None
     tested = [other for other in settings[1:COMPARED] if best is not None and comparable(best, other)]
     if best is None or not tested:
@@ -185,7 +185,7 @@ def verdict(ranking: Ranking) -> str:
     return f"{gap}: not told apart ({proof})."
 
 
-def signed(gap: float) -> str:
+def add_sign(gap: float) -> str:
     return f"{'-' if gap < 0 else '+'}{digits(abs(gap))}"
 
 
@@ -197,7 +197,7 @@ def ranked_table(study: Study) -> str:
     for setting, comparison in zip(ranking.settings, ranking.comparisons, strict=True):
         gap = setting.mean - ranking.settings[0].mean
         tested = "" if comparison is None else f"{comparison.p:.2g}" + ("" if comparison.apart else "  not told apart")
-        behind = signed(gap) if setting is not ranking.settings[0] else ""
+        behind = add_sign(gap) if setting is not ranking.settings[0] else ""
         rows.append([str(setting.rank), *(setting.axes[key] for key in axes), setting.value, behind, tested])
     rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

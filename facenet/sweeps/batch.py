@@ -24,7 +24,7 @@ from facenet.sweeps.plans import Job
 from facenet.sweeps.pool import Outcome
 from facenet.sweeps.session import Session
 from facenet.sweeps.settings import settings_of, split
-from facenet.tracking.facts import LONGEST_VALUE, shortened
+from facenet.tracking.facts import LONGEST_VALUE, shorten
 
 sessions: dict[Path, Session] = {}  # of this command, by directory: a search launches several batches in one
 
@@ -46,9 +46,9 @@ def jobs_of(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Se
     check_axes(axes, len(job_overrides))
     for num, items in enumerate(job_overrides, first):
         composed = as_job(loader.load_sweep_config(config, list(items)), num)
-        values, _ = split(resolved(composed))
+        values, _ = split(resolve_values(composed))
         check_composed(values)
-        changed = {key: shortened(value, LONGEST_VALUE) for key, value in given(items).items() if key in axes}
+        changed = {key: shorten(value, LONGEST_VALUE) for key, value in given(items).items() if key in axes}
         directory = Path(composed.hydra.runtime.output_dir)
         jobs.append(Job(num=num, overrides=list(items), changed=changed, config=values, directory=directory))
     return jobs
@@ -64,7 +64,7 @@ def check_axes(axes: set[str], num_jobs: int) -> None:
 
 def resolved_as_job(composed: DictConfig) -> dict[str, Any]:
     """What the values of a command are in its first job: `${hydra:job.num}` and the like have none before."""
-    return resolved(as_job(composed, 0))
+    return resolve_values(as_job(composed, 0))
 
 
 def as_job(composed: DictConfig, num: int) -> DictConfig:
@@ -78,7 +78,7 @@ def as_job(composed: DictConfig, num: int) -> DictConfig:
     return config
 
 
-def resolved(job: DictConfig) -> dict[str, Any]:
+def resolve_values(job: DictConfig) -> dict[str, Any]:
     """With what its values say of Hydra as a single run has it."""
     with hydra_of(job):
         return configs.resolve(without_hydra(job))

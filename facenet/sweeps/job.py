@@ -22,7 +22,7 @@ from facenet.launch.failure import RankFailed, note_failure, noted_failures
 from facenet.launch.local import die_with_parent, launch
 from facenet.launch.signals import STOP_SIGNALS, requeued_after, stop_signals_raise
 from facenet.launch.surroundings import keep_open, pass_over_matplotlibrc
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 from facenet.privacy.logs import guard_logs
 from facenet.tracking.facts import JOBS
 
@@ -118,7 +118,7 @@ def main(run_dir: Path) -> tuple[int, dict[str, Any]]:
         return int(end.code or 0), {}
     except Exception as error:
         known = isinstance(error, (UserError, RankFailed))
-        text = printable(masked(str(error) if known else traceback.format_exc()))
+        text = printable(mask(str(error) if known else traceback.format_exc()))
         print(text, file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             if not noted_failures(run_dir):  # it failed before a rank did

@@ -14,10 +14,10 @@ from facenet.devices.table import check_device_count
 from facenet.devices.updates import leave_compiler_out
 from facenet.errors import UserError
 from facenet.sweeps.state import State, state_of
-from facenet.tasks.auto import settled
+from facenet.tasks.auto import settle
 from facenet.tasks.job import check_pixels
 from facenet.tasks.plan import Material, Plan, divide, make_plan
-from facenet.tasks.recipe import Recipe, planned
+from facenet.tasks.recipe import Recipe, build_planned
 from facenet.tasks.resume import without
 
 AFTER_OPENING = (
@@ -63,14 +63,14 @@ class Planner:
     def plan(self, jobs: Sequence[Job]) -> list[Job]:
         for job in jobs:
             self.places.setdefault(job.directory, []).append(job.num)
-        return [self.planned(job) for job in jobs]
+        return [self.plan_job(job) for job in jobs]
 
-    def planned(self, job: Job) -> Job:
+    def plan_job(self, job: Job) -> Job:
         """With state, plan and twin, or with what is wrong with it."""
         try:
             self.check_place(job)
             configs.check(job.config, Recipe)
-            config, _ = settled(job.config, sweep_dir=self.sweep_dir)
+            config, _ = settle(job.config, sweep_dir=self.sweep_dir)
             plan = self.plan_of(config)
         except UserError as error:
             return replace(job, problem=str(error))
@@ -93,8 +93,8 @@ class Planner:
 
     def plan_of(self, config: dict[str, Any]) -> Plan:
         """As `tasks.job.prepare`. Raises UserError where that does, and for more processes than devices."""
-        config, _ = settled(config, sweep_dir=self.sweep_dir)
-        recipe = planned(config)
+        config, _ = settle(config, sweep_dir=self.sweep_dir)
+        recipe = build_planned(config)
         key = json.dumps([without(config["data"], AFTER_OPENING), config["benchmark"]], sort_keys=True)
         if key not in self.materials:
             self.materials[key] = divide(recipe.data, recipe.benchmark)

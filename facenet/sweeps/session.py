@@ -149,7 +149,7 @@ class Session:
 
     def way_on(self) -> str:
         said_again = [
-            addresses.masked(argument)
+            addresses.mask(argument)
             for argument, _ in strange_arguments(self.arguments)
             if not argument.startswith("hydra.sweep.dir=")
         ]

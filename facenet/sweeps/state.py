@@ -16,7 +16,7 @@ from facenet.errors import UserError
 from facenet.files.reading import text_of
 from facenet.launch.failure import cause, noted_failures, one_line
 from facenet.tasks.auto import as_recorded
-from facenet.tasks.changed import changes, moved
+from facenet.tasks.changed import changes, list_moved
 from facenet.tasks.resume import same_images
 
 RECORD = "sweep.json"
@@ -48,7 +48,7 @@ def state_of(job_dir: Path, config: dict[str, Any]) -> State:
         return State("changed", note="; ".join(different))
     with contextlib.suppress(OSError, ValueError):
         objective = objective_in(job_dir / "result.json")
-        elsewhere = moved(before, config)  # of a job that goes on its own command looks at the images
+        elsewhere = list_moved(before, config)  # of a job that goes on its own command looks at the images
         if elsewhere and not same_images(job_dir, config):
             return State("changed", note="; ".join(elsewhere))
         return State("finished", objective)

@@ -92,13 +92,13 @@ def as_csv(rows: Sequence[dict[str, str]]) -> str:
 def time_of(job: Job) -> str:
     if job.plan is None or job.state.kind == "finished":
         return ""
-    estimate = pace.estimated(job.config, job.plan)
+    estimate = pace.estimate(job.config, job.plan)
     return "?" if estimate is None else duration(estimate)
 
 
 def remaining(left: Sequence[Job], at_a_time: int) -> str:
     """How long the jobs that are left will take together, in words; empty where that cannot be told."""
-    estimates = [pace.estimated(job.config, job.plan) if job.plan else None for job in left]
+    estimates = [pace.estimate(job.config, job.plan) if job.plan else None for job in left]
     known = [estimate for estimate in estimates if estimate is not None]
     return duration(sum(known) / min(at_a_time, len(left))) if left and len(known) == len(left) else ""
 

@@ -68,16 +68,16 @@ def ratio(times: float) -> str:
     return f"{times:.2g}" if times < 10 else f"{times:.0f}"
 
 
-def settled(config: dict[str, Any], *, sweep_dir: Path | None = None) -> tuple[dict[str, Any], str]:
+def settle(config: dict[str, Any], *, sweep_dir: Path | None = None) -> tuple[dict[str, Any], str]:
     """The config without `auto`, and what became of it and why, empty where there was none. `sweep_dir`: of a job's sweep, which has one choice for
     each kind of device."""
     wanted = [key for key in KEYS if at(config, key) == AUTO]
     if not wanted:
         return config, ""
     device = device_of(config)
-    choice = None if sweep_dir is None else noted(sweep_dir, device)
+    choice = None if sweep_dir is None else read_note(sweep_dir, device)
     if choice is None:
-        choice = choice_of(probe.known(device, threads(config)), sound_halves(device))
+        choice = choice_of(probe.probe_or_recall(device, threads(config)), sound_halves(device))
         if sweep_dir is not None:
             note(sweep_dir, device, choice)
     result, told = copy.deepcopy(config), []
@@ -93,7 +93,7 @@ def warn_of_slow(config: Mapping[str, Any]) -> None:
     half, update = at(config, PRECISION), at(config, UPDATE) is True
     if not (half in HALVES or update) or not is_host(device := device_of(config)):
         return
-    for what in slow(probe.known(device, threads(config)), [half] if half in HALVES else [], update=update):
+    for what in slow(probe.probe_or_recall(device, threads(config)), [half] if half in HALVES else [], update=update):
         log.warning("%s; precision=auto and optimizer.bf16=auto take the fastest", what)
 
 
@@ -135,7 +135,7 @@ def note(sweep_dir: Path, device: str, choice: Choice) -> None:
         replace_text(sweep_dir / f"auto-{device}.json", json.dumps(told) + "\n")
 
 
-def noted(sweep_dir: Path, device: str) -> Choice | None:
+def read_note(sweep_dir: Path, device: str) -> Choice | None:
     """Of the sweep's first job on such a device. The directory may be anybody's: words of a short list, or nothing."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         told = json.loads(text_of(sweep_dir / f"auto-{device}.json"))

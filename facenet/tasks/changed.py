@@ -49,7 +49,7 @@ def is_within(key: str, parts: Sequence[str]) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
-def moved(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
+def list_moved(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """Which data lie elsewhere, a line per place."""
     return [line for key, line in differing(before, config) if key in PLACES]
 
@@ -96,9 +96,9 @@ def samples(material: Material, seed: int) -> dict[str, Any]:
 def changed_images(material: Material, before: Any) -> list[str]:
     """In which of the `samples` other pixels are now; empty for a run that left none."""
     before, pairs = before if isinstance(before, dict) else {}, own_pairs(material)
-    found = {"data": contents.changed(material.source, before.get("data"))}
+    found = {"data": contents.find_changed(material.source, before.get("data"))}
     if pairs is not None:
-        found["benchmark"] = contents.changed(pairs.faces, before.get("benchmark"))
+        found["benchmark"] = contents.find_changed(pairs.faces, before.get("benchmark"))
     return [f"{name}: {line}" for name, line in found.items() if line is not None]
 
 

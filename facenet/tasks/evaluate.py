@@ -53,7 +53,7 @@ def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str
     if checkpoint is not None:
         refuse_second_network(checkpoint, overrides)
         config = {**config, "backbone": None, "preprocess": None}
-    config, chosen = auto.settled(config)
+    config, chosen = auto.settle(config)
     if chosen:
         log.info("%s", chosen)
     auto.warn_of_slow(config)

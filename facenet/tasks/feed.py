@@ -23,7 +23,7 @@ from facenet.data.source import ShardData
 from facenet.devices.accelerator import Accelerator
 from facenet.errors import UserError
 from facenet.files.cache_dir import cache_dir
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.tasks.plan import Material, Plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe
@@ -82,7 +82,7 @@ class Feed:
         try:
             kind, why = choose(self.data.feed, *self.sizes())
             log.info("feed %s (%s)", kind, why)
-            return kind, None if kind == "files" else self.opened(kind)
+            return kind, None if kind == "files" else self.open_raw_cache(kind)
         except Stopped:
             return "files", None
         except UserError as error:
@@ -94,7 +94,7 @@ class Feed:
     @cached_property
     def place(self) -> Path | None:
         """Of the cache; None where nothing can be kept."""
-        folder = expanded(self.data.cache_dir) if self.data.cache_dir else cache_dir()
+        folder = expand_home(self.data.cache_dir) if self.data.cache_dir else cache_dir()
         if folder is None:
             return None
         folder = folder if self.data.cache_dir else folder / "raw"
@@ -109,7 +109,7 @@ class Feed:
         need = Need(cache_bytes(source, self.preprocess), shown / len(source), kept, obstacle)
         return need, Room(free_disk(place.parent) if place is not None else 0, free_memory(), device)
 
-    def opened(self, kind: str) -> tuple[RawCache, Images]:
+    def open_raw_cache(self, kind: str) -> tuple[RawCache, Images]:
         source, threads = self.material.source, max(1, self.data.num_workers)
         if self.place is None:
             raise UserError("data.cache_dir: there is no home directory that can be written; set it or FACENET_CACHE")

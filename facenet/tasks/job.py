@@ -32,7 +32,7 @@ from facenet.tasks import auto, pace
 from facenet.tasks import resume as resuming
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
-from facenet.tasks.recipe import Recipe, planned
+from facenet.tasks.recipe import Recipe, build_planned
 from facenet.tasks.registration import network_of
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.result import Result
@@ -64,7 +64,7 @@ def run_job(
     if earlier is not None:
         config, run_dir = resuming.config_of(earlier, config, overrides), earlier.run_dir
         configs.check(config, Recipe)
-    config, chosen = auto.settled(config, sweep_dir=sweep_dir)
+    config, chosen = auto.settle(config, sweep_dir=sweep_dir)
     material, plan = prepare(config)
     plan = dataclasses.replace(plan, chosen=chosen)
     tracking = configs.build(config["tracking"], "tracking")
@@ -76,13 +76,13 @@ def run_job(
         earlier.check_data(plan.data_fingerprint, changed=config["resume_changed"])
         earlier.check_images(material, changed=config["resume_changed"])
         earlier.check_fits(config, material.train.identities)
-        if earlier.finished(plan.total_steps):
+        if earlier.is_finished(plan.total_steps):
             return left_as_it_is(earlier, plan, config)
     look_at_images(material, num_workers=config["data"]["num_workers"])
-    begun_here = resuming.begun(run_dir, config) if earlier is None and config["resume"] == "auto" else None
-    config = {**addresses.kept(config), "resume": str(earlier.checkpoint) if earlier else None}
+    begun_here = resuming.find_begun(run_dir, config) if earlier is None and config["resume"] == "auto" else None
+    config = {**addresses.hide_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     if config["tracking"].get("uri"):
-        config["tracking"] = {**config["tracking"], "uri": addresses.kept(tracking.where())}
+        config["tracking"] = {**config["tracking"], "uri": addresses.hide_secrets(tracking.where())}
     facts = RunFacts(
         name=run_name(overrides, tags),
         run_dir=run_dir,
@@ -93,7 +93,7 @@ def run_job(
         datasets=datasets(config, material, plan),
     )
     stopped = contextlib.nullcontext() if "sweep_id" in tags else way_on_told(run_dir, overrides, alone=start is launch)
-    with stopped, resuming.alone_in(run_dir) as lock, resuming.written(config, run_dir):
+    with stopped, resuming.alone_in(run_dir) as lock, resuming.write_config(config, run_dir):
         with tracking.run(facts, run_id=earlier.run_id if earlier else None, begun=begun_here) as run_id:
             distributed: Distributed = configs.build(config["distributed"], "distributed")
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
@@ -117,7 +117,7 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
         if (run_dir / "checkpoints" / "last.pt").is_file():
             from facenet.config.overlays import strange_arguments
 
-            again = [addresses.masked(each) for each, _ in strange_arguments(overrides)]
+            again = [addresses.mask(each) for each, _ in strange_arguments(overrides)]
             command = shlex.join(["facenet-train", f"resume={run_dir}", *again])
             print(printable(f"go on with it: {'' if alone else 'torchrun ... '}{command}"), flush=True)
         else:
@@ -127,7 +127,7 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
 
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     """The divided data and the plan; builds only what they need, no network and no device."""
-    recipe = planned(config)
+    recipe = build_planned(config)
     material = divide(recipe.data, recipe.benchmark)
     plan = make_plan(material, recipe, num_processes=recipe.distributed.num_processes)
     check_pixels(config, material.train)
@@ -184,7 +184,7 @@ def source_in(node: dict[str, Any]) -> str | None:
 
 def origin(program: str, overrides: list[str]) -> dict[str, str]:
     """Where a run came from: code, machine, versions and the command that repeats it, also of one that a script began."""
-    overrides = [addresses.masked(override) for override in overrides]
+    overrides = [addresses.mask(override) for override in overrides]
     command = shlex.join([program, *overrides])
     tags = {
         "command": command,

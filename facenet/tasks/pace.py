@@ -25,7 +25,7 @@ def remember(config: dict[str, Any], plan: Plan, *, whole_s: float, epochs_s: fl
             partial.write_text(json.dumps(known), encoding="utf-8")
 
 
-def estimated(config: dict[str, Any], plan: Plan) -> float | None:
+def estimate(config: dict[str, Any], plan: Plan) -> float | None:
     """Seconds, start and end included; None where no such run has ended here."""
     place = note(config, plan)
     if place is None:

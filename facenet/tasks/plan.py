@@ -179,7 +179,7 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
         min_lr=lr.min_lr,
         lr_clipped=lr.clipped,
         lr_note=lr.note,
-        select=selected(trainer.select, material.pair_set, num_val_batches),
+        select=select_metric(trainer.select, material.pair_set, num_val_batches),
     )
 
 
@@ -288,7 +288,7 @@ def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_proces
     return size, count
 
 
-def selected(asked: str | None, pair_set: PairSet | None, num_val_batches: int) -> str:
+def select_metric(asked: str | None, pair_set: PairSet | None, num_val_batches: int) -> str:
     """The metric that chooses the best epoch. Raises UserError for one that no part of this run measures."""
     sources = [
         *([pair_set.name] if pair_set is not None else []),

@@ -23,7 +23,7 @@ from facenet import config as configs
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DTYPES, Precision, is_host, model_of, offered_precisions
 from facenet.distributed.choice import Distributed
-from facenet.engine.muon import orthogonalised
+from facenet.engine.muon import orthogonalise
 from facenet.errors import UserError
 from facenet.files.atomic import replacing
 from facenet.files.cache_dir import cache_dir
@@ -47,14 +47,14 @@ class Probe:
     update: dict[str, float]
 
 
-def known(name: str, num_threads: int, *, keep: bool = True) -> Probe:
+def probe_or_recall(name: str, num_threads: int, *, keep: bool = True) -> Probe:
     """The probe of a present device, remembered or made, and remembered where `keep` says so. A note that cannot be read, or is another machine's,
     costs only the probe."""
-    machine = described(name, num_threads)
+    machine = describe(name, num_threads)
     place = note(machine)
     if place is not None and (remembered := read(place, machine)) is not None:
         return remembered
-    found = measured(name, num_threads)
+    found = measure(name, num_threads)
     if place is not None and keep:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def known(name: str, num_threads: int, *, keep: bool = True) -> Probe:
     return found
 
 
-def described(name: str, num_threads: int) -> dict[str, Any]:
+def describe(name: str, num_threads: int) -> dict[str, Any]:
     """What a probe depends on. Of two machines whose CPUs have one name, a guest may see fewer instructions. A device that does not say what it is
     is known by its host."""
     return {
@@ -112,7 +112,7 @@ def probe_of(told: dict[str, Any]) -> Probe:
     return found
 
 
-def measured(name: str, num_threads: int) -> Probe:
+def measure(name: str, num_threads: int) -> Probe:
     """The host is asked in this process. A device is in one that ends, so that this one holds no memory of it."""
     if is_host(name):
         before = torch.get_num_threads()
@@ -155,7 +155,7 @@ def convolutions(name: str) -> dict[str, float]:
     for dtype in offered_precisions(name)[1:]:
         with contextlib.suppress(*REFUSED):
             works[dtype] = convolution(computing(name, dtype), num_images)
-    return alternated(works, base)
+    return time_in_turn(works, base)
 
 
 def convolution(at: Accelerator, num_images: int) -> Callable[[], Any]:
@@ -174,19 +174,19 @@ def updates(at: Accelerator) -> dict[str, float]:
     side = 128
     while shortest(update(at, side, "fp32"), at) < LONG_ENOUGH_S and side < 1024:
         side *= 2
-    return alternated({dtype: update(at, side, dtype) for dtype in ("fp32", "bf16")}, at)
+    return time_in_turn({dtype: update(at, side, dtype) for dtype in ("fp32", "bf16")}, at)
 
 
 def update(at: Accelerator, side: int, dtype: str) -> Callable[[], Any]:
     matrix = torch.eye(side, device=at.device)
-    return lambda: orthogonalised(matrix, DTYPES[dtype])
+    return lambda: orthogonalise(matrix, DTYPES[dtype])
 
 
 def shortest(work: Callable[[], Any], at: Accelerator) -> float:
-    return alternated({"fp32": work}, at)["fp32"]
+    return time_in_turn({"fp32": work}, at)["fp32"]
 
 
-def alternated(works: dict[str, Callable[[], Any]], at: Accelerator) -> dict[str, float]:
+def time_in_turn(works: dict[str, Callable[[], Any]], at: Accelerator) -> dict[str, float]:
     """The shortest call of each, fp32 first, in turn, so that other work on the machine meets all alike; the first calls pick their kernels. What
     takes hopelessly long is called once, and what the device refuses is left out."""
     found: dict[str, list[float]] = {}
@@ -194,7 +194,7 @@ def alternated(works: dict[str, Callable[[], Any]], at: Accelerator) -> dict[str
     for _ in range(1 + ROUNDS):
         for name, work in list(left.items()):
             try:
-                found.setdefault(name, []).append(timed(work, at))
+                found.setdefault(name, []).append(time_calls(work, at))
             except REFUSED:
                 if name == "fp32":
                     raise
@@ -205,7 +205,7 @@ def alternated(works: dict[str, Callable[[], Any]], at: Accelerator) -> dict[str
     return {name: min(times[1:] or times) for name, times in found.items()}
 
 
-def timed(work: Callable[[], Any], at: Accelerator) -> float:
+def time_calls(work: Callable[[], Any], at: Accelerator) -> float:
     at.synchronize()
     begun = time.perf_counter()
     work()

@@ -79,7 +79,10 @@ class Pruner:
         """Of the other jobs that finished or run."""
         name = safe_name(f"epoch/{select}" if select.startswith("train/") else select)  # train/...: of some steps each
         return [
-            [(step * float(run.params["plan.images_per_step"]), scored(value, select)) for step, value in points]
+            [
+                (step * float(run.params["plan.images_per_step"]), score_or_worst(value, select))
+                for step, value in points
+            ]
             for run in reading.runs_of_sweep(self.uri, self.sweep_id)
             if run.tags.get("job_num") != self.job_num and run.status in ("FINISHED", "RUNNING")
             if name in run.metrics and (points := reading.history(self.uri, run.id, name))
@@ -90,10 +93,10 @@ def score_of(row: dict[str, float], select: str) -> float | None:
     """None where the epoch did not measure it."""
     if collapse_in(row):
         return -math.inf
-    return scored(row[select], select) if select in row else None
+    return score_or_worst(row[select], select) if select in row else None
 
 
-def scored(value: float, select: str) -> float:
+def score_or_worst(value: float, select: str) -> float:
     """Higher is better, and the worst for a value that is no number: of a loss that left them behind."""
     if not math.isfinite(value) or abs(value) > LARGEST:
         return -math.inf

@@ -53,6 +53,6 @@ class Recipe(Planned):
     resume_changed: bool
 
 
-def planned(config: dict[str, Any]) -> Planned:
+def build_planned(config: dict[str, Any]) -> Planned:
     """The parts of a checked config that its plan needs. Raises UserError for one that cannot be built."""
     return Planned(**configs.build({field.name: config[field.name] for field in dataclasses.fields(Planned)}))

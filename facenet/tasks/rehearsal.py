@@ -62,14 +62,14 @@ def trial(optimizer: functools.partial[Any], *, on_host: bool = True) -> torch.o
         raise
     except Exception as error:  # of anybody's optimizer, asked for by the config alone: almost any type
         said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{key_named(said, options)}: {name} cannot step with it ({said})") from None
+        raise UserError(f"{find_key(said, options)}: {name} cannot step with it ({said})") from None
     if not all(bool(each.isfinite().all()) for each in weights):
         said = ", ".join(f"{key}={value}" for key, value in options.items())
         raise UserError(f"optimizer: the first step of {name} gives NaN or infinity ({said}); lower optimizer.lr")
     return made
 
 
-def key_named(said: str, options: dict[str, Any]) -> str:
+def find_key(said: str, options: dict[str, Any]) -> str:
     """The option that the words of an optimizer are about, with its value; "optimizer" where they tell of none."""
     spoken = {key: "learning rate" if key == "lr" else key.rstrip("s") for key in options}
     key = next((key for key, word in spoken.items() if word in said), None)

@@ -20,11 +20,11 @@ from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
 from facenet.files import atomic
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.files.reading import text_of
 from facenet.privacy import addresses
 from facenet.tasks.auto import as_recorded
-from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, moved, other_pairs
+from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, list_moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tracking.journal import NAME, last_end
 from facenet.tracking.known import check_named
@@ -50,7 +50,7 @@ class Earlier:
     def run_id(self) -> str | None:
         return self.content.get("run_id")
 
-    def finished(self, total_steps: int) -> bool:
+    def is_finished(self, total_steps: int) -> bool:
         """Whether nothing is left to do: every epoch is trained and tested, the result written, and the end of the run on record."""
         progress = self.content["training"]["progress"]
         if progress["step"] < total_steps or progress["batches"] or self.content.get("untested") is not None:
@@ -91,7 +91,7 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
         return None
     if resume == "auto":
         return earlier_in(run_dir)
-    path = expanded(str(resume)).absolute()
+    path = expand_home(str(resume)).absolute()
     if not os.path.exists(path):
         raise UserError(f"resume={resume}: no such file or directory; name a run directory or a checkpoint in it")
     found = earlier_in(path.parent.parent, path) if os.path.isfile(path) else earlier_in(path)
@@ -123,7 +123,7 @@ def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
             raise UserError(
                 f"resume={candidate}: {run_dir} has no resolved.yaml, so it is not the run of this checkpoint"
             )
-        return Earlier(run_dir, addresses.kept(content["config"]), candidate, content)
+        return Earlier(run_dir, addresses.hide_secrets(content["config"]), candidate, content)
     return None
 
 
@@ -164,7 +164,7 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
         raise UserError("\n  ".join(lines))
     if different:
         log.warning("goes on under another config: %s", "; ".join(different))
-    if elsewhere := moved(earlier.config, wanted):
+    if elsewhere := list_moved(earlier.config, wanted):
         log.info("the data lie elsewhere: %s", "; ".join(elsewhere))
     if config["resume"] != "auto":
         wanted = own_places(wanted, overrides)
@@ -227,7 +227,7 @@ def overlaid(stored: dict[str, Any], config: dict[str, Any], overrides: list[str
                 target[name] = copy.deepcopy(functools.reduce(operator.getitem, [*path, name], config))
         except (KeyError, TypeError, AttributeError):
             return config
-    return sized(result, stored)
+    return follow_sizes(result, stored)
 
 
 def same_data_named(path: list[str], stored: dict[str, Any], config: dict[str, Any]) -> bool:
@@ -235,7 +235,7 @@ def same_data_named(path: list[str], stored: dict[str, Any], config: dict[str, A
     return path == ["data"] and stored["data"].get("_target_") == config["data"].get("_target_")
 
 
-def sized(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+def follow_sizes(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """With the sizes that follow one another in `conf` and followed in the config before, where no override said another."""
     image, old_image = (node.get("data", {}).get("image_size") for node in (config, before))
     if (
@@ -253,7 +253,7 @@ def without(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def written(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
+def write_config(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
     """The config where the job's processes find it. In a directory that has checkpoints it is PENDING: it becomes that of the directory with
     the first one that is written under it, and is gone if none was."""
     pending = run_dir / configs.PENDING
@@ -290,10 +290,10 @@ def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
     return same_names and not changed_images(material, noted) and not other_pairs(material, noted)
 
 
-def begun(run_dir: Path, config: dict[str, Any]) -> str | None:
+def find_begun(run_dir: Path, config: dict[str, Any]) -> str | None:
     """The MLflow run that was begun here under the same config and came to no checkpoint: the same training again is no second run."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
-        same = configs.fingerprint(configs.of_job(run_dir)) == configs.fingerprint(addresses.kept(config))
+        same = configs.fingerprint(configs.of_job(run_dir)) == configs.fingerprint(addresses.hide_secrets(config))
         run_id = json.loads(text_of(run_dir / STORE))["run_id"]
         return run_id if same and isinstance(run_id, str) else None
     return None

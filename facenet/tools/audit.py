@@ -19,9 +19,9 @@ from facenet.data.files.inventory import Inventory, take_inventory
 from facenet.data.identities import Faces, FolderFaces
 from facenet.devices.table import DeviceChoice
 from facenet.errors import UserError, shown
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.tasks.progress import image_bar
-from facenet.tools.overlap import near_identities, restored, same_names
+from facenet.tools.overlap import near_identities, restore_network, same_names
 
 NAMED = 5  # examples of a finding in the text; the JSON has all
 
@@ -92,9 +92,9 @@ def run_audit(
     if image_size < 1:
         raise UserError(f"--image-size: expected 1 or more, got {image_size}")
     device = chosen_device(accelerator)
-    network = restored(checkpoint, weights, backbone, preprocess, image_size)
+    network = restore_network(checkpoint, weights, backbone, preprocess, image_size)
     decode = Decode(max_pixels=max_pixels)
-    sets = [opened(root, decode, depth), *([] if against is None else [opened(against, decode)])]
+    sets = [open_faces(root, decode, depth), *([] if against is None else [open_faces(against, decode)])]
     with image_bar(sum(map(len, sets))) as progress:
         taken: list[Inventory] = []
         for faces in sets:
@@ -124,9 +124,9 @@ def chosen_device(name: str) -> DeviceChoice:
     return choice
 
 
-def opened(place: str, decode: Decode, depth: int = 1) -> Faces:
+def open_faces(place: str, decode: Decode, depth: int = 1) -> Faces:
     """A folder of identities, or an annotation file."""
-    if os.path.isfile(expanded(place)):
+    if os.path.isfile(expand_home(place)):
         return read_annotation(place, decode=decode)
     return FolderFaces(place, decode, depth)
 
@@ -233,14 +233,14 @@ def text(audit: Audit, root: str, against: str | None) -> str:
         per = told["images_per_identity"]
         lines += [
             f"{place}: {told['images']:,} images of {told['identities']:,} identities",
-            f"  formats  {listed(told['formats'], len(told['formats']))}",
-            f"  sizes    {listed(told['sizes'], told['num_sizes'])}",
+            f"  formats  {list_counts(told['formats'], len(told['formats']))}",
+            f"  sizes    {list_counts(told['sizes'], told['num_sizes'])}",
             f"  images of an identity: {per['min']} to {per['max']}, median {per['median']:g}",
         ]
     verdict = "nothing that matters was found" if audit.clean else "deal with what is marked ! before training"
     return "\n".join([*lines, "findings", *map(str, audit.findings), verdict])
 
 
-def listed(counts: dict[str, int], num_kinds: int) -> str:
+def list_counts(counts: dict[str, int], num_kinds: int) -> str:
     first = [f"{name} {count:,}" for name, count in list(counts.items())[:NAMED]]
     return ", ".join([*first, *([f"{num_kinds - NAMED} more kinds"] if num_kinds > NAMED else [])]) or "none"

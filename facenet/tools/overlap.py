@@ -47,7 +47,7 @@ def same_names(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int
     return [(number, other) for number, name in enumerate(left) for other in by_name.get(plain_name(name), ())]
 
 
-def restored(
+def restore_network(
     checkpoint: str | None, weights: str | None, backbone: str, preprocess: str, image_size: int
 ) -> Restored | None:
     """The network that a checkpoint carries, or weights with the named choices of `conf`; None where neither is given."""

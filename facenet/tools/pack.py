@@ -10,7 +10,7 @@ from pathlib import Path
 from facenet.data.files.pack import pack_folder
 from facenet.data.identities import Faces, FolderFaces
 from facenet.errors import UserError
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.tasks.progress import image_bar
 
 PLAIN = re.compile(r"(?:\.{0,2}/|[A-Za-z_])[\w./+@-]*", re.ASCII)  # what needs no quotes, and is no number
@@ -38,7 +38,7 @@ def override(key: str, value: str) -> str:
 
 def check_room(faces: Faces, out: Path, sample: int = 200) -> None:
     """UserError where the disk has clearly too little room, by the mean size of some images."""
-    place = next(folder for folder in expanded(out).absolute().parents if folder.is_dir())
+    place = next(folder for folder in expand_home(out).absolute().parents if folder.is_dir())
     sizes = [Path(faces.name(index)).stat().st_size for index in range(0, len(faces), max(1, len(faces) // sample))]
     needed, free = sum(sizes) / len(sizes) * len(faces), shutil.disk_usage(place).free
     if needed > free:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from facenet.errors import UserError, shown
 from facenet.launch.failure import cause, noted_failures
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 from facenet.tracking import process, reading, settling
 from facenet.tracking.journal import NAME, header, journals, last_end
 from facenet.tracking.known import check_named
@@ -29,7 +29,7 @@ def run_sync(folders: Sequence[str], uri: str | None) -> str:
         except UserError as error:
             told, refused = str(error), True
         except Exception as error:  # of records that are none, of a disk, or of a database's driver
-            told, refused = shown(f"cannot be sent ({type(error).__name__}: {masked(str(error))})"), True
+            told, refused = shown(f"cannot be sent ({type(error).__name__}: {mask(str(error))})"), True
         if told:
             lines.append(f"{shown(str(path.parent))}: {told}")
     if refused:

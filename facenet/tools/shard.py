@@ -9,14 +9,14 @@ from facenet.data.files.annotation import read_annotation
 from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces
 from facenet.data.shards.writing import write_shards
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.tasks.progress import image_bar
 from facenet.tools.pack import check_room, override
 
 
 def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> str:
     """Writes the shards and says what is in them and how to train on them."""
-    faces = opened(root, depth)
+    faces = open_faces(root, depth)
     if not isinstance(faces, RecordFaces):
         check_room(faces, Path(out))
     with image_bar(len(faces)) as progress:
@@ -28,9 +28,9 @@ def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> 
     return f"{out}: {counts}, {size}{left_out}; train on them with {how}"
 
 
-def opened(root: str, depth: int = 1) -> Faces:
+def open_faces(root: str, depth: int = 1) -> Faces:
     """A folder of identities, an annotation file, or a pack."""
-    place = expanded(root)
+    place = expand_home(root)
     if place.suffix == ".rec" or any(place.glob("*.rec")):
         return RecordFaces(place)
     return read_annotation(place) if os.path.isfile(place) else FolderFaces(place, depth=depth)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facenet.errors import shown
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,12 +53,12 @@ def run_name(overrides: list[str], tags: dict[str, str]) -> str:
     named = [override.lstrip("+~") for override in overrides]
     chosen = [f"{key}={value}" for key, value in values_in(tags, AXES).items()]
     chosen = chosen or [override for override in named if not override.startswith(UNNAMED)]
-    return shown(masked(", ".join(chosen)))[:200] or "default"
+    return shown(mask(", ".join(chosen)))[:200] or "default"
 
 
 def value_tags(name: str, values: dict[str, str]) -> dict[str, str]:
     """Values by key as one tag, or as many as they need: MLflow cuts a longer one."""
-    text = json.dumps({key: shortened(masked(value), LONGEST_VALUE) for key, value in values.items()})
+    text = json.dumps({key: shorten(mask(value), LONGEST_VALUE) for key, value in values.items()})
     parts = [text[start : start + LONGEST_TAG] for start in range(0, len(text), LONGEST_TAG)]
     return {name if number == 0 else f"{name}.{number}": part for number, part in enumerate(parts)}
 
@@ -84,7 +84,7 @@ def params(facts: RunFacts) -> dict[str, str]:
         name = safe_name(key)
         while name in named:  # of two that differ in a character that MLflow refuses
             name += "_"
-        named[name] = shortened(value, LONGEST_PARAM)
+        named[name] = shorten(value, LONGEST_PARAM)
     return named
 
 
@@ -135,7 +135,7 @@ def flatten(node: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-def shortened(value: Any, longest: int) -> str:
+def shorten(value: Any, longest: int) -> str:
     text = str(value)
     if len(text) <= longest:
         return text

@@ -10,10 +10,10 @@ from pathlib import Path
 
 def this_process() -> dict[str, str]:
     """Tags of a run: host, number, and when it started, since numbers are used again."""
-    return {"host": socket.gethostname(), "pid": str(os.getpid()), "pid_started": started(os.getpid()) or ""}
+    return {"host": socket.gethostname(), "pid": str(os.getpid()), "pid_started": start_of(os.getpid()) or ""}
 
 
-def started(pid: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """The start of the machine and, since then, that of a process (Linux); None where there is none of this number, or it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def started(pid: int) -> str | None:
 def alive(tags: Mapping[str, str]) -> bool:
     """Of a run of this host, by its tags. Runs of earlier versions do not say when they started: their number alone counts."""
     pid = tags.get("pid", "")
-    found = started(int(pid)) if pid.isdigit() else None
+    found = start_of(int(pid)) if pid.isdigit() else None
     return found is not None and tags.get("pid_started", found) == found
 
 

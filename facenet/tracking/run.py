@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facenet.errors import UserError, printable, shown
-from facenet.launch.signals import postponed
+from facenet.launch.signals import postpone
 from facenet.privacy import addresses
 from facenet.tracking import journal, process
 from facenet.tracking.delivery import deliver
-from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, params, shortened
+from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, params, shorten
 from facenet.tracking.known import check_place, remember
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
@@ -57,7 +57,7 @@ def open_run(
             path = None if run_id is None else take_up(client, uri, run_id, facts)
             if outer is not None:
                 run_id, path = outer, go_into(client, uri, outer, facts)
-            with postponed():  # else a run could be marked as running that nobody ends
+            with postpone():  # else a run could be marked as running that nobody ends
                 if run_id is None or path is None:
                     run_id, path = new_run(client, experiment_id, uri, name, facts)
                     stack.enter_context(sent_until_its_end(uri, run_id, path))
@@ -79,7 +79,7 @@ def check_there(uri: str, run_id: str) -> None:
 
 
 def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts: RunFacts) -> tuple[str, Path]:
-    tags = {key: shortened(value, LONGEST_TAG) for key, value in {**facts.tags, **whereabouts(facts)}.items()}
+    tags = {key: shorten(value, LONGEST_TAG) for key, value in {**facts.tags, **whereabouts(facts)}.items()}
     run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
     try:
         describe(client, run_id, facts)
@@ -115,7 +115,7 @@ def go_into(client: MlflowClient, uri: str, run_id: str, facts: RunFacts) -> Pat
         raise UserError(f"{RUN_ID}={run_id}: process {tags['pid']} records in this run; wait for it, or unset {RUN_ID}")
     for key, value in facts.tags.items():
         if not key.startswith("mlflow."):
-            client.set_tag(run_id, key, shortened(value, LONGEST_TAG))
+            client.set_tag(run_id, key, shorten(value, LONGEST_TAG))
     describe(client, run_id, facts)
     return path
 
@@ -172,10 +172,10 @@ def sent_until_its_end(uri: str, run_id: str, path: Path) -> Iterator[None]:
         state = "KILLED"
         raise
     except Exception as error:
-        reason = printable(addresses.masked(str(error)))[-5000:]
+        reason = printable(addresses.mask(str(error)))[-5000:]
         raise
     finally:
-        with postponed():
+        with postpone():
             noted = note_end(path, state, reason)
             sender.close()
             if not noted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from facenet.tracking.facts import LONGEST_TAG, safe_name, shortened
+from facenet.tracking.facts import LONGEST_TAG, safe_name, shorten
 from facenet.tracking.journal import NAME, Journal, last_steps
 
 
@@ -57,7 +57,7 @@ class JournalTracker:
         self.journal.add(artifact=str(path.relative_to(self.run_dir) if inside else path), folder=folder)
 
     def tag(self, name: str, value: str) -> None:
-        self.journal.add(tag=safe_name(name), value=shortened(value, LONGEST_TAG))
+        self.journal.add(tag=safe_name(name), value=shorten(value, LONGEST_TAG))
 
     def close(self) -> None:
         self.journal.close()

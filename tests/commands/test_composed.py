@@ -367,7 +367,7 @@ def test_an_address_with_a_password_goes_into_the_environment(monkeypatch: pytes
     secret = "postgresql://me:hunter2@host/db"
     for given in (f"tracking.uri={secret}", f"++tracking.uri='{secret}'"):
         assert without_secrets(["seed=1", given]) == ["seed=1", given.replace("me:hunter2", "***")]
-        assert addresses.restored("postgresql://***@host/db") == secret
+        assert addresses.restore_secrets("postgresql://***@host/db") == secret
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI for them"):
         without_secrets(["hydra/launcher=ray_cluster", f"tracking.uri={secret}"])
 

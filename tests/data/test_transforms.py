@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from facenet.data.transforms import Augment, Preprocess, mirrored
+from facenet.data.transforms import Augment, Preprocess, mirror
 from facenet.errors import UserError
 
 Pixels = NDArray[np.uint8]
@@ -124,8 +124,8 @@ def test_wrong_preprocessing_is_named(wrong: dict[str, Any]) -> None:
 
 def test_mirror() -> None:
     image = smooth(5, 7)
-    assert np.array_equal(mirrored(image), image[:, ::-1])
-    assert np.array_equal(mirrored(image[::-1, 1:5]), image[::-1, 1:5][:, ::-1])
+    assert np.array_equal(mirror(image), image[:, ::-1])
+    assert np.array_equal(mirror(image[::-1, 1:5]), image[::-1, 1:5][:, ::-1])
 
 
 def test_flip_happens_in_the_wanted_share_and_by_key() -> None:

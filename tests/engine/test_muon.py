@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from facenet.engine.muon import Muon, is_matrix, orthogonalised
+from facenet.engine.muon import Muon, is_matrix, orthogonalise
 from facenet.errors import UserError
 
 
@@ -18,7 +18,7 @@ def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, int
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    result = orthogonalised(matrix, torch.float32)
+    result = orthogonalise(matrix, torch.float32)
     values = torch.linalg.svdvals(result)
     assert values.min() > 0.6
     assert values.max() < 1.3
@@ -30,7 +30,7 @@ def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, int
 def test_bfloat16_agrees_with_float32() -> None:
     torch.manual_seed(0)
     matrix = torch.randn(64, 128)
-    exact, rough = orthogonalised(matrix, torch.float32), orthogonalised(matrix, torch.bfloat16)
+    exact, rough = orthogonalise(matrix, torch.float32), orthogonalise(matrix, torch.bfloat16)
     assert rough.dtype == torch.float32
     assert (exact * rough).sum() / exact.norm() / rough.norm() > 0.999
 
@@ -39,11 +39,11 @@ def test_bfloat16_agrees_with_float32() -> None:
 def test_a_gradient_that_is_not_finite_is_not_made_finite(value: float) -> None:
     matrix = torch.ones(6, 9)
     matrix[2, 3] = value
-    assert orthogonalised(matrix, torch.float32).isnan().all()
+    assert orthogonalise(matrix, torch.float32).isnan().all()
 
 
 def test_no_gradient_is_no_direction() -> None:
-    assert orthogonalised(torch.zeros(6, 9), torch.float32).abs().max() == 0
+    assert orthogonalise(torch.zeros(6, 9), torch.float32).abs().max() == 0
 
 
 def test_first_step_by_hand() -> None:
@@ -51,7 +51,7 @@ def test_first_step_by_hand() -> None:
     weight.grad = torch.tensor([[0.0, 3.0], [3.0, 0.0]])
     optimizer = Muon([weight], lr=0.1, weight_decay=0.5, bf16=False)
     before = weight.detach().clone()
-    direction = orthogonalised(weight.grad, torch.float32)  # only the direction of the momentum matters
+    direction = orthogonalise(weight.grad, torch.float32)  # only the direction of the momentum matters
     optimizer.step()
     assert torch.allclose(weight.detach(), before * (1 - 0.1 * 0.5) - 0.1 * direction, atol=1e-6)
 
@@ -62,7 +62,7 @@ def test_the_type_of_a_step(bf16: Literal["auto"] | bool, dtype: torch.dtype) ->
     weight = nn.Parameter(torch.zeros(4, 6))
     weight.grad = torch.randn(4, 6)
     Muon([weight], lr=1.0, momentum=0.0, bf16=bf16).step()
-    assert torch.allclose(-weight.detach(), orthogonalised(weight.grad, dtype), atol=1e-6)
+    assert torch.allclose(-weight.detach(), orthogonalise(weight.grad, dtype), atol=1e-6)
 
 
 def test_the_rest_is_adamw() -> None:

@@ -10,7 +10,7 @@ import pytest
 from facenet.evaluation import report
 from facenet.evaluation.protocol import Protocol, verify
 from facenet.reports.study import study_of
-from facenet.tasks.plan import selected
+from facenet.tasks.plan import select_metric
 from facenet.tasks.pruning import Pruner
 from facenet.tracking.reading import RunRecord
 
@@ -50,7 +50,7 @@ def test_a_collapsed_test_gives_its_spread_and_nothing_to_rank():
     assert report.fold_metrics("lfw", result) == {}
     written = report.as_dict("lfw", result)
     assert written["collapsed"] is True and written["accuracy"] is None and written["threshold"] is None
-    assert report.said(result) == "embeddings collapsed"
+    assert report.summarize(result) == "embeddings collapsed"
     text = report.table("lfw", result)
     assert "no accuracy: embeddings collapsed" in text and "accuracy  " not in text
     sound = judged(0.05)
@@ -92,9 +92,9 @@ def test_what_is_better_neither_way_selects_nothing(figure):
     with pytest.raises(
         UserError, match=r"trainer.select=lfw/.*: not among lfw/accuracy, lfw/auc, lfw/tar_at_far_0.1, "
     ):
-        selected(f"lfw/{figure}", Pairs(), 1)  # type: ignore[arg-type]
-    assert selected("lfw/tar_at_far_0.001", Pairs(), 1) == "lfw/tar_at_far_0.001"  # type: ignore[arg-type]
-    assert selected("train/ce", Pairs(), 1) == "train/ce"  # type: ignore[arg-type]
+        select_metric(f"lfw/{figure}", Pairs(), 1)  # type: ignore[arg-type]
+    assert select_metric("lfw/tar_at_far_0.001", Pairs(), 1) == "lfw/tar_at_far_0.001"  # type: ignore[arg-type]
+    assert select_metric("train/ce", Pairs(), 1) == "train/ce"  # type: ignore[arg-type]
 
 
 def pruner(monkeypatch, *others):

@@ -6,7 +6,7 @@ from facenet.backbones.embedder import Embedder, FaceNet
 from facenet.backbones.inception_resnet_v1 import InceptionResNetV1
 from facenet.backbones.mobilefacenet import MobileFaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.evaluation.folded import folded
+from facenet.evaluation.folded import fold
 
 
 def used(network: Embedder) -> Embedder:
@@ -36,7 +36,7 @@ def test_rows_are_the_same_and_the_network_is_left_as_it_was(make, size, norms_l
     images = torch.randn(2, 3, size, size).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = network(images)
-        short = folded(network)
+        short = fold(network)
         torch.testing.assert_close(short(images), expected, rtol=0, atol=2e-6)
     assert sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in short.modules()) == norms_left
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -50,4 +50,4 @@ def test_a_network_that_cannot_be_followed_stays_as_it_is():
             return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
     network = Own().eval()
-    assert folded(network) is network
+    assert fold(network) is network

@@ -13,7 +13,7 @@ from facenet.evaluation import protocol, report
 from facenet.evaluation.benchmarks import choice as benchmark
 from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw
 from facenet.evaluation.benchmarks.drawn_pairs import draw_different, draw_same
-from facenet.evaluation.protocol import Protocol, paired, verify
+from facenet.evaluation.protocol import Protocol, multiply_pairs, verify
 from facenet.tasks.as_trained import as_trained
 
 
@@ -53,7 +53,7 @@ def test_pairs_are_compared_some_at_a_time(monkeypatch):
     whole = judged(rows, left, right, same, subtract_mean=True)
     monkeypatch.setattr(protocol, "AT_A_TIME", 5)
     unit = rows.astype(np.float64)
-    assert np.array_equal(paired(unit, left, right), np.einsum("pd,pd->p", unit[left], unit[right]))
+    assert np.array_equal(multiply_pairs(unit, left, right), np.einsum("pd,pd->p", unit[left], unit[right]))
     assert judged(rows, left, right, same, subtract_mean=True).fold_thresholds == whole.fold_thresholds
 
 

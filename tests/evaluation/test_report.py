@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet.evaluation.report import ROC_POINTS, as_dict, metrics, save_roc, table, thinned
+from facenet.evaluation.report import ROC_POINTS, as_dict, metrics, save_roc, table, thin
 from facenet.evaluation.verification import evaluate_pairs
 
 
@@ -42,7 +42,7 @@ def test_json_holds_everything(result):
 
 
 def test_thinned_curve_is_part_of_the_curve(result):
-    roc = thinned(result.roc)
+    roc = thin(result.roc)
     points = set(zip(result.roc.fpr, result.roc.tpr, strict=True))
     assert len(roc.fpr) <= ROC_POINTS < len(result.roc.fpr)
     assert set(zip(roc.fpr, roc.tpr, strict=True)) <= points and (np.diff(roc.fpr) >= 0).all()

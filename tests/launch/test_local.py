@@ -23,7 +23,7 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.launch.failure import Failure, RankFailed, cause, note_failure, noted_failures
 from facenet.launch.local import launch, silent_end
-from facenet.launch.signals import STOP_SIGNALS, StopFlag, postponed, stop_signals_raise
+from facenet.launch.signals import STOP_SIGNALS, StopFlag, postpone, stop_signals_raise
 from facenet.sweeps.settings import split
 
 JOB = [
@@ -277,12 +277,12 @@ def test_a_batch_launchers_own_handler_stays():
 
 def test_a_signal_takes_effect_after_what_must_not_be_broken_into():
     done = []
-    with pytest.raises(SystemExit) as raised, stop_signals_raise(), postponed():
+    with pytest.raises(SystemExit) as raised, stop_signals_raise(), postpone():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         done.append("whole")
     assert done == ["whole"] and raised.value.code == 143
-    with pytest.raises(KeyboardInterrupt), postponed():
+    with pytest.raises(KeyboardInterrupt), postpone():
         os.kill(os.getpid(), signal.SIGINT)
         done.append("whole")
     assert len(done) == 2 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -83,7 +83,7 @@ def nobody(monkeypatch):
 
 
 def test_without_a_home_nothing_is_kept_and_paths_stay_what_they_are(nobody, monkeypatch):
-    assert cache_dir() is None and home.expanded("~/faces") == Path("~/faces")
+    assert cache_dir() is None and home.expand_home("~/faces") == Path("~/faces")
     with pytest.raises(RuntimeError):
         Path.home()
     surroundings.settle()
@@ -107,5 +107,5 @@ def test_a_home_that_may_not_be_looked_into(nobody, monkeypatch, tmp_path):
 
 
 def test_a_home_of_nobody_in_a_path_is_named_as_it_was_given():
-    assert home.expanded("~no-such-user/faces") == Path("~no-such-user/faces")
-    assert home.expanded("~/faces") == Path.home() / "faces"
+    assert home.expand_home("~no-such-user/faces") == Path("~no-such-user/faces")
+    assert home.expand_home("~/faces") == Path.home() / "faces"

@@ -16,7 +16,7 @@ import yaml
 from facenet.config import overlays
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
-from facenet.tools.overlap import restored
+from facenet.tools.overlap import restore_network
 
 pytestmark = [
     pytest.mark.nightly,
@@ -64,7 +64,7 @@ def test_no_command_of_a_drawn_checkpoint_runs(seed: int, tmp_path: Path) -> Non
         path = tmp_path / f"{number}.pt"
         checkpoints.save(content, path)
         with pytest.raises(UserError):
-            restored(str(path), None, "", "", 8)
+            restore_network(str(path), None, "", "", 8)
         path.unlink()
     assert not (tmp_path / "was_here").exists()
     torch.utils.collect_env.run(f"mkdir {tmp_path}/was_here")

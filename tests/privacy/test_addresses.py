@@ -11,7 +11,7 @@ import pytest
 
 from facenet.errors import UserError
 from facenet.privacy import addresses
-from facenet.privacy.addresses import kept, masked, masked_address, masked_in, restored, restored_address
+from facenet.privacy.addresses import hide_secrets, mask, masked_address, masked_in, restore_secrets, restored_address
 
 HIDDEN = [  # address, what may be recorded of it
     ("http://me:hunter2@host:5000/x", "http://***@host:5000/x"),
@@ -81,7 +81,7 @@ def test_of_an_address_scheme_host_port_and_path_are_kept(address: str, expected
 
 @pytest.mark.parametrize("address", KEPT)
 def test_what_holds_no_secret_stays_as_it_is(address: str) -> None:
-    assert masked_address(address) == address and kept(address) == address
+    assert masked_address(address) == address and hide_secrets(address) == address
     assert not addresses.without_secret(address)
 
 
@@ -96,7 +96,7 @@ def test_what_holds_no_secret_stays_as_it_is(address: str) -> None:
     ],
 )  # fmt: skip
 def test_what_others_say_of_addresses(text: str, expected: str) -> None:
-    assert masked(text) == expected
+    assert mask(text) == expected
 
 
 def test_a_client_that_cut_an_address_anywhere_shows_no_piece_of_its_secret() -> None:
@@ -110,9 +110,9 @@ def test_a_client_that_cut_an_address_anywhere_shows_no_piece_of_its_secret() ->
 @pytest.mark.parametrize(("address", "expected"), HIDDEN)
 def test_who_needs_it_has_it_whole(address: str, expected: str) -> None:
     config = {"data": {"shards": address, "list": [address, 3, None]}, "n": 1.5}
-    hidden = kept(config)
+    hidden = hide_secrets(config)
     assert hidden == {"data": {"shards": expected, "list": [expected, 3, None]}, "n": 1.5}
-    assert restored(hidden) == config and restored_address(expected, "data.shards") == address
+    assert restore_secrets(hidden) == config and restored_address(expected, "data.shards") == address
 
 
 def test_without_its_secret_an_address_says_how_to_give_it() -> None:
@@ -124,17 +124,17 @@ def test_without_its_secret_an_address_says_how_to_give_it() -> None:
 
 def test_the_newest_secret_counts_and_the_environments_store_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     for signature in ("old", "new"):
-        kept(f"https://h/x.tar?sig={signature}")
-    assert restored("https://h/x.tar?***") == "https://h/x.tar?sig=new"
+        hide_secrets(f"https://h/x.tar?sig={signature}")
+    assert restore_secrets("https://h/x.tar?***") == "https://h/x.tar?sig=new"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:hunter2@db/mlflow")
-    assert restored("postgresql://***@db/mlflow") == "postgresql://me:hunter2@db/mlflow"
+    assert restore_secrets("postgresql://***@db/mlflow") == "postgresql://me:hunter2@db/mlflow"
     assert json.loads(os.environ[addresses.VARIABLE]) == ["https://h/x.tar?sig=new"]
 
 
 def test_more_than_an_environment_holds_is_refused() -> None:
     with pytest.raises(UserError, match="at most 100,000 can be handed on; name a folder or a pattern"):
-        kept([f"https://h/{number}.tar?sig={'x' * 500}" for number in range(200)])
-    assert kept([f"https://h/{number}.tar" for number in range(2000)])[-1] == "https://h/1999.tar"
+        hide_secrets([f"https://h/{number}.tar?sig={'x' * 500}" for number in range(200)])
+    assert hide_secrets([f"https://h/{number}.tar" for number in range(2000)])[-1] == "https://h/1999.tar"
 
 
 @pytest.mark.nightly
@@ -170,10 +170,10 @@ def test_any_password_anywhere(draw: int) -> None:
     ],
 )
 def test_what_only_becomes_an_address_is_masked_too(text: str) -> None:
-    hidden = addresses.kept({"a": text})["a"]
-    assert "TOPSECRET" not in hidden and addresses.restored({"a": hidden}) == {"a": text}
+    hidden = addresses.hide_secrets({"a": text})["a"]
+    assert "TOPSECRET" not in hidden and addresses.restore_secrets({"a": hidden}) == {"a": text}
 
 
 @pytest.mark.parametrize("text", ["data/{000..010}.tar", "C:/faces@home/x", "a:b", "12:30", "me@host.org", "{a,b}/c?d"])
 def test_what_is_no_address_stays(text: str) -> None:
-    assert addresses.kept({"a": text}) == {"a": text}
+    assert addresses.hide_secrets({"a": text}) == {"a": text}

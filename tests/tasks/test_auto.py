@@ -11,7 +11,7 @@ from facenet.devices.table import sound_halves
 from facenet.sweeps.plans import Job, Planner
 from facenet.sweeps.state import state_of
 from facenet.tasks import auto, probe
-from facenet.tasks.auto import Choice, choice_of, settled
+from facenet.tasks.auto import Choice, choice_of, settle
 from facenet.tasks.probe import Probe
 
 # Seconds of a probe. Recorded: the stand-in, and the convolution of AVX2 alone, whose update follows from its speed of products. From speeds
@@ -65,7 +65,7 @@ def machine(monkeypatch):
     asked = []
 
     def becomes(found):
-        monkeypatch.setattr(probe, "known", lambda name, threads, **_: asked.append(threads) or found)
+        monkeypatch.setattr(probe, "probe_or_recall", lambda name, threads, **_: asked.append(threads) or found)
         return asked
 
     return becomes
@@ -85,7 +85,7 @@ def recipe(composed):
 
 def test_a_config_is_settled_and_says_why(machine, recipe):
     machine(ZEN_5)
-    config, chosen = settled(recipe())
+    config, chosen = settle(recipe())
     assert (config["precision"]["dtype"], config["optimizer"]["bf16"]) == ("bf16", True)
     assert chosen == (
         "precision=bf16: a convolution takes 0.53 times as long in bf16 as in fp32; "
@@ -96,8 +96,8 @@ def test_a_config_is_settled_and_says_why(machine, recipe):
 def test_what_is_named_stays_and_costs_no_probe(machine, recipe):
     asked = machine(ZEN_2)
     config = recipe("bf16", True)
-    assert settled(config) == (config, "") and asked == []
-    named, chosen = settled(recipe("bf16"))
+    assert settle(config) == (config, "") and asked == []
+    named, chosen = settle(recipe("bf16"))
     assert (named["precision"]["dtype"], named["optimizer"]["bf16"]) == ("bf16", False)
     assert "precision" not in chosen
 
@@ -107,7 +107,7 @@ def test_threads_are_those_of_a_process(machine, recipe, monkeypatch, processes)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("facenet.devices.cores.available_cores", lambda: 7)
     asked = machine(ZEN_2)
-    settled({**recipe(), "distributed": {"num_processes": processes}})
+    settle({**recipe(), "distributed": {"num_processes": processes}})
     assert asked == [7 // processes]
 
 
@@ -158,7 +158,7 @@ def test_all_jobs_of_a_sweep_have_the_first_ones_choice(machine, recipe, tmp_pat
     others = Planner(tmp_path).plan(jobs[1:])
     assert [job.plan.precision for job in (*first, *others)] == ["bf16"] * 3
     assert [job.twin for job in others] == [None, 1]
-    config, chosen = settled(configured[2], sweep_dir=tmp_path)
+    config, chosen = settle(configured[2], sweep_dir=tmp_path)
     assert config["optimizer"]["bf16"] is True and "0.13 times as long in bf16" in chosen
 
 
@@ -176,14 +176,14 @@ def test_all_jobs_of_a_sweep_have_the_first_ones_choice(machine, recipe, tmp_pat
 def test_a_strange_note_in_the_directory_of_a_sweep_costs_only_the_probe(machine, recipe, tmp_path, text):
     machine(ZEN_2)
     (tmp_path / "auto-cpu.json").write_text(text)
-    assert settled(recipe(), sweep_dir=tmp_path)[0]["precision"]["dtype"] == "fp32"
+    assert settle(recipe(), sweep_dir=tmp_path)[0]["precision"]["dtype"] == "fp32"
     machine(XEON)
-    assert settled(recipe(), sweep_dir=tmp_path)[0]["precision"]["dtype"] == "fp32", "noted anew"
+    assert settle(recipe(), sweep_dir=tmp_path)[0]["precision"]["dtype"] == "fp32", "noted anew"
 
 
 def test_a_note_of_the_sweep_says_no_more_than_a_line(tmp_path):
     auto.note(tmp_path, "cpu", Choice("bf16", "a\n\x1b[2J" + "b" * 10_000, True, ""))
-    why = auto.noted(tmp_path, "cpu").precision_why
+    why = auto.read_note(tmp_path, "cpu").precision_why
     assert why.startswith(r"a\n\x1b[2Jb") and len(why) == auto.LONGEST
 
 

@@ -51,7 +51,7 @@ def run(compose_train, tmp_path, monkeypatch):
             (directory / "result.json").write_text(json.dumps(result))
             return result
 
-        monkeypatch.setattr(probe, "known", lambda *_, **__: machine)
+        monkeypatch.setattr(probe, "probe_or_recall", lambda *_, **__: machine)
         config = compose_train(*JOB, *overrides)
         with torch.random.fork_rng():
             job.run_job(config, run_dir=tmp_path / "run", overrides=list(overrides), tags={}, start=start)

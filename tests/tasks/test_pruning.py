@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from facenet.tasks.pruning import Pruner, behind, scored
+from facenet.tasks.pruning import Pruner, behind, score_or_worst
 
 EPOCH = 1000
 
@@ -61,9 +61,9 @@ def test_diverged_others_are_the_worst_and_not_a_hole():
 
 
 def test_the_score_of_a_loss_is_turned_and_no_number_is_the_worst():
-    assert scored(0.25, "val/loss") == -0.25 and scored(0.25, "lfw/eer") == -0.25
-    assert scored(0.25, "lfw/accuracy") == 0.25
-    assert {scored(value, "val/loss") for value in (math.nan, math.inf, 1.797e308, -math.inf)} == {-math.inf}
+    assert score_or_worst(0.25, "val/loss") == -0.25 and score_or_worst(0.25, "lfw/eer") == -0.25
+    assert score_or_worst(0.25, "lfw/accuracy") == 0.25
+    assert {score_or_worst(value, "val/loss") for value in (math.nan, math.inf, 1.797e308, -math.inf)} == {-math.inf}
 
 
 @pytest.fixture(scope="module")

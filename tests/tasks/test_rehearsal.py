@@ -12,7 +12,7 @@ from facenet.distributed.choice import Distributed
 from facenet.errors import UserError
 from facenet.tasks.job import prepare
 from facenet.tasks.recipe import Recipe
-from facenet.tasks.recipe import planned as parts_of
+from facenet.tasks.recipe import build_planned as parts_of
 from facenet.tasks.rehearsal import check_input, check_parts
 
 SCHEDULERS = "torch.optim.lr_scheduler."

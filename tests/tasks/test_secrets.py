@@ -21,7 +21,7 @@ from facenet import config as configs
 from facenet.commands import composed as cli
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.identities import FolderFaces
-from facenet.data.shards.places import told, unread
+from facenet.data.shards.places import tell_address, unread
 from facenet.data.shards.writing import write_shards
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
@@ -112,7 +112,7 @@ def test_no_door_lets_a_secret_out(
         {},
     )
     (tmp_path / "store.txt").write_text(repr((facts, params(facts), page(address, "#/x"))))
-    journal.begin(tmp_path, "0" * 32, str(addresses.kept(address)))
+    journal.begin(tmp_path, "0" * 32, str(addresses.hide_secrets(address)))
     resume.remember_store(tmp_path, address, "0" * 32)
     checkpoints.save(
         {"config": config, "identities": [], "embedder": {}, "loss": {}, "epoch": 0, "step": 0, "metrics": {}},
@@ -129,7 +129,7 @@ def test_no_door_lets_a_secret_out(
         Sender.tell_away(
             type("Away", (), {"uri": address, "path": "x", "away": False, "told_at": -1e9})(), OSError(address)
         )  # type: ignore[arg-type]  # what it reads
-    said += [caplog.text, told(address), str(unread(address, "x"))]
+    said += [caplog.text, tell_address(address), str(unread(address, "x"))]
     (tmp_path / "said.txt").write_text("\n".join(said))
     assert holding(tmp_path, "un7er") == []
 

@@ -20,7 +20,7 @@ from facenet.tasks import resume
 from facenet.tasks.evaluate import heldout_data, run_evaluation
 from facenet.tasks.restore import from_checkpoint
 from facenet.tools import replay
-from facenet.tools.overlap import restored
+from facenet.tools.overlap import restore_network
 
 PREPROCESS = {"_target_": "facenet.data.Preprocess", "size": [8, 8]}
 TRUNK = {"_target_": "facenet.backbones.MobileNetV1"}
@@ -73,7 +73,7 @@ def doors(evaluation: dict[str, Any], path: Path) -> dict[str, Callable[[], obje
     where: dict[str, Any] = {"run_dir": path.parent / "out", "overrides": []}
     return {
         "facenet-evaluate": lambda: run_evaluation({**evaluation, "checkpoint": str(path)}, **where),
-        "facenet-data audit": lambda: restored(str(path), None, "mobilenet_v1", "resize", 8),
+        "facenet-data audit": lambda: restore_network(str(path), None, "mobilenet_v1", "resize", 8),
         "replay": lambda: replay.replay(path.with_name("nonfinite-0.pt"), "cpu"),
     }
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_plain_values_is_restored(tmp_path: Path) -> None:
     own = content({"_target_": FACENET, "trunk": {**TRUNK, "init": "kaiming"}, "embedding_size": 16, "dropout": 0.1})
     own["embedder"] = FaceNet(trunk=MobileNetV1(), embedding_size=16).state_dict()
     checkpoints.save(own, tmp_path / "c.pt")
-    found = restored(str(tmp_path / "c.pt"), None, "", "", 8)
+    found = restore_network(str(tmp_path / "c.pt"), None, "", "", 8)
     assert found is not None and found.embedder.embedding_size == 16 and found.preprocess.size == [8, 8]
 
 
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_a_few_bytes_makes_no_large_network(backbone: dict[str, 
     with pytest.raises(
         UserError, match=r"far larger network than its weights|cannot be built|as often as a number says"
     ):
-        restored(str(tmp_path / "c.pt"), None, "", "", 8)
+        restore_network(str(tmp_path / "c.pt"), None, "", "", 8)
 
 
 @pytest.fixture

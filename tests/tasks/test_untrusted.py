@@ -22,10 +22,10 @@ from facenet.data.source import AnnotationData
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.evaluation.benchmarks.pairs_file import read_pairs
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 from facenet.tasks import job, resume
 from facenet.tasks.evaluate import run_evaluation
-from facenet.tools.overlap import restored
+from facenet.tools.overlap import restore_network
 from facenet.tracking.store import page
 
 CODE = sorted(Path(facenet.__file__).parent.rglob("*.py"))
@@ -63,8 +63,8 @@ def entries(compose_evaluate: Callable[..., dict[str, Any]], path: Path) -> dict
             compose_evaluate(f"weights={path}", "benchmark=none"), **where
         ),
         "facenet-train resume=": lambda: resume.find(str(path), path.parent),
-        "facenet-data audit --checkpoint": lambda: restored(str(path), None, "mobilenet_v1", "resize", 64),
-        "facenet-data audit --weights": lambda: restored(None, str(path), "mobilenet_v1", "resize", 64),
+        "facenet-data audit --checkpoint": lambda: restore_network(str(path), None, "mobilenet_v1", "resize", 64),
+        "facenet-data audit --weights": lambda: restore_network(None, str(path), "mobilenet_v1", "resize", 64),
     }
 
 
@@ -115,7 +115,7 @@ def test_the_config_of_a_checkpoint_builds_networks_only(tmp_path: Path, backbon
     content = {"config": config, "identities": [], "embedder": {}, "loss": {}, "epoch": 1, "step": 1, "metrics": {}}
     checkpoints.save(content, tmp_path / "c.pt")
     with pytest.raises(UserError):
-        restored(str(tmp_path / "c.pt"), None, "", "", 8)
+        restore_network(str(tmp_path / "c.pt"), None, "", "", 8)
 
 
 def test_weights_that_hold_themselves_end(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_weights_that_hold_themselves_end(tmp_path: Path) -> None:
     content["model"] = content
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match="a list or dict that holds itself"):
-        restored(None, str(tmp_path / "w.pth"), "mobilenet_v1", "resize", 64)
+        restore_network(None, str(tmp_path / "w.pth"), "mobilenet_v1", "resize", 64)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_names_of_pairs_stay_in_their_root(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_no_part_of_a_password_is_shown(uri: str, compose: Callable[..., dict[str, Any]]) -> None:
-    for text in (masked(uri), page(uri, "#/x"), str(job.origin("facenet-train", [f"tracking.uri={uri}"]))):
+    for text in (mask(uri), page(uri, "#/x"), str(job.origin("facenet-train", [f"tracking.uri={uri}"]))):
         assert "hun" not in text and "ter2" not in text
 
 

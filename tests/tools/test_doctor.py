@@ -22,7 +22,7 @@ from facenet.devices.table import absent
 from facenet.errors import UserError
 from facenet.tasks.probe import Probe
 from facenet.tools.doctor.collectives import ALONE
-from facenet.tools.doctor.device import check_choice, monitored
+from facenet.tools.doctor.device import ask_monitor, check_choice
 from facenet.tools.doctor.machine import check_cores, container_cores
 from facenet.tools.doctor.report import Report
 from facenet.tools.doctor.settings import check_settings
@@ -140,11 +140,11 @@ def test_the_drivers_version_is_read_from_the_vendors_monitor(tmp_path, head, ve
     program = tmp_path / "monitor"
     program.write_text(f"#!/bin/sh\necho '{head}'\n")
     program.chmod(0o755)
-    assert monitored(str(program)) == versions
+    assert ask_monitor(str(program)) == versions
 
 
 def test_a_monitor_that_is_not_there_tells_nothing(tmp_path):
-    assert monitored(str(tmp_path / "monitor")) == {}
+    assert ask_monitor(str(tmp_path / "monitor")) == {}
 
 
 @pytest.mark.skipif(absent("cuda") is None, reason="the device that is to be missed is present")

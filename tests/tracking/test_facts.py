@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from facenet.tracking import facts as facts_module
-from facenet.tracking.facts import AXES, flatten, params, run_name, safe_name, shortened, value_tags
+from facenet.tracking.facts import AXES, flatten, params, run_name, safe_name, shorten, value_tags
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_flatten(node, flat):
 
 def test_names_and_values_that_mlflow_does_not_take():
     assert safe_name("val/tar@far=1e-3[0]") == "val/tar_far_1e-3_0_" and safe_name("a b:c.d/e-f_g") == "a b:c.d/e-f_g"
-    assert shortened(0.5, 6000) == "0.5" and shortened("x" * 6000, 6000) == "x" * 6000
+    assert shorten(0.5, 6000) == "0.5" and shorten("x" * 6000, 6000) == "x" * 6000
     one, two = safe_name("k" * 400), safe_name("k" * 401)
     assert one != two and len(one) <= 250 and safe_name("k" * 250) == "k" * 250
 

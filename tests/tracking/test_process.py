@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 
-from facenet.tracking.process import alive, of_this_host, started, this_process
+from facenet.tracking.process import alive, of_this_host, start_of, this_process
 
 
 def test_this_process_lives_until_its_number_is_another_ones():
@@ -19,9 +19,9 @@ def test_this_process_lives_until_its_number_is_another_ones():
 
 def test_one_that_has_ended_does_not_live_even_before_its_parent_noticed():
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        tags = {"pid": str(process.pid), "pid_started": started(process.pid)}
+        tags = {"pid": str(process.pid), "pid_started": start_of(process.pid)}
         assert alive(tags)
         os.kill(process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
         assert not alive(tags)
-    assert not alive(tags) and started(process.pid) is None
+    assert not alive(tags) and start_of(process.pid) is None

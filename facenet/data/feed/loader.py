@@ -23,7 +23,7 @@ from torch import Tensor
 
 from facenet.data.feed.buffers import Buffers
 from facenet.data.identities import Faces, UnreadableImage, identity_index
-from facenet.data.transforms import Augment, Preprocess, mirrored
+from facenet.data.transforms import Augment, Preprocess, mirror
 from facenet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def mirror_rows(images: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> None:
         import cv2
     except ImportError:  # its shared libraries are missing on some machines
         for slot in np.flatnonzero(chosen):
-            images[slot] = mirrored(images[slot])
+            images[slot] = mirror(images[slot])
         return
     for slot in np.flatnonzero(chosen):
         cv2.flip(images[slot], 1, dst=images[slot])

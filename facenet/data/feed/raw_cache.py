@@ -54,9 +54,9 @@ class RawCache:
                 self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self.images: NDArray[np.uint8] = np.frombuffer(self.mapped, np.uint8).reshape(about["shape"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self.damaged(str(error)) from error
+            raise self.tell_damage(str(error)) from error
         if not whole:
-            raise self.damaged("its parts do not belong together")
+            raise self.tell_damage("its parts do not belong together")
         self.checked = np.zeros(len(self.checksums), bool)
 
     def __len__(self) -> int:
@@ -88,14 +88,14 @@ class RawCache:
         """Beyond the end of a file that was cut, to look at its pages ends the process (SIGBUS). Asking takes 0.4 us; what is cut within the batch
         that follows is left to the launcher's words."""
         if self.mapped.size() < len(self.mapped):
-            raise self.damaged("it was cut while it was in use")
+            raise self.tell_damage("it was cut while it was in use")
 
     def _check(self, row: int, image: NDArray[np.uint8]) -> None:
         if zlib.crc32(image.data) != self.checksums[row]:
-            raise self.damaged(f"image {row} has another checksum")
+            raise self.tell_damage(f"image {row} has another checksum")
         self.checked[row] = True
 
-    def damaged(self, reason: str) -> UserError:
+    def tell_damage(self, reason: str) -> UserError:
         return UserError(f"{self.place}: damaged ({reason}); remove this folder, it is made again")
 
 

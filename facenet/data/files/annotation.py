@@ -20,7 +20,7 @@ from facenet.data.files.decode import DEFAULT, Decode
 from facenet.data.identities import FolderFaces, ImageList
 from facenet.data.split import replace_text
 from facenet.errors import UserError, shown
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.files.reading import open_text
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
     its first image, or by its label where that name is taken. A path that is listed twice is logged. UserError for a
     missing or empty file, a wrong line (numbered), a single identity, and when none of a sample of the paths exists.
     """
-    file = expanded(path)
+    file = expand_home(path)
     labels, paths = _parse(file, anywhere=within is not None)
     paths = _as_called_here(paths)
     present, dense = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)
@@ -110,9 +110,9 @@ def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
         if not line:
             continue
         label, separator, stands = _parts(line)
-        image = _unquoted(stands.lstrip())
+        image = _unquote(stands.lstrip())
         if not (separator and image and label.isdecimal()):
-            raise UserError(f"{file}:{number}: {_expected(line)}")
+            raise UserError(f"{file}:{number}: {_tell_expected(line)}")
         if len(label) > 19 or int(label) > LARGEST_LABEL:
             raise UserError(f"{file}:{number}: the label {label[:24]}... is too large; labels count from 0")
         _check_place(f"{file}:{number}", image, file.parent, anywhere=anywhere)
@@ -130,20 +130,20 @@ def _parse(file: Path, *, anywhere: bool) -> tuple[list[int], list[str]]:
 
 def _parts(line: str) -> tuple[str, str, str]:
     """(label, separator, path as it stands). Quotes may be around the label, the path or the line."""
-    for text in (line, _unquoted(line)):
+    for text in (line, _unquote(line)):
         label, separator, image = text.partition(";")
-        label = _unquoted(label.strip())  # int() knows fewer blanks than strip()
+        label = _unquote(label.strip())  # int() knows fewer blanks than strip()
         if label.isdecimal():
             break
     return label, separator, image
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     """As programs write it that put values into quotes."""
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _expected(line: str) -> str:
+def _tell_expected(line: str) -> str:
     if "\0" in line:
         return "is not text; expected lines <label>;<path>"
     told = f"expected <label>;<path> with a label of 0 or more, got {line[:80]!r}"
@@ -167,7 +167,7 @@ def _check_place(where: str, image: str, folder: Path, *, anywhere: bool) -> Non
 
 def _leads_out(image: str) -> bool:
     """In any spelling in which it may be looked for: a byte that is a backslash can be half of a Chinese letter."""
-    spellings = {image, _slashed(image), *(() if image.isascii() else [_slashed(_from_gb18030(image))])}
+    spellings = {image, _use_slashes(image), *(() if image.isascii() else [_use_slashes(_from_gb18030(image))])}
     return any(os.path.normpath(one).split(os.sep)[0] == os.pardir for one in spellings)
 
 
@@ -178,8 +178,8 @@ def _as_called_here(paths: list[str]) -> list[str]:
     sample = _sample(odd)
     if any(map(os.path.isfile, sample)):
         return paths
-    gb18030: tuple[Spelling, ...] = (_from_gb18030, lambda path: _slashed(_from_gb18030(path)))
-    spellings: tuple[Spelling, ...] = (_slashed, *gb18030, *(partial(normalize, form) for form in FORMS))
+    gb18030: tuple[Spelling, ...] = (_from_gb18030, lambda path: _use_slashes(_from_gb18030(path)))
+    spellings: tuple[Spelling, ...] = (_use_slashes, *gb18030, *(partial(normalize, form) for form in FORMS))
     counts = [sum(os.path.isfile(spelling(path)) for path in sample) for spelling in spellings]
     return [spellings[counts.index(max(counts))](path) for path in paths] if any(counts) else paths
 
@@ -188,7 +188,7 @@ def _sample(paths: list[str]) -> list[str]:
     return [paths[at] for at in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int)]
 
 
-def _slashed(path: str) -> str:
+def _use_slashes(path: str) -> str:
     return path.replace("\\", "/")
 
 

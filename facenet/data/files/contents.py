@@ -47,7 +47,7 @@ def sample(faces: Faces, seed: int) -> dict[str, Any]:
     return {"fingerprint": faces.fingerprint, "images": [[index, *each] for index, each in found if each is not None]}
 
 
-def changed(faces: Faces, before: Any) -> str | None:
+def find_changed(faces: Faces, before: Any) -> str | None:
     """Which images of a `sample` are not what they were; None where all are, or it is of other names or no sample: it may be anybody's. What could
     not be read then is not known."""
     images = before.get("images") if isinstance(before, dict) else None

@@ -87,10 +87,10 @@ class Decode:
 
     def __call__(self, source: str | bytes) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB of a path or of a file's content. Raises whatever the decoder raises, ValueError for what is refused here."""
-        with self.opened(source) as image:
+        with self.open(source) as image:
             return self.pixels(image)
 
-    def opened(self, source: str | bytes) -> Image.Image:
+    def open(self, source: str | bytes) -> Image.Image:
         """Its header read and its size allowed; no pixel decoded yet."""
         data = contents_of(source) if isinstance(source, str) else source
         check_head(data)
@@ -114,7 +114,7 @@ class Decode:
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         turn = TURNS.get(orientation(image)) if self.orientation else None
-        flat = flattened(image, self.alpha)
+        flat = flatten(image, self.alpha)
         return np.asarray(flat if turn is None else flat.transpose(turn))
 
 
@@ -179,7 +179,7 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def flattened(image: Image.Image, alpha: str) -> Image.Image:
+def flatten(image: Image.Image, alpha: str) -> Image.Image:
     """RGB without transparency, 8 bits a channel."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

@@ -118,17 +118,17 @@ def folder_index(root: Path, depth: int = 1) -> FolderIndex:
     kept = cache_dir()
     known_as = os.fsencode(os.path.realpath(root)) + (SEPARATOR + b"%d" % depth if depth > 1 else b"")
     place = kept and kept / "index" / hashlib.sha256(known_as).hexdigest()[:24]
-    known = None if place is None else _remembered(place, root)
+    known = None if place is None else _recall(place, root)
     if known is not None:
         return known
     began_ns = time.time_ns()
-    index, listing = _listed(root, depth)
+    index, listing = _list(root, depth)
     if place is not None and len(index.ends) >= WORTH and not listing.links:
         _remember(place, root, index, listing.folders, began_ns)
     return index
 
 
-def descended(root: Path, depth: int = 1) -> Path:
+def descend(root: Path, depth: int = 1) -> Path:
     """The folder of the identities: root, or where its images are all in one folder of folders, as archives are unpacked, that one."""
     for _ in range(2):
         inside = _only_folder(root)
@@ -162,7 +162,7 @@ def layout_of(root: Path, depth: int) -> str:
     return f"expected {root}/<identity>/{'<folder>/' * (depth - 1)}<image>"
 
 
-def _listed(root: Path, depth: int = 1) -> tuple[FolderIndex, Listing]:
+def _list(root: Path, depth: int = 1) -> tuple[FolderIndex, Listing]:
     layout = layout_of(root, depth)
     identities, counts, stray_images = [], [], 0
     listing = Listing(root, depth, [], Counter())
@@ -297,7 +297,7 @@ def _remember(place: Path, root: Path, index: FolderIndex, folders: list[str], b
         log.debug("the index of %s is not remembered: %s", root, error)
 
 
-def _remembered(place: Path, root: Path) -> FolderIndex | None:
+def _recall(place: Path, root: Path) -> FolderIndex | None:
     """None for whatever is not surely right: no index, damage, another version, a changed directory."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         body = memoryview(place.read_bytes())

@@ -94,7 +94,7 @@ def looks(paths: Iterable[str], decode: Decode, num_workers: int) -> Iterator[Lo
 
 def look_at(path: str, decode: Decode) -> Look:
     try:
-        with decode.opened(path) as image:
+        with decode.open(path) as image:
             notes = notes_of(image, path)
             kind, size = f"{image.format} {image.mode}", image.size
             pixels = decode.pixels(image)

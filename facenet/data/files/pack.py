@@ -15,7 +15,7 @@ from facenet.data.files.records import RecordWriter, pack
 from facenet.data.identities import FolderFaces, Pixels, UnreadableImage, decode_image
 from facenet.errors import UserError
 from facenet.files.folders import written_whole
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 
 AS_IT_IS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # what every reader of packs decodes
 QUALITY = 95
@@ -29,7 +29,7 @@ def pack_folder(
     JPEG and PNG files are copied byte by byte, others become PNG. size: images become JPEG of quality 95 whose longer side is at most
     that many pixels. UserError where OUT exists, another command writes it, or an image cannot be read.
     """
-    target = expanded(out)
+    target = expand_home(out)
     with written_whole(target) as folder:
         with RecordWriter(folder / "train") as writer:
             _write_images(faces, writer, size, progress)
@@ -73,18 +73,18 @@ def _body(faces: FolderFaces, index: int, size: int | None) -> bytes:
     except (OSError, UnreadableImage) as error:
         reason = error.reason if isinstance(error, UnreadableImage) else error.strerror
         raise UserError(f"{name}: cannot be read ({reason}); mend or remove it, then pack again") from error
-    return _encoded(pixels, "PNG") if size is None else _encoded(_lessened(pixels, size), "JPEG")
+    return _encode(pixels, "PNG") if size is None else _encode(_shrink(pixels, size), "JPEG")
 
 
-def _lessened(pixels: Pixels, size: int) -> Pixels:
-    from facenet.data.transforms import scaled  # torch: two seconds that copying does not need
+def _shrink(pixels: Pixels, size: int) -> Pixels:
+    from facenet.data.transforms import resize  # torch: two seconds that copying does not need
 
     height, width = pixels.shape[:2]
     scale = min(1.0, size / max(height, width))
-    return scaled(pixels, max(1, round(height * scale)), max(1, round(width * scale)), "bicubic")
+    return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)), "bicubic")
 
 
-def _encoded(pixels: Pixels, kind: str) -> bytes:
+def _encode(pixels: Pixels, kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **({"quality": QUALITY, "subsampling": 0} if kind == "JPEG" else {}))
     return buffer.getvalue()

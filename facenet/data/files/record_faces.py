@@ -21,7 +21,7 @@ from facenet.data.files.contents import Contents
 from facenet.data.files.records import DamagedRecord, Head, Indices, RecordFile, read_index, unpack
 from facenet.data.identities import Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.errors import UserError
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.files.reading import reason_of
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class RecordFaces:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = rec_file(expanded(path))
+        self.path = rec_file(expand_home(path))
         self.file = RecordFile(self.path)
         keys, positions = read_index(self.path.with_suffix(".idx"), len(self.file))
         self.positions, own = _images(self.file, keys, positions)

@@ -33,14 +33,14 @@ class KeyedOrder:
 
     def __getitem__(self, places: slice) -> Indices:
         start, stop, _ = places.indices(self.num_items)
-        values = self._permuted(np.arange(start, stop, dtype=np.uint64))
+        values = self._permute(np.arange(start, stop, dtype=np.uint64))
         beyond = np.flatnonzero(values >= self.num_items)
         while len(beyond):
-            values[beyond] = self._permuted(values[beyond])
+            values[beyond] = self._permute(values[beyond])
             beyond = beyond[values[beyond] >= self.num_items]
         return values.astype(np.int64)
 
-    def _permuted(self, values: Words) -> Words:
+    def _permute(self, values: Words) -> Words:
         left, right = values >> self.half, values & self.mask
         for key in self.keys:
             mixed = (right + key) * MIX

@@ -16,18 +16,18 @@ import numpy as np
 from facenet.data.files.contents import Contents
 from facenet.data.files.decode import DEFAULT, Decode
 from facenet.data.identities import PART, Indices, Pixels, UnreadableImage, decode_image, hex_digest
-from facenet.data.shards.index import FILE_NAME, ShardIndex, counted, load_index
+from facenet.data.shards.index import FILE_NAME, ShardIndex, load_index, scan_all
 from facenet.data.shards.places import (
     Shard,
     as_folder,
     beside,
     existing,
-    expanded,
+    expand,
     folder_of,
     is_remote,
     name_of,
     tars_in,
-    told,
+    tell_address,
 )
 from facenet.errors import UserError, shown
 from facenet.files.atomic import replacing
@@ -48,18 +48,18 @@ class ShardFaces:
 
     def __init__(self, shards: str, decode: Decode = DEFAULT) -> None:
         self.decode = decode
-        self.addresses, self.index = opened(shards)
+        self.addresses, self.index = open_index(shards)
         self.names = [masked_address(address) for address in self.addresses]
         self.labels: Indices = self.index.labels
         self.identities, self.fingerprint = self.index.identities, self.index.fingerprint
         self.first: Indices = np.concatenate([[0], np.cumsum(self.index.counts)])
         if len(self.identities) < 2:
-            raise UserError(f"{told(shards)}: {len(self.identities)} identities, at least two are needed")
+            raise UserError(f"{tell_address(shards)}: {len(self.identities)} identities, at least two are needed")
         if side_by_side(self.labels[:PART]):
             log.warning(
                 "%s: images of one identity lie side by side, so that batches hold few identities and the last ones alone validate; "
                 "write them in random order with: facenet-data shard",
-                told(shards),
+                tell_address(shards),
             )
 
     def __len__(self) -> int:
@@ -111,17 +111,17 @@ def side_by_side(labels: Indices) -> bool:
     return bool(np.mean(labels[1:] == labels[:-1]) > (1 + by_chance) / 2)
 
 
-def opened(shards: str) -> tuple[list[str], ShardIndex]:
+def open_index(shards: str) -> tuple[list[str], ShardIndex]:
     """(addresses, index)."""
-    addresses = expanded(shards)
+    addresses = expand(shards)
     if not all(name_of(address).endswith(".tar") for address in addresses):
         if len(addresses) > 1:
-            raise UserError(f"data.shards={told(shards)}: expected .tar files, or one folder with {FILE_NAME}")
+            raise UserError(f"data.shards={tell_address(shards)}: expected .tar files, or one folder with {FILE_NAME}")
         return in_folder(as_folder(addresses[0]))
     folders = {folder_of(address) for address in addresses}
     stored = stored_index(beside(addresses[0], FILE_NAME)) if len(folders) == 1 else None
     part = stored.part([name_of(address) for address in addresses]) if stored else None
-    return whole(addresses, part or remembered(addresses))
+    return whole(addresses, part or recall_index(addresses))
 
 
 def in_folder(folder: str) -> tuple[list[str], ShardIndex]:
@@ -131,10 +131,11 @@ def in_folder(folder: str) -> tuple[list[str], ShardIndex]:
     addresses = [] if is_remote(folder) else tars_in(folder)
     if not addresses:
         raise UserError(
-            f"data.shards={told(folder)}: no {FILE_NAME} there; name shards like {told(beside(folder, 'casia-{000000..000099}.tar'))}, "
+            f"data.shards={tell_address(folder)}: no {FILE_NAME} there; name shards like "
+            f"{tell_address(beside(folder, 'casia-{000000..000099}.tar'))}, "
             "or write some with: facenet-data shard ROOT OUT"
         )
-    return addresses, remembered(addresses)
+    return addresses, recall_index(addresses)
 
 
 def whole(addresses: list[str], index: ShardIndex) -> tuple[list[str], ShardIndex]:
@@ -147,7 +148,7 @@ def whole(addresses: list[str], index: ShardIndex) -> tuple[list[str], ShardInde
     for (address, length), (size, _) in zip(files, existing([address for address, _ in files]), strict=True):
         if size != length:
             raise UserError(
-                f"{told(address)}: has {size} bytes, the index says {length}; it is cut or another file, copy it again"
+                f"{tell_address(address)}: has {size} bytes, the index says {length}; it is cut or another file, copy it again"
             )
     return addresses, index
 
@@ -172,7 +173,7 @@ def stored_index(address: str) -> ShardIndex | None:
     return load_index(data.getvalue(), address)
 
 
-def remembered(addresses: Sequence[str]) -> ShardIndex:
+def recall_index(addresses: Sequence[str]) -> ShardIndex:
     """Counted now, or when these shards were first seen: files of the same sizes and times, addresses of the same names."""
     states = existing([address for address in addresses if not is_remote(address)])
     key = hashlib.sha256(
@@ -188,7 +189,7 @@ def remembered(addresses: Sequence[str]) -> ShardIndex:
         except UserError as error:
             log.warning("%s", error)
     log.info("%d shards without %s are counted, once", len(addresses), FILE_NAME)
-    index = counted(addresses, progress=Told())
+    index = scan_all(addresses, progress=Told())
     if place is None:
         log.warning("there is no home directory that can be written, so the count is not remembered; set FACENET_CACHE")
         return index

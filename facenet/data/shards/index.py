@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from facenet.data.files.decode import IMAGE_SUFFIXES
 from facenet.data.identities import Indices, hex_digest
-from facenet.data.shards.places import Shard, name_of, told, webdataset
+from facenet.data.shards.places import Shard, name_of, tell_address, webdataset
 from facenet.errors import UserError, shown
 
 FILE_NAME = "index.npz"
@@ -125,7 +125,7 @@ def load_index(data: bytes, address: str) -> ShardIndex:
     ) as error:
         reason = shown(str(error)) or type(error).__name__
         raise UserError(
-            f"{told(address)}: damaged ({reason}); copy it again, or delete it: shards are then counted"
+            f"{tell_address(address)}: damaged ({reason}); copy it again, or delete it: shards are then counted"
         ) from error
     return index
 
@@ -153,19 +153,19 @@ def check(index: ShardIndex) -> None:
         raise ValueError("labels that are not 0 to the number of identities - 1")
 
 
-def counted(addresses: Sequence[str], progress: Progress | None = None) -> ShardIndex:
+def scan_all(addresses: Sequence[str], progress: Progress | None = None) -> ShardIndex:
     """The index, by one pass over the members. progress: called with (shards done, all). UserError naming shard and member for what is not in the
     convention."""
     parts = []
     for number, address in enumerate(addresses, start=1):
-        parts.append(scanned(address))
+        parts.append(scan(address))
         if progress is not None:
             progress(number, len(addresses))
-    return joined(parts)
+    return join(parts)
 
 
-def joined(parts: Sequence[ShardIndex], identities: Sequence[str] | None = None) -> ShardIndex:
-    """One index of what `scanned` gave. identities: names by label, else a label is its name; labels are numbered anew without gaps."""
+def join(parts: Sequence[ShardIndex], identities: Sequence[str] | None = None) -> ShardIndex:
+    """One index of what `scan` gave. identities: names by label, else a label is its name; labels are numbered anew without gaps."""
     whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
     names = tuple(name for part in parts for name in part.names)
     present, labels = np.unique(whole["labels"], return_inverse=True)
@@ -179,13 +179,15 @@ def joined(parts: Sequence[ShardIndex], identities: Sequence[str] | None = None)
     )
 
 
-def scanned(address: str) -> ShardIndex:
+def scan(address: str) -> ShardIndex:
     """The index of one shard, with its own labels and no names."""
     with Shard(address) as shard:
         samples = list(samples_in(shard))
         length = shard.source.size
     if length is None:
-        raise UserError(f"{told(address)}: the server does not say how long it is; serve it with a Content-Length")
+        raise UserError(
+            f"{tell_address(address)}: the server does not say how long it is; serve it with a Content-Length"
+        )
     rows = np.array([sample[1:] for sample in samples], np.int64).reshape(-1, 4)
     texts = (f"{key}\n{label} {checksum}" for key, label, _, _, checksum in samples)
     return ShardIndex(
@@ -223,7 +225,7 @@ class Forward:
 
 def samples_in(shard: Shard) -> Iterator[tuple[str, int, int, int, int]]:
     """(key, label, first byte of the image, its bytes, their CRC-32) of each sample in order."""
-    file, where = Forward(shard), told(shard.address)
+    file, where = Forward(shard), tell_address(shard.address)
     try:
         with tarfile.open(fileobj=file, mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]  # read() is all that it calls
             for sample in webdataset().tariterators.group_by_keys(members(tar, shard.address, file)):
@@ -252,7 +254,7 @@ def members(tar: tarfile.TarFile, address: str, file: Forward) -> Iterator[dict[
         largest = LONGEST_LABEL if suffix == "cls" else LARGEST
         if member.issparse() or member.size > largest:
             kind = "is sparse" if member.issparse() else f"has {member.size} bytes, at most {largest} are read"
-            raise UserError(f"{told(address)}: {shown(member.name)} {kind}; leave it out")
+            raise UserError(f"{tell_address(address)}: {shown(member.name)} {kind}; leave it out")
         plain = tar.extractfile(member)
         data = b"" if plain is None else plain.read()
         content = data if suffix == "cls" else (member.offset_data, member.size, zlib.crc32(data))

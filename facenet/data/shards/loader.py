@@ -36,7 +36,7 @@ def stretch(bounds: Indices, order: Indices, rank: int, world_size: int) -> Indi
     return np.concatenate(parts)
 
 
-def moved(num_images: int, window: int, rng: np.random.Generator) -> Indices:
+def draw_moved_order(num_images: int, window: int, rng: np.random.Generator) -> Indices:
     """A random order of 0 to num_images - 1 in which place p holds none beyond p + window, as a shuffle buffer of that size gives it; but the first
     places need no full buffer."""
     return np.argsort(np.arange(num_images) + window * rng.random(num_images), kind="stable")
@@ -130,7 +130,7 @@ class ShardLoader(Loader):
         if self.window:
             order = np.random.default_rng([SHARED, self.seed, epoch]).permutation(len(order))
         reading = stretch(self.bounds, order, rank, world_size)
-        places = moved(len(reading), self.window, np.random.default_rng([OWN, self.seed, epoch, rank]))
+        places = draw_moved_order(len(reading), self.window, np.random.default_rng([OWN, self.seed, epoch, rank]))
         local = batch_size // world_size
         wanted = places[first * local : num_batches * local]
         read = np.zeros(len(reading), bool)

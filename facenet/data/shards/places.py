@@ -47,7 +47,7 @@ def is_remote(address: str) -> bool:
     return address.startswith(REMOTE)
 
 
-def checked(address: str) -> str:
+def check_address(address: str) -> str:
     """The address, its ~ replaced by the home. UserError for one that is neither a path nor http(s)."""
     scheme = SCHEME.match(address)
     if scheme is None:
@@ -62,24 +62,26 @@ def checked(address: str) -> str:
     return restored_address(address, "data.shards") if HIDDEN in address else address
 
 
-def expanded(pattern: str) -> list[str]:
+def expand(pattern: str) -> list[str]:
     """The addresses of `casia-{000000..000099}.tar`; several patterns are joined by `::`. UserError where there is nothing to expand."""
     for part in pattern.split("::"):
-        checked(part)
+        check_address(part)
     if not set("{}$") & set(pattern):
-        return [checked(part) for part in pattern.split("::")]
+        return [check_address(part) for part in pattern.split("::")]
     try:
-        return [checked(address) for address in webdataset().shardlists.expand_urls(pattern)]
+        return [check_address(address) for address in webdataset().shardlists.expand_urls(pattern)]
     except (ValueError, AssertionError) as error:
-        raise UserError(f"data.shards={told(pattern)}: {error}; write it like casia-{{000000..000099}}.tar") from error
+        raise UserError(
+            f"data.shards={tell_address(pattern)}: {error}; write it like casia-{{000000..000099}}.tar"
+        ) from error
 
 
-def told(address: str) -> str:
+def tell_address(address: str) -> str:
     """An address in a message or a name: without what could be secret in it."""
     return shown(masked_address(address))
 
 
-def parted(address: str) -> tuple[str, str]:
+def split_query(address: str) -> tuple[str, str]:
     """An address up to its query, which may be the signature that lets one read, and the query with its question mark."""
     at = address.find("?") if is_remote(address) else -1
     return (address, "") if at < 0 else (address[:at], address[at:])
@@ -87,7 +89,7 @@ def parted(address: str) -> tuple[str, str]:
 
 def name_of(address: str) -> str:
     """Of the file or folder there."""
-    return parted(address)[0].rstrip("/").rpartition("/")[2]
+    return split_query(address)[0].rstrip("/").rpartition("/")[2]
 
 
 def folder_of(address: str) -> str:
@@ -95,13 +97,13 @@ def folder_of(address: str) -> str:
 
 
 def as_folder(address: str) -> str:
-    path, query = parted(address)
+    path, query = split_query(address)
     return path.rstrip("/") + "/" + query
 
 
 def beside(address: str, name: str) -> str:
     """The address of `name` in the folder of `address`, which a signature of the folder opens as well."""
-    path, query = parted(address)
+    path, query = split_query(address)
     return path[: path.rfind("/") + 1] + name + query
 
 
@@ -240,7 +242,8 @@ class Shard:
         data = self.source.read(offset, size)
         if None not in (self.expected, self.source.size) and self.source.size != self.expected:
             raise UserError(
-                f"{told(self.address)}: has {self.source.size} bytes, the index says {self.expected}; it is cut or another file, copy it again"
+                f"{tell_address(self.address)}: has {self.source.size} bytes, the index says {self.expected}; "
+                "it is cut or another file, copy it again"
             )
         return data
 
@@ -282,7 +285,7 @@ def opener() -> urllib.request.OpenerDirector:
 
 
 def unread(address: str, reason: str) -> UserError:
-    return UserError(f"{told(address)}: cannot be read ({shown(reason)}); put it there, or correct data.shards")
+    return UserError(f"{tell_address(address)}: cannot be read ({shown(reason)}); put it there, or correct data.shards")
 
 
 def existing(addresses: Sequence[str]) -> list[tuple[int, int]]:
@@ -296,7 +299,8 @@ def existing(addresses: Sequence[str]) -> list[tuple[int, int]]:
             missing.append(address)
     if missing:
         raise UserError(
-            f"data.shards: {len(missing)} of {len(addresses)} shards are missing, first {told(missing[0])}; copy them there, or correct the pattern"
+            f"data.shards: {len(missing)} of {len(addresses)} shards are missing, first {tell_address(missing[0])}; "
+            "copy them there, or correct the pattern"
         )
     return states
 

@@ -10,11 +10,11 @@ import numpy as np
 from facenet.data.files.decode import IMAGE_SUFFIXES
 from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, UnreadableImage
-from facenet.data.shards.index import FILE_NAME, LARGEST, ShardIndex, joined, scanned
+from facenet.data.shards.index import FILE_NAME, LARGEST, ShardIndex, join, scan
 from facenet.data.shards.places import webdataset
 from facenet.errors import UserError, shown
 from facenet.files.folders import written_whole
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 
 ORDER_SEED = 10101  # of the order in which images are dealt to shards
 
@@ -27,7 +27,7 @@ def write_shards(
     Images are dealt in one random order, always the same: every shard is a sample of all of them, so that reading shard by shard mixes identities.
     UserError where OUT exists, another command writes it, or a file cannot be read.
     """
-    library, target = webdataset(), expanded(out)
+    library, target = webdataset(), expand_home(out)
     order = np.random.default_rng(ORDER_SEED).permutation(len(faces))
     with written_whole(target) as folder:
         parts: list[ShardIndex] = []
@@ -40,8 +40,8 @@ def write_shards(
                     tar.write({"__key__": f"{place:09d}", suffix: data, "cls": label})
                     if progress is not None:
                         progress(place + 1, len(order))
-            parts.append(scanned(str(path)))  # read back: what the index says is there
-        whole = joined(parts, faces.identities)
+            parts.append(scan(str(path)))  # read back: what the index says is there
+        whole = join(parts, faces.identities)
         whole.save(folder / FILE_NAME)
     return whole
 

@@ -20,7 +20,7 @@ from facenet.data.files import contents
 from facenet.data.files.contents import Contents
 from facenet.data.identities import Indices, Pixels, decode_image, hex_digest
 from facenet.errors import UserError
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 from facenet.files.reading import regular
 
 MOST_STEPS = 1 << 23  # three for an image and its answer; the largest set of the field has 24,000 images
@@ -57,7 +57,7 @@ class BinFaces:
     """The different images of a set, each with an identity of its own: the file names none. `left`, `right` and `same` (P,) are its pairs."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = expanded(path)
+        self.path = expand_home(path)
         images, self.same = read_bin(self.path)
         number: dict[bytes, int] = {}
         of_pairs = np.array([number.setdefault(image, len(number)) for image in images], np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.files.decode import IMAGE_SUFFIXES
-from facenet.data.files.folder_index import descended, is_image
+from facenet.data.files.folder_index import descend, is_image
 from facenet.data.identities import Faces, ImageList, Subset, hex_digest
 from facenet.errors import UserError, shown
 from facenet.evaluation.benchmarks.bin_file import BinFaces
@@ -21,7 +21,7 @@ from facenet.evaluation.benchmarks.drawn_pairs import draw_different, draw_same
 from facenet.evaluation.benchmarks.folds import consecutive, dealt, have_both
 from facenet.evaluation.benchmarks.pairs_file import read_pairs
 from facenet.evaluation.protocol import Protocol
-from facenet.files.home import expanded
+from facenet.files.home import expand_home
 
 log = logging.getLogger(__name__)
 MOST_PAIRS = 10_000_000  # held-out ones; all of LFW's images would give 0.24 million of one identity
@@ -89,10 +89,10 @@ class Lfw:
     needs_heldout = False
 
     def __init__(self, *, root: str, protocol: Protocol, pairs: str | None = None, batch_size: int = 64) -> None:
-        self.root = expanded(root)
+        self.root = expand_home(root)
         self.protocol = protocol
         self.batch_size = _positive("batch_size", batch_size)
-        self.pairs = None if pairs is None else expanded(pairs)
+        self.pairs = None if pairs is None else expand_home(pairs)
 
     def open(self, heldout: Faces | None = None) -> PairSet:
         """UserError for a missing or empty root, a missing or wrong list, and missing images of the list."""
@@ -113,7 +113,7 @@ class Lfw:
         )
 
     def _found_list(self) -> Path:
-        for folder in (self.root, self.root.absolute().parent, descended(self.root)):
+        for folder in (self.root, self.root.absolute().parent, descend(self.root)):
             if os.path.isfile(place := folder / "pairs.txt"):
                 return place
         raise UserError(
@@ -122,7 +122,7 @@ class Lfw:
 
     def _faces(self, images: list[str], pairs: Path) -> ImageList:
         paths, root = _existing(self.root, images), self.root
-        if None in paths and (inner := descended(self.root)) != self.root:  # paths may count from the outer one
+        if None in paths and (inner := descend(self.root)) != self.root:  # paths may count from the outer one
             paths, root = min(
                 ((paths, root), (_existing(inner, images), inner)), key=lambda found: found[0].count(None)
             )
@@ -150,7 +150,7 @@ class Bin:
     needs_heldout = False
 
     def __init__(self, *, path: str, protocol: Protocol, num_folds: int = 10, batch_size: int = 64) -> None:
-        self.path = expanded(path)
+        self.path = expand_home(path)
         self.name = re.sub(r"[^\w.-]", "_", self.path.stem)  # metrics are named after it
         self.protocol, self.num_folds = protocol, num_folds
         self.batch_size = _positive("batch_size", batch_size)

@@ -34,7 +34,7 @@ def check_collectives(report: Report, name: str, num_processes: int | None) -> N
     report.fact("collectives", "processes", f"{count} over {DEVICES[name].collective}", count)
     with report.finding("collectives", ALONE):
         try:
-            found = exchanged(name, count)
+            found = exchange(name, count)
         except RankFailed as failure:
             report.fact("collectives", "failure", str(failure).partition("\nlog of rank")[0])  # which is gone by now
             raise UserError(f"collectives: {count} processes fail, as told above; {ALONE}") from None
@@ -45,7 +45,7 @@ def check_collectives(report: Report, name: str, num_processes: int | None) -> N
         report.fact("collectives", "mean", f"{found['mean_ms']:.1f} ms for {mean['bytes'] / 1e6:g} MB", mean)
 
 
-def exchanged(name: str, count: int) -> dict[str, Any]:
+def exchange(name: str, count: int) -> dict[str, Any]:
     """What rank 0 of `count` processes found. Raises RankFailed when one fails, UserError when they take too long."""
     from facenet import config as configs
 

@@ -61,11 +61,11 @@ def check_device(report: Report, name: str) -> bool:
         ):
             if base:
                 describe(report, accelerator)
-            report.fact("speed", dtype, *speed(accelerator, computed(accelerator)))
+            report.fact("speed", dtype, *speed(accelerator, compute(accelerator)))
             works = works or base
     if works:
         with report.finding("auto", "name precision= and optimizer.bf16= yourself"):
-            check_choice(report, probe.known(name, threads_of(1), keep=False), sound_halves(name))
+            check_choice(report, probe.probe_or_recall(name, threads_of(1), keep=False), sound_halves(name))
     return works
 
 
@@ -83,7 +83,7 @@ def describe(report: Report, accelerator: Accelerator) -> None:
     for key, text in accelerator.describe().items():
         report.fact("device", key, text)
     if monitor := DEVICES[accelerator.name].monitor:
-        versions = monitored(monitor) or {"driver": f"unknown: {monitor} does not tell"}
+        versions = ask_monitor(monitor) or {"driver": f"unknown: {monitor} does not tell"}
         for key, text in versions.items():
             report.fact("device", key, text)
     total, free = accelerator.memory().total, accelerator.ask("mem_get_info", lambda pair: int(pair[0]))
@@ -92,7 +92,7 @@ def describe(report: Report, accelerator: Accelerator) -> None:
         report.fact("device", "memory", f"{total / 1e9:.1f} GB{left}", {"total": total, "free": free})
 
 
-def monitored(program: str) -> dict[str, str]:
+def ask_monitor(program: str) -> dict[str, str]:
     """Versions of driver and runtime that a monitor prints; torch does not know them."""
     try:
         said = subprocess.run([program], capture_output=True, text=True, timeout=MONITOR_S).stdout
@@ -101,7 +101,7 @@ def monitored(program: str) -> dict[str, str]:
     return {name.lower(): version for name, version in VERSION.findall(said)}
 
 
-def computed(accelerator: Accelerator) -> str:
+def compute(accelerator: Accelerator) -> str:
     """The type of a product under autocast. Raises UserError when its type or value is wrong."""
     dtype, ones = accelerator.precision.dtype, torch.ones(64, 64, device=accelerator.device)
     with accelerator.autocast():

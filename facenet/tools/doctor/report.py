@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from facenet.errors import UserError, shown
-from facenet.privacy.addresses import masked
+from facenet.privacy.addresses import mask
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ class Report:
 
 
 def first_line(error: BaseException) -> str:
-    return shown(masked((str(error).strip() or repr(error)).splitlines()[0]))
+    return shown(mask((str(error).strip() or repr(error)).splitlines()[0]))

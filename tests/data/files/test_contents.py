@@ -85,7 +85,7 @@ def test_each_source_knows_its_images_elsewhere(make_folder, source):
     if source is sharded:
         shutil.copytree(root.parent / "people.shards", root.parent / "moved.shards")
     assert len(before["images"]) == (4 if source is part else 8)
-    assert before["fingerprint"] == source(moved).fingerprint and contents.changed(source(moved), before) is None
+    assert before["fingerprint"] == source(moved).fingerprint and contents.find_changed(source(moved), before) is None
 
 
 @pytest.mark.parametrize("source", [folder, annotated, part, packed])
@@ -96,7 +96,7 @@ def test_each_source_says_other_contents_under_the_same_names(make_folder, sourc
     shutil.copytree(root, other)
     shutil.copy(root / "Bo" / "1.png", other / "Ada" / "2.png")
     faces = source(other)
-    said = contents.changed(faces, before)
+    said = contents.find_changed(faces, before)
     assert said is not None and said.startswith(
         f"1 of {len(before['images'])} sampled images have other contents, first "
     )
@@ -108,15 +108,15 @@ def test_what_could_not_be_read_then_is_not_known_and_what_cannot_now_is_said(ma
     faces = FolderFaces(root)
     before = contents.sample(faces, 0)
     away = {**before, "images": [[index, *contents.ABSENT] for index, _, _ in before["images"]]}
-    assert contents.changed(faces, away) is None
+    assert contents.find_changed(faces, away) is None
     (root / "Bo" / "0.png").unlink()
-    assert contents.changed(faces, before) == f"1 of 8 sampled images cannot be read, first {root}/Bo/0.png"
+    assert contents.find_changed(faces, before) == f"1 of 8 sampled images cannot be read, first {root}/Bo/0.png"
 
 
 def test_drawn_faces_are_what_their_numbers_say():
     faces = SyntheticFaces(num_identities=2, images_per_identity=3, size=16)
     assert contents.sample(faces, 0) == {"fingerprint": faces.fingerprint, "images": []}
-    assert contents.changed(faces, contents.sample(faces, 0)) is None
+    assert contents.find_changed(faces, contents.sample(faces, 0)) is None
 
 
 @pytest.mark.parametrize(
@@ -130,5 +130,5 @@ def test_drawn_faces_are_what_their_numbers_say():
 )
 def test_a_sample_that_nobody_wrote_says_nothing(make_folder, images):
     faces = FolderFaces(make_folder({"Ada": 4, "Bo": 4}))
-    assert contents.changed(faces, {"fingerprint": faces.fingerprint, "images": images}) is None
-    assert contents.changed(faces, images) is None
+    assert contents.find_changed(faces, {"fingerprint": faces.fingerprint, "images": images}) is None
+    assert contents.find_changed(faces, images) is None

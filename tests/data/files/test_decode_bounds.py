@@ -156,7 +156,7 @@ def test_a_photo_of_108_megapixels(tmp_path: Path) -> None:
     pixels = read_image(str(tmp_path / "a.jpg"))
     assert pixels.shape == (4_500, 6_000, 3) and pixels[0, 0].tolist() == [77] * 3
     del pixels
-    assert DEFAULT.opened(str(tmp_path / "a.jpg")).size == (6_000, 4_500)
+    assert DEFAULT.open(str(tmp_path / "a.jpg")).size == (6_000, 4_500)
 
 
 def test_a_file_longer_than_any_image_is_not_read(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_file_longer_than_any_image_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="1073741825 bytes, an image has 1073741824 at most"):
         read_image(str(tmp_path / "a.jpg"))
     with pytest.raises(ValueError, match="1073741825 bytes"):
-        DEFAULT.opened(str(tmp_path / "a.jpg"))
+        DEFAULT.open(str(tmp_path / "a.jpg"))
 
 
 def test_the_usual_way_is_still_the_short_one() -> None:

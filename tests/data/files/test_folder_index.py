@@ -40,7 +40,7 @@ def rest(root: Path) -> None:
 def remembered(root: Path) -> FolderIndex | None:
     found = list((root.parent / "cache" / "index").glob("*"))
     assert len(found) <= 1
-    return module._remembered(found[0], root) if found else None
+    return module._recall(found[0], root) if found else None
 
 
 def test_the_second_start_takes_what_the_first_listed(root: Path) -> None:
@@ -92,7 +92,7 @@ def test_whatever_changes_the_listing_is_seen(root: Path, change: Callable[[Path
     assert remembered(root) is None
     after = folder_index(root)
     assert after.fingerprint != before.fingerprint
-    assert after.fingerprint == module._listed(root)[0].fingerprint
+    assert after.fingerprint == module._list(root)[0].fingerprint
 
 
 def test_folders_within_identities_are_looked_at_too(root: Path) -> None:
@@ -103,7 +103,7 @@ def test_folders_within_identities_are_looked_at_too(root: Path) -> None:
     deeper = folder_index(root, 2)
     assert deeper.counts.tolist() == [3, 1, 3] and folder_index(root).counts.tolist() == [2, 1, 3]
     places = list((root.parent / "cache" / "index").glob("*"))
-    assert len(places) == 2 and all(module._remembered(place, root) is not None for place in places)
+    assert len(places) == 2 and all(module._recall(place, root) is not None for place in places)
     (root / "ann" / "in" / "1.jpg").touch()
     assert folder_index(root, 2).counts.tolist() == [4, 1, 3]
 
@@ -154,9 +154,9 @@ def test_listing_asks_no_file_for_its_state(root: Path) -> None:
         "stat = os.stat\n"
         "os.stat = lambda path, **more: asked.append((path, 'stat')) or stat(path, **more)\n"
         "from pathlib import Path\n"
-        "from facenet.data.files.folder_index import _listed\n"
+        "from facenet.data.files.folder_index import _list\n"
         "asked.clear()\n"
-        f"index, _ = _listed(Path({str(root.parent / 'people')!r}))\n"
+        f"index, _ = _list(Path({str(root.parent / 'people')!r}))\n"
         "images = [entry for entry in asked if str(entry[0]).endswith('.jpg')]\n"
         "assert len(asked) <= 6 and not images, asked"
     )

@@ -17,7 +17,7 @@ import pytest
 
 from facenet.data.shards import faces, places
 from facenet.data.shards.faces import stored_index
-from facenet.data.shards.index import ARRAYS, LONGEST_HEAD, load_index, scanned
+from facenet.data.shards.index import ARRAYS, LONGEST_HEAD, load_index, scan
 from facenet.data.shards.places import Shard
 from facenet.errors import UserError
 
@@ -147,7 +147,7 @@ def test_a_head_without_end_is_refused(kind: bytes, tmp_path: Path) -> None:
         file.truncate(1 << 33)  # zeros, which take no room
     started = time.monotonic()
     with pytest.raises(UserError, match=f"a member's head of more than {LONGEST_HEAD} bytes"):
-        scanned(str(tmp_path / "a.tar"))
+        scan(str(tmp_path / "a.tar"))
     assert time.monotonic() - started < 10
 
 
@@ -161,5 +161,5 @@ def test_long_names_and_large_members_beside_images_are_passed(tmp_path: Path) -
         ("b.jpg", jpeg()),
         ("b.cls", b"4"),
     ]
-    index = scanned(str(tar(tmp_path / "a.tar", members)))
+    index = scan(str(tar(tmp_path / "a.tar", members)))
     assert index.counts.tolist() == [2] and index.labels.tolist() == [3, 4]

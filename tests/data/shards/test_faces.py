@@ -98,7 +98,7 @@ def test_shards_of_others_are_counted_once(
         raise AssertionError("counted again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_faces, "counted", again)
+        patch.setattr(shard_faces, "scan_all", again)
         assert ShardFaces(f"{tmp_path}/set/a{{0..1}}.tar").fingerprint == first.fingerprint
     tar(tmp_path / "set" / "a1.tar", [*members, ("9.jpg", jpeg(9)), ("9.cls", b"9")])
     assert len(ShardFaces(str(tmp_path / "set"))) == 7, "a changed shard is counted anew"

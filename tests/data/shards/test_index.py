@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facenet.data.shards.index import ARRAYS, ShardIndex, counted, load_index
+from facenet.data.shards.index import ARRAYS, ShardIndex, load_index, scan_all
 from facenet.errors import UserError
 
 from .conftest import PEOPLE, Server, jpeg, tar
@@ -44,11 +44,11 @@ def test_the_index_is_what_a_count_finds(written: Path, server: Server) -> None:
     assert index.identities == tuple(PEOPLE)
     assert np.bincount(index.labels).tolist() == list(PEOPLE.values())
     assert index.lengths.tolist() == [(written / name).stat().st_size for name in NAMES]
-    again = counted([str(written / name) for name in NAMES])
+    again = scan_all([str(written / name) for name in NAMES])
     assert again.identities == ("0", "1", "2", "3")
     assert same(index, replace(again, identities=index.identities))
     told: list[tuple[int, int]] = []
-    far = counted([f"{server.address}/written/{name}" for name in NAMES], lambda *at: told.append(at))
+    far = scan_all([f"{server.address}/written/{name}" for name in NAMES], lambda *at: told.append(at))
     assert same(again, far) and told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -84,7 +84,7 @@ def test_shards_of_others_are_read_in_the_librarys_convention(tmp_path: Path) ->
             ("README", b"z"),
         ],
     )
-    index = counted([str(tmp_path / name) for name in ("a-00.tar", "a-01.tar", "b.tar")])
+    index = scan_all([str(tmp_path / name) for name in ("a-00.tar", "a-01.tar", "b.tar")])
     assert index.identities == ("5", "6", "70") and index.labels.tolist() == [2, 0, 2, 1]
     assert index.counts.tolist() == [2, 1, 1]
     seen = [
@@ -143,7 +143,7 @@ def test_what_is_no_shard_is_told_with_shard_and_member(
     damage(path)
     before = sorted(tmp_path.parent.rglob("*"))
     with pytest.raises(UserError, match=f"x.tar: .*({message})"):
-        counted([str(path)])
+        scan_all([str(path)])
     assert sorted(tmp_path.parent.rglob("*")) == before, "something was unpacked"
 
 
@@ -154,7 +154,7 @@ def test_a_member_that_claims_terabytes_is_refused_before_it_is_read(tmp_path: P
     with pytest.raises(
         UserError, match=r"x.tar: 0.jpg has 4398046511104 bytes, at most 268435456 are read; leave it out"
     ):
-        counted([str(tmp_path / "x.tar")])
+        scan_all([str(tmp_path / "x.tar")])
 
 
 def test_names_that_lead_elsewhere_and_links_are_never_followed(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_names_that_lead_elsewhere_and_links_are_never_followed(tmp_path: Path) 
         link = tarfile.TarInfo("2.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    assert counted([str(path)]).counts.tolist() == [2]
+    assert scan_all([str(path)]).counts.tolist() == [2]
     assert [found.name for found in tmp_path.iterdir()] == ["x.tar"]
 
 
@@ -238,7 +238,7 @@ def test_a_damaged_index_is_told(made: Callable[[Path], bytes], message: str, wr
 @given(data=st.data())
 def test_damage_anywhere_ends_in_one_line_or_not_at_all(data: st.DataObject, written: Path, tmp_path: Path) -> None:
     for name, read in (
-        ("shard-000000.tar", lambda path: counted([str(path)])),
+        ("shard-000000.tar", lambda path: scan_all([str(path)])),
         ("index.npz", lambda path: load_index(path.read_bytes(), "x")),
     ):
         content = bytearray((written / name).read_bytes())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from facenet.data.feed.loader import Batch, Loader
 from facenet.data.identities import FolderFaces, Subset
 from facenet.data.shards.faces import ShardFaces
-from facenet.data.shards.loader import ShardLoader, Stream, moved, stretch
+from facenet.data.shards.loader import ShardLoader, Stream, draw_moved_order, stretch
 from facenet.data.shards.places import Shard
 from facenet.data.shards.writing import ORDER_SEED, write_shards
 from facenet.data.transforms import Augment, Preprocess
@@ -80,7 +80,7 @@ def test_processes_share_the_images_evenly_and_hold_few(
     assert sorted(np.concatenate(parts).tolist()) == list(range(sum(counts)))
     sizes = {len(part) for part in parts}
     assert max(sizes) - min(sizes) <= 1 and min(sizes) == sum(counts) // world_size
-    places = moved(len(parts[0]), window, np.random.default_rng(seed))
+    places = draw_moved_order(len(parts[0]), window, np.random.default_rng(seed))
     assert sorted(places.tolist()) == list(range(len(parts[0])))
     assert all(place <= p + window for p, place in enumerate(places.tolist()))
     assert window or places.tolist() == sorted(places.tolist())

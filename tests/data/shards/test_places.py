@@ -6,7 +6,7 @@ import pytest
 
 from facenet.data.shards import places
 from facenet.data.shards.faces import ShardFaces
-from facenet.data.shards.places import Shard, expanded
+from facenet.data.shards.places import Shard, expand
 from facenet.errors import UserError
 
 from .conftest import Server
@@ -15,11 +15,11 @@ from .conftest import Server
 def test_patterns_are_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("webdataset", reason="needs facenet[shards]")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert expanded("a{08..10}.tar::~/b.tar") == ["a08.tar", "a09.tar", "a10.tar", "/home/someone/b.tar"]
-    assert expanded("https://host/x-{a,b}.tar") == ["https://host/x-a.tar", "https://host/x-b.tar"]
+    assert expand("a{08..10}.tar::~/b.tar") == ["a08.tar", "a09.tar", "a10.tar", "/home/someone/b.tar"]
+    assert expand("https://host/x-{a,b}.tar") == ["https://host/x-a.tar", "https://host/x-b.tar"]
     for wrong in ("a{1..2.tar", "a${NO_SUCH_NAME}.tar"):
         with pytest.raises(UserError, match="data.shards=a.*write it like casia-{000000..000099}.tar"):
-            expanded(wrong)
+            expand(wrong)
 
 
 @pytest.mark.parametrize(

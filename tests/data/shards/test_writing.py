@@ -16,7 +16,7 @@ from facenet.data.identities import FolderFaces
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.writing import write_shards
 from facenet.errors import UserError
-from facenet.tools.shard import opened, run_shard
+from facenet.tools.shard import open_faces, run_shard
 
 from .conftest import PEOPLE
 
@@ -49,7 +49,7 @@ def test_lists_and_packs_give_the_same_files_and_a_second_writing_the_same_bytes
     pack_folder(FolderFaces(people), tmp_path / "pack")
     for source in (people, tmp_path / "list.txt", tmp_path / "pack", tmp_path / "pack" / "train.rec"):
         out = tmp_path / f"out-{source.name}"
-        write_shards(opened(str(source)), out, images_per_shard=8)
+        write_shards(open_faces(str(source)), out, images_per_shard=8)
         assert by_library(out) == by_library(written)
         assert ShardFaces(str(out)).identities == tuple(PEOPLE)
     for path in written.iterdir():
