@@ -22,14 +22,14 @@ def shown(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The same of a text of several lines."""
+    """Returns a text of several lines with each of them as `shown` makes it."""
     return "\n".join(
         part if part.isprintable() else "\t".join(map(shown, part.split("\t"))) for part in text.split("\n")
     )
 
 
 def in_picture(name: str) -> str:
-    """The same for matplotlib, which sets text between dollar signs as a formula, and fails for what is none."""
+    """Returns a text for matplotlib, which sets text between dollar signs as a formula, and fails for what is none."""
     return shown(name).replace("$", r"\$")
 
 

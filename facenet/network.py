@@ -125,7 +125,7 @@ class Network:
         return np.asarray(self.distance(a, b) < threshold)
 
     def _unit_rows(self, rows: ArrayLike, name: str) -> Floats:
-        """In float64: products of float32 err by 1e-7, an l2 distance near 0 then by 3e-4."""
+        """Returns unit rows in float64: products of float32 err by 1e-7, an l2 distance near 0 then by 3e-4."""
         found = np.asarray(rows, np.float64)
         if found.ndim not in (1, 2) or found.shape[-1] != self.embedding_size or not np.isfinite(found).all():
             raise UserError(

@@ -28,7 +28,7 @@ def convolution(
 def convolve_and_activate(
     inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> nn.Sequential:
-    """The same and a PReLU with one slope per channel."""
+    """Returns `convolution` followed by a PReLU with one slope per channel."""
     return convolution(inputs, outputs, kernel, stride, padding, groups).append(nn.PReLU(outputs))
 
 

@@ -63,7 +63,7 @@ def train() -> None:
 
 
 def train_command() -> None:
-    """Of torchrun's processes one alone, so that a mistake is told once."""
+    """Runs `facenet-train`. Of torchrun's processes only one reports a mistake, so that it is told once."""
     with told():
         sys.argv[1:] = going_on(readable(without_secrets(resumed(flags_first(sys.argv[1:])))))
     hydra_command(train_job, "train")
@@ -143,7 +143,7 @@ def without_secret(argument: str) -> str:
 
 
 def texts_in(value: Any) -> list[str]:
-    """Those of a value of Hydra's grammar, also of a sweep."""
+    """Yields the texts inside a value of Hydra's grammar, those of a sweep too."""
     value = getattr(value, "list", value)
     if isinstance(value, dict):
         value = list(value.values())
@@ -277,7 +277,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
 
 
 def hide_addresses() -> None:
-    """In what Hydra has written of the config where hydra.output_subdir asks for it."""
+    """Hides addresses in the copy of the config that Hydra writes where hydra.output_subdir asks for it."""
     from facenet import config
 
     if (name := HydraConfig.get().output_subdir) is not None:

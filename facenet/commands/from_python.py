@@ -111,7 +111,7 @@ def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[st
 
 
 def composed(config_name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
-    """As the command composes it: (resolved config, run directory)."""
+    """Composes the config as the command does. Returns (resolved config, run directory)."""
     from facenet.commands.composed import checked, composition_problem
 
     try:

@@ -85,7 +85,7 @@ def of_this_size(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str]) -> Any:
-    """As `facenet.launch.local.launch`, for a group whose other ranks torchrun has started.
+    """Does what `facenet.launch.local.launch` does, for a group whose other ranks torchrun has started.
 
     Rank 0 trains in a child, so that this process can close the tracked run whatever happens to it.
     """

@@ -99,7 +99,7 @@ def opened(path: str, value: Any) -> UserError:
 
 
 def made(described: Any) -> Any:
-    """What `parts_of` described."""
+    """Builds what `parts_of` described."""
     if isinstance(described, Part):
         return described.built()
     if isinstance(described, dict):

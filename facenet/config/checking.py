@@ -146,7 +146,7 @@ def is_built(hint: Any) -> bool:
 
 
 def item_hint(hint: Any) -> Any:
-    """Of the values of a dict."""
+    """Returns the type hint of a dict's values."""
     arguments = typing.get_args(hint)
     return arguments[1] if typing.get_origin(hint) is dict and len(arguments) == 2 else Any
 

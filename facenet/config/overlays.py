@@ -212,7 +212,7 @@ def is_part(target: Any) -> bool:
 
 
 def value_problems(node: Any, path: str) -> Iterator[str]:
-    """Of values of facenet's own groups."""
+    """Returns the problems of values of facenet's own groups."""
     if isinstance(node, dict):
         for key, value in node.items():
             at = f"{path}.{shown(key)}" if path else shown(key)
@@ -284,7 +284,7 @@ def axis_problems(params: Any) -> Iterator[str]:
 
 
 def override_problems(key: str, value: Any) -> Iterator[str]:
-    """Of what becomes an override: a value of facenet's own groups, or several."""
+    """Returns the problems of what becomes an override: a value of facenet's own groups, or several."""
     found = OVERRIDE.fullmatch(key)
     if found is None or in_hydra(key) or "@" in key:
         yield f"{shown(key)}: {ON_THE_COMMAND_LINE}"
@@ -313,7 +313,7 @@ def spelled(text: str) -> list[Any]:
 
 
 def setting_problems(node: Any, path: str) -> Iterator[str]:
-    """Of a launcher or a sweeper: numbers, switches, and names that are one word."""
+    """Returns the problems of a launcher's or a sweeper's settings, which may be numbers, switches, and names that are one word."""
     if isinstance(node, dict):
         for key, value in node.items():
             at = f"{path}.{shown(key)}"
@@ -326,7 +326,7 @@ def setting_problems(node: Any, path: str) -> Iterator[str]:
 
 
 def strange_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Those of a command on record that a file may not say either, and why."""
+    """Returns the arguments of a recorded command that a file may not say either, and why."""
     for argument in arguments:
         if argument in ("-m", "--multirun"):
             continue

@@ -147,7 +147,7 @@ def spelled(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """With keys of dicts that are text: in JSON the number 1 and the word "1" are one key."""
+    """Returns the value with keys of dicts as text: in JSON the number 1 and the word "1" are one key."""
     if isinstance(value, dict):
         return {spelled(key): plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, list) else value

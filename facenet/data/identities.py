@@ -70,7 +70,7 @@ class Faces(Protocol):
         ...
 
     def contents(self, index: int) -> Contents | None:
-        """By which a stored image is known again; None for one that is drawn."""
+        """Returns what a stored image is recognized by later; None for one that is drawn."""
         ...
 
 

@@ -257,7 +257,8 @@ class Accelerator:
         torch.manual_seed(seed * 1_000_003 + self.rank)  # the device's too
 
     def rng_states(self) -> list[dict[str, Tensor]]:
-        """Of every process by rank: torch's host stream and the device's, in host memory. All processes call it together."""
+        """Returns the states of torch's random streams, host's and device's, of every process by rank, in host memory. All processes call it
+        together."""
         own = {"host": torch.get_rng_state()}
         if hasattr(self.module, "get_rng_state"):
             own[self.name] = self.module.get_rng_state(self.device)

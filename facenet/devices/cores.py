@@ -12,7 +12,8 @@ OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def available_cores() -> int:
-    """Those that a container's limit leaves, too: threads beyond it are stopped together, each in the middle of what others wait for."""
+    """Number of cores that this process may use, a container's limit included: threads beyond it are stopped together, each in the middle of what
+    others wait for."""
     cores, quota = visible_cores(), container_cores()
     return cores if quota is None else max(1, min(cores, int(quota)))
 
@@ -52,6 +53,7 @@ def quotas(folder: Path) -> Iterator[float]:
 
 
 def threads_of(num_processes: int) -> int:
-    """Of each of so many processes on this machine: what the environment says, for the outermost of nested loops, else an equal part of the cores."""
+    """Number of threads of each of so many processes on this machine: what the environment says, for the outermost of nested loops, else an equal
+    part of the cores."""
     said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(said) if said.isdecimal() and int(said) > 0 else max(1, available_cores() // num_processes)

@@ -151,7 +151,7 @@ def is_host(name: str) -> bool:
 
 
 def model_of(name: str) -> str:
-    """Of the first device of a present kind, as its vendor calls it; empty for the host, and where it does not tell."""
+    """Returns the model name of the first device of a present kind, as its vendor calls it; empty for the host, and where it does not tell."""
     with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, TypeError):
         return "" if is_host(name) else str(getattr(torch, name).get_device_name(0))
     return ""

@@ -67,7 +67,7 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
 
 
 def gradients(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], list[Tensor]]:
-    """Those that all processes have alike, and those of rows that are spread."""
+    """Returns the gradients that all processes have alike, and those of rows that are spread."""
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for parameter in parameters_of(optimizer):
         if parameter.grad is not None:

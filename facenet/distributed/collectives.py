@@ -56,7 +56,7 @@ def gather(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
 
 
 def gather_texts(text: str, device: torch.device) -> list[str]:
-    """What each process says, by rank; as int32, which every backend sends."""
+    """Returns each process's text, by rank; sent as int32, which every backend can send."""
     code = torch.tensor(list(text.encode()), dtype=torch.int32, device=device)
     counts = gather(torch.tensor([len(code)], device=device), [1] * world_size())
     return [bytes(part.tolist()).decode() for part in gather(code, [int(count) for count in counts])]

@@ -21,7 +21,7 @@ class Drawn(NamedTuple):
 
 
 def mark(parameter: nn.Parameter, num_rows: int) -> nn.Parameter:
-    """The same, as this process's share of `num_rows`: its gradient is exact as it is, neither averaged over processes nor sent."""
+    """Marks a parameter as this process's share of `num_rows` rows: its gradient is exact as it is, neither averaged over processes nor sent."""
     parameter.num_rows = num_rows  # type: ignore[attr-defined]
     return parameter
 
@@ -32,7 +32,7 @@ def rows_of_whole(parameter: Tensor) -> int | None:
 
 
 def share(num_rows: int, rank: int, world_size: int) -> slice:
-    """Of process `rank`: in order, and of sizes that differ by one at most."""
+    """Returns the rows of process `rank`. Shares are in order, and their sizes differ by one at most."""
     size, more = divmod(num_rows, world_size)
     start = rank * size + min(rank, more)
     return slice(start, start + size + (rank < more))
@@ -46,7 +46,7 @@ def draw(parameter: nn.Parameter, places: Tensor) -> Tensor:
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor | None:
-    """Of the rows drawn where some were."""
+    """Returns the gradient of the rows that were drawn, where some were."""
     drawn: Drawn | None = getattr(parameter, "drawn", None)
     return parameter.grad if drawn is None else drawn.rows.grad
 

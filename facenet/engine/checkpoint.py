@@ -237,7 +237,7 @@ def is_best(content: dict[str, Any], source: Path, path: Path) -> bool:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same bytes under a second name, without a second write (`last.pt` is replaced, never changed in place)."""
+    """Gives a file a second name, without a second write (`last.pt` is replaced, never changed in place)."""
     try:
         with replacing(target) as partial:
             partial.unlink(missing_ok=True)

@@ -16,8 +16,8 @@ from facenet.errors import UserError
 
 
 def module_state(module: nn.Module, *, everywhere: bool = False) -> dict[str, Tensor]:
-    """In host memory: what one process would have. Rows that are spread are in rank 0 alone unless `everywhere`. All processes call it together,
-    as those below."""
+    """The module's state in host memory, as one process would have it. Rows that are spread are in rank 0 alone unless `everywhere`. All processes
+    call it together, as those below."""
     spread = spread_in(module)
     return {
         name: collectives.whole(value, spread[name], everywhere=everywhere) if name in spread else host_copy(value)
@@ -26,7 +26,7 @@ def module_state(module: nn.Module, *, everywhere: bool = False) -> dict[str, Te
 
 
 def load_module_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Of whole rows this process takes its own. Raises UserError for another number of identities."""
+    """Loads a state; of whole rows this process takes its own. Raises UserError for another number of identities."""
     spread = spread_in(module)
     for name, num_rows in spread.items():
         if name in state and len(state[name]) != num_rows:
@@ -37,7 +37,7 @@ def load_module_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """In host memory; rows that are spread in rank 0 alone."""
+    """The optimizer's state in host memory; rows that are spread are in rank 0 only."""
     state = optimizer.state_dict()
     entries, wholes = dict(state["state"]), {}
     for index, parameter in enumerate(parameters_of(optimizer)):
@@ -68,7 +68,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 
 
 def options(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> dict[str, Any]:
-    """Of a group that has made no step: what was chosen, not what an optimizer counts in it. The lr is the schedule's."""
+    """Returns the options of a group as before its first step: what was chosen, not what an optimizer counts in it. The lr is the schedule's."""
     named = {*inspect.signature(type(optimizer)).parameters, *optimizer.defaults, "initial_lr"} - {"params", "lr"}
     return {name: value for name, value in group.items() if name in named}
 

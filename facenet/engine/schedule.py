@@ -222,7 +222,7 @@ class TorchSchedule(Schedule):
 
     @property
     def length(self) -> int:
-        """Of the run, in steps or epochs."""
+        """Length of the run, in steps or epochs."""
         return self.epochs * (self.steps_per_epoch if self.every == "step" else 1)
 
     def replay(self) -> None:

@@ -21,7 +21,8 @@ def nothing() -> None:
 
 
 class Writer:
-    """One write at a time; what it writes must not change meanwhile. One that fails is told at once and tried again until the next is due.
+    """Writes in the background, one write at a time; what it writes must not change meanwhile. One that fails is told at once and tried again until
+    the next is due.
 
     As a context it ends with the last write on the disk, whatever the reason of its end.
     """

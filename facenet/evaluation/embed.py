@@ -97,7 +97,7 @@ class Interrupted(Exception):
 
 
 class Readable:
-    """The same faces. An unreadable image is not replaced by another: it `raises` UserError, or is black and in `found`, with the reason."""
+    """The same faces, where an unreadable image is not replaced by another: it `raises` UserError, or is black and in `found`, with the reason."""
 
     def __init__(self, faces: Faces, *, raises: bool) -> None:
         self.faces, self.raises = faces, raises

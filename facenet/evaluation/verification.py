@@ -220,7 +220,7 @@ def _gains(same: Bools) -> Gains:
 
 
 def _by_target(tars: Floats, fars: Floats) -> dict[float, TarAtFar]:
-    """From (K, targets) rates."""
+    """Turns (K, targets) rates into a dict by target."""
     columns = zip(FAR_TARGETS, tars.mean(axis=0), tars.std(axis=0), fars.mean(axis=0), strict=True)
     return {target: TarAtFar(float(tar), float(std), float(far)) for target, tar, std, far in columns}
 

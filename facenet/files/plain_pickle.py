@@ -145,7 +145,7 @@ class Machine:
         return part
 
     def marked(self) -> list[Any]:
-        """What was put on the stack since the last mark."""
+        """Returns what was put on the stack since the last mark."""
         mark = self.marks.pop()
         items = self.stack[mark:]
         del self.stack[mark:]
@@ -385,7 +385,7 @@ def numpy_type(_: Machine, code: Any, *__: Any) -> NumpyType:
 
 
 def numpy_number(_: Machine, kind: Any, data: Any) -> float | int | bool:
-    """As a number of Python's: a best score, mostly."""
+    """Returns a NumPy number as Python's: a best score, mostly."""
     if type(kind) is not NumpyType or type(data) not in (bytes, str) or len(data) > 8:
         raise Refused("a numpy number without type or value")
     raw = data if type(data) is bytes else data.encode("latin-1")

@@ -47,8 +47,8 @@ def reason_of(path: Path) -> str | None:
 
 
 def text_of(path: Path) -> str:
-    """Of a note that a command left in its directory, which may be anybody's. Raises OSError for what is no regular file or larger than a note is,
-    ValueError for what is no text."""
+    """Returns the text of a note that a command left in its directory, which may be anybody's. Raises OSError for what is no regular file or larger
+    than a note is, ValueError for what is no text."""
     with open(path, "rb", opener=regular) as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:

@@ -70,7 +70,7 @@ def note_failure(run_dir: Path, rank: int, error: BaseException) -> None:
 
 
 def noted_failures(run_dir: Path) -> list[Failure]:
-    """Those that `note_failure` left; what is none is passed over."""
+    """Returns the failures that `note_failure` left; what is none is passed over."""
     found = []
     for path in sorted(run_dir.glob("failure-*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):

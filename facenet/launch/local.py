@@ -97,7 +97,7 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str],
 
 
 def local_store() -> Any:
-    """Where the ranks of a job find each other. On any free port, opened here: parallel jobs never meet, no rank has to bind a port that
+    """Opens the store in which the ranks of a job find each other, on any free port: parallel jobs never meet, no rank has to bind a port that
     another job may have taken, and no other machine reaches it, as it would a socket that torch opens itself."""
     import torch.distributed as dist
 
@@ -173,7 +173,7 @@ class Rank:
         return float(os.pread(self.patience.fileno(), 32, 0) or 0)
 
     def stood(self) -> str:
-        """Where its main thread stood, most recent call first; empty if it did not say."""
+        """Returns where its main thread stood, most recent call first; empty if it did not say."""
         self.stack.seek(0)
         return self.stack.read().decode(errors="replace").strip()
 
@@ -220,7 +220,7 @@ def safe_path() -> dict[str, str]:
 
 
 def module_command(name: str) -> list[str]:
-    """What starts a module of ours in a process of its own."""
+    """Returns the command that starts a module of ours in a process of its own."""
     return [sys.executable, "-c", RUN_MODULE, name]
 
 
@@ -231,8 +231,8 @@ def log_path(run_dir: Path, rank: int) -> Path:
 def watch(
     ranks: Sequence[Rank], received: Sequence[int], elsewhere: Callable[[], list[Failure]], grace_s: float
 ) -> None:
-    """Until all have ended. The first stop signal is passed on, and ranks end themselves within `grace_s` of it, or as soon as their steps allow,
-    or are ended; a failure ends the other ranks within seconds, whatever they wait for."""
+    """Waits until all ranks have ended. The first stop signal is passed on, and ranks end themselves within `grace_s` of it, or as soon as their
+    steps allow, or are ended; a failure ends the other ranks within seconds, whatever they wait for."""
     deadline, stopped_at, fallen = math.inf, math.inf, False
     while running := [rank for rank in ranks if rank.running()]:
         patience_s = max(grace_s, *(rank.patience_s() for rank in running))
@@ -276,7 +276,7 @@ def failure_of(run_dir: Path, ranks: Sequence[Rank], elsewhere: Sequence[Failure
 
 
 def silent_end(run_dir: Path, rank: Rank) -> Failure | None:
-    """Of a rank that ended badly and left no note."""
+    """Describes a rank that ended badly and left no note."""
     lost = rank.number == 0 and rank.code == 0 and not (run_dir / "result.json").exists()
     if rank.killed or (rank.code in FINE and not lost):
         return None
@@ -304,7 +304,7 @@ def die_with_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def changed_environment(changes: dict[str, str]) -> Iterator[None]:
-    """With these variables, and without those of an outer group."""
+    """Sets these variables inside the context, and removes those of an outer group."""
     before = dict(os.environ)
     for name in (*INHERITED, LOCK):
         os.environ.pop(name, None)

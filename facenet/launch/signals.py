@@ -59,7 +59,7 @@ class StopFlag:
         return min(max(self.grace_s, STEPS * self.longest_step_s + self.saving_s), self.longest_s)
 
     def expect(self, saving_s: float) -> None:
-        """What a checkpoint that is about to be written will take."""
+        """Tells how many seconds a checkpoint that is about to be written will take."""
         self.saving_s = saving_s
         self.tell(self.patience())
 

@@ -63,7 +63,7 @@ def keep_open() -> None:
 
 
 def dropping(number: int, before: TextIO | None) -> TextIO:
-    """Of the same encoding; line by line on a terminal and for errors."""
+    """Returns a stream of the same encoding; line by line on a terminal and for errors."""
     if before is not None:
         with contextlib.suppress(OSError):
             before.flush()

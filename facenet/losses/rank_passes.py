@@ -36,7 +36,7 @@ def batch_all(rows: Tensor, positives: Positives, *, margin: float, squared: boo
 
 
 def semi_hard(rows: Tensor, positives: Positives, *, margin: float, squared: bool, chunk: int = CHUNK) -> MinedLoss:
-    """As `batch_all`, over the triplets whose negative is farther than the positive but by less than the margin (Schroff et al. 2015,
+    """Does what `batch_all` does, over the triplets whose negative is farther than the positive but by less than the margin (Schroff et al. 2015,
     eq. 4); all of them, not one for each pair."""
     return passes(rows, positives, margin, squared, "semi_hard", chunk)
 

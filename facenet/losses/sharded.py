@@ -208,7 +208,8 @@ def cross_entropy(
 
 
 class CrossEntropy(torch.autograd.Function):
-    """By hand, in the memory of the logits: at a million identities they are most of what a step needs, and torch's own keeps copies of them."""
+    """Cross entropy written by hand, in the memory of the logits: at a million identities they are most of what a step needs, and torch's own keeps
+    copies of them."""
 
     @staticmethod
     def forward(

@@ -44,7 +44,7 @@ def in_text(text: str) -> str:
 
 
 def masked_address(text: str) -> str:
-    """The same of a value that is an address as a whole, or several joined by `::` or commas; it may hold any character."""
+    """Masks a value that is an address as a whole, or several joined by `::` or commas; it may hold any character."""
     if text.lower().startswith("pipe:"):
         return f"pipe:{HIDDEN}"
     if not re.match(SCHEME, text):
@@ -56,7 +56,7 @@ def masked_address(text: str) -> str:
 
 
 def mask_odd(text: str) -> str:
-    """Of what becomes an address when its braces are expanded, or would be one with the scheme that was forgotten."""
+    """Masks what becomes an address when its braces are expanded, or would be one with the scheme that was forgotten."""
     if re.search(r"[{}]\S*:(?:/|\{)|:\{?/\{?/\S*[{}]", text):
         text = re.sub(r"[?#;][^\s'\"{}]*", f"?{HIDDEN}", text)
         return re.sub(r"(?<=[/}])[^\s/@{}]*@", f"{HIDDEN}@", text)
@@ -114,7 +114,7 @@ def hide(text: str, found: list[str]) -> str:
 
 
 def restore_secrets(node: Any) -> Any:
-    """The same with the addresses as they were given, as far as they are known here."""
+    """Returns the config with the addresses as they were given, as far as they are known here."""
     known = secrets()
 
     def given(text: str) -> str:
@@ -126,7 +126,7 @@ def restore_secrets(node: Any) -> Any:
 
 
 def restored_address(address: str, key: str) -> str:
-    """As `restore_secrets`, for one that is about to be opened. Raises UserError that names the key where its secret is not known."""
+    """Returns one address as it was given, before it is opened. Raises UserError that names the key where its secret is not known."""
     found: str = restore_secrets(address)
     if without_secret(found):
         raise UserError(f"{key}: {found} is recorded without its secret; give it again: {key}=...")
@@ -134,7 +134,7 @@ def restored_address(address: str, key: str) -> str:
 
 
 def kept_in(argument: str) -> str:
-    """As `hide_secrets`, for text that holds addresses and is none."""
+    """Does what `hide_secrets` does, for text that holds addresses and is none."""
     return IN_TEXT.sub(lambda found: str(hide_secrets(found[0])), argument)
 
 
@@ -165,7 +165,7 @@ def remember(addresses: Iterable[str]) -> None:
 
 
 def masked_in(text: str, address: str) -> str:
-    """What a client says about an address that it was given, without any piece of its secret: it may have cut it anywhere."""
+    """Returns what a client says about an address that it was given, without any piece of its secret: it may have cut it anywhere."""
     hidden = masked_address(address)
     if hidden == address:
         return mask(text)

@@ -34,7 +34,7 @@ def indented(text: str) -> str:
 
 
 def guard_logs(*names: str) -> None:
-    """Of the root logger and those named: of every handler that they have by now, and of the one that Python has where there is none."""
+    """Guards the root logger and those named, every handler that they have by now, and of the one that Python has where there is none."""
     for handler in handlers_of(*names):
         if not isinstance(handler.formatter, Guarded):
             handler.setFormatter(Guarded(handler.formatter))

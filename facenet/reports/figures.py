@@ -173,7 +173,7 @@ def parallel_coordinates(ranking: Ranking) -> go.Figure | None:
 
 
 def fold_differences(ranking: Ranking) -> go.Figure | None:
-    """By how much the best setting was ahead on each fold, for every setting that it was compared with."""
+    """Draws by how much the best setting was ahead on each fold, for every setting that it was compared with."""
     compared = [
         setting
         for setting, comparison in zip(ranking.settings, ranking.comparisons, strict=True)

@@ -109,7 +109,7 @@ def show_ranking(ranking: Ranking) -> str:
 
 
 def effective_lr(setting: Setting) -> str:
-    """As it was asked for where that is the same number."""
+    """Returns the effective learning rate, as it was asked for where that is the same number."""
     asked, found = setting.axes.get("optimizer.lr", ""), setting.jobs[0].lr
     if found is None:
         return ""
@@ -126,7 +126,7 @@ def judge(comparison: Comparison | None) -> str:
 
 
 def table(heading: str, head: Sequence[str], rows: Iterable[tuple[Sequence[Cell], bool]]) -> str:
-    """With a heading to click on for each order, and on a narrow screen one block per row."""
+    """Returns an HTML table with a heading to click on for each order; on a narrow screen one block per row."""
     titles = "".join(f'<th><button type="button">{escape(name)}</button></th>' for name in head)
     lines = []
     for cells, best in rows:

@@ -142,7 +142,7 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray[tuple[int], np.dtype[n
 
 
 def least_p(num_folds: int) -> float:
-    """Of `sign_flip_p`: where all folds agree."""
+    """Smallest p that `sign_flip_p` can give: where all folds agree."""
     return float(2.0 ** (1 - min(num_folds, MOST_SIGNS)))
 
 

@@ -63,7 +63,7 @@ def check_axes(axes: set[str], num_jobs: int) -> None:
 
 
 def resolved_as_job(composed: DictConfig) -> dict[str, Any]:
-    """What the values of a command are in its first job: `${hydra:job.num}` and the like have none before."""
+    """Returns the values that a command has in its first job: `${hydra:job.num}` and the like have none before."""
     return resolve_values(as_job(composed, 0))
 
 
@@ -79,20 +79,20 @@ def as_job(composed: DictConfig, num: int) -> DictConfig:
 
 
 def resolve_values(job: DictConfig) -> dict[str, Any]:
-    """With what its values say of Hydra as a single run has it."""
+    """Returns the config with references to Hydra resolved as a single run has them."""
     with hydra_of(job):
         return configs.resolve(without_hydra(job))
 
 
 def directory_of(job: DictConfig) -> Path:
-    """Its name may say `${hydra:job.override_dirname}` and the like, as with Hydra's own launcher."""
+    """Returns the directory of a job; its name may say `${hydra:job.override_dirname}` and the like, as with Hydra's own launcher."""
     with hydra_of(job):
         return Path(job.hydra.sweep.dir, job.hydra.sweep.subdir).absolute()
 
 
 @contextlib.contextmanager
 def hydra_of(job: DictConfig) -> Iterator[None]:
-    """What `${hydra:...}` refers to."""
+    """Returns what `${hydra:...}` refers to."""
     hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
     hydra.set_config(job)
     try:
@@ -108,7 +108,7 @@ def axes_of(config: DictConfig, loader: ConfigLoader) -> set[str]:
 
 
 def arguments(config: DictConfig) -> list[str]:
-    """What a sweeper reads: the preset's axes, then the command's, which replace them."""
+    """Returns the arguments that a sweeper reads: the preset's axes, then the command's, which replace them."""
     preset = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     return [*preset, *as_given(config.hydra.overrides.task)]
 

@@ -36,7 +36,7 @@ class PlanFirst(Callback):
 
 
 def hide_addresses(config: DictConfig) -> None:
-    """In the config that Hydra is about to write beside the jobs. Those of the command line are hidden before Hydra sees them."""
+    """Hides addresses in the config that Hydra is about to write beside the jobs. Those of the command line are hidden before Hydra sees them."""
     with read_write(config), read_write(config.hydra):
         for path, value in walk(OmegaConf.to_container(config)):
             if isinstance(value, str) and (hidden := addresses.kept_in(value)) != value:

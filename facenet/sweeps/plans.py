@@ -66,7 +66,7 @@ class Planner:
         return [self.plan_job(job) for job in jobs]
 
     def plan_job(self, job: Job) -> Job:
-        """With state, plan and twin, or with what is wrong with it."""
+        """Returns a job with its state, plan and twin, or with what is wrong with it."""
         try:
             self.check_place(job)
             configs.check(job.config, Recipe)
@@ -92,7 +92,7 @@ class Planner:
             )
 
     def plan_of(self, config: dict[str, Any]) -> Plan:
-        """As `tasks.job.prepare`. Raises UserError where that does, and for more processes than devices."""
+        """Plans a job as `tasks.job.prepare` does. Raises UserError where that does, and for more processes than devices."""
         config, _ = settle(config, sweep_dir=self.sweep_dir)
         recipe = build_planned(config)
         key = json.dumps([without(config["data"], AFTER_OPENING), config["benchmark"]], sort_keys=True)

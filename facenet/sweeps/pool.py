@@ -71,7 +71,7 @@ class Running:
     started: float = field(default_factory=time.monotonic)
 
     def outcome(self) -> Outcome:
-        """Of the ended process."""
+        """Returns the outcome of the process that ended."""
         code, seconds = self.process.returncode, time.monotonic() - self.started
         self.answer.seek(0)
         with self.answer as file, contextlib.suppress(ValueError):
@@ -101,7 +101,7 @@ class Pool:
         self.told = False
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Until all have ended, or none may start any more. Raises KeyboardInterrupt or Stopped for a stop signal, once the running jobs
+        """Runs jobs until all have ended, or none may start any more. Raises KeyboardInterrupt or Stopped for a stop signal, once the running jobs
         have saved and ended."""
         waiting = list(jobs)
         with stop_signals() as received:

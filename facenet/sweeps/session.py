@@ -187,5 +187,5 @@ def say(text: str) -> None:
 
 
 def log_of(job: Job) -> str:
-    """Where its output is, if it is not what the terminal showed."""
+    """Returns where a job's output is, if the terminal did not show it."""
     return f"; its output is in {log_path(job)}" if not job.problem and log_path(job).is_file() else ""

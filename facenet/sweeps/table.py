@@ -20,7 +20,7 @@ STATES = {
 
 
 def rows_of(jobs: Sequence[Job], *, skip_duplicates: bool) -> list[dict[str, str]]:
-    """One per job, all with the same keys: number, state, swept keys, and what the plan makes of them."""
+    """Returns one row per job, all with the same keys: number, state, swept keys, and what the plan makes of them."""
     axes = list(dict.fromkeys(key for job in jobs for key in job.changed))
     rows = [{**row(job, axes, skip_duplicates), "time": time_of(job), "note": note(job)} for job in jobs]
     return [{shown(key): shown(cell) for key, cell in each.items()} for each in rows]

@@ -89,7 +89,7 @@ def settle(config: dict[str, Any], *, sweep_dir: Path | None = None) -> tuple[di
 
 
 def warn_of_slow(config: Mapping[str, Any]) -> None:
-    """Of what was asked for though it is slow here. A device is not started to find out."""
+    """Warns of what was asked for though it is slow here. A device is not started to find out."""
     half, update = at(config, PRECISION), at(config, UPDATE) is True
     if not (half in HALVES or update) or not is_host(device := device_of(config)):
         return
@@ -98,7 +98,7 @@ def warn_of_slow(config: Mapping[str, Any]) -> None:
 
 
 def slow(found: Probe, halves: Sequence[str], *, update: bool = True) -> Iterator[str]:
-    """What of these is slower here than float32, a line each."""
+    """Returns what of these is slower here than float32, a line each."""
     for half in halves:
         if (times := found.convolution.get(half, 0.0) / found.convolution["fp32"]) > SLOWER:
             yield f"precision={half}: a convolution takes {ratio(times)} times as long on this machine as in fp32"
@@ -111,7 +111,7 @@ def device_of(config: Mapping[str, Any]) -> str:
 
 
 def threads(config: Mapping[str, Any]) -> int:
-    """Of each process of a run; a test of a network has one."""
+    """Number of threads of each process of a run; a test of a network has one process."""
     return threads_of(config["distributed"]["num_processes"] if "distributed" in config else 1)
 
 
@@ -136,7 +136,7 @@ def note(sweep_dir: Path, device: str, choice: Choice) -> None:
 
 
 def read_note(sweep_dir: Path, device: str) -> Choice | None:
-    """Of the sweep's first job on such a device. The directory may be anybody's: words of a short list, or nothing."""
+    """Reads what the sweep's first job on such a device chose. The directory may be anybody's: words of a short list, or nothing."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         told = json.loads(text_of(sweep_dir / f"auto-{device}.json"))
         precision, update = told["precision"], told["update"]

@@ -37,7 +37,7 @@ SCORED = ("trainer.select", "benchmark", "data.val_identities", "data.val_images
 
 
 def changes(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
-    """What makes it another training, a line per value."""
+    """Returns what makes it another training, a line per value."""
     return [line for key, line in differing(before, config) if not is_free(key)]
 
 
@@ -71,7 +71,7 @@ def differing(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]
 
 
 def unsaid_values(before: dict[str, Any], now: dict[str, Any], path: str) -> dict[str, Any]:
-    """What their one target takes where a node does not say it: an option that is newer than a run makes no other training of it."""
+    """Returns what their one target takes where a node does not say it: an option that is newer than a run makes no other training of it."""
     target = now.get("_target_")
     if target is None or target != before.get("_target_") or before.keys() == now.keys():
         return {}
@@ -87,14 +87,14 @@ def unsaid_values(before: dict[str, Any], now: dict[str, Any], path: str) -> dic
 
 
 def samples(material: Material, seed: int) -> dict[str, Any]:
-    """What a checkpoint says of the images and pairs, so that they are known again elsewhere."""
+    """Returns what a checkpoint records of the images and pairs, so that they are known again elsewhere."""
     pairs = own_pairs(material)
     tested = None if pairs is None else {**contents.sample(pairs.faces, seed), "pairs": pairs.fingerprint}
     return {"data": contents.sample(material.source, seed), "benchmark": tested}
 
 
 def changed_images(material: Material, before: Any) -> list[str]:
-    """In which of the `samples` other pixels are now; empty for a run that left none."""
+    """Says in which of the `samples` other pixels are now; empty for a run that left none."""
     before, pairs = before if isinstance(before, dict) else {}, own_pairs(material)
     found = {"data": contents.find_changed(material.source, before.get("data"))}
     if pairs is not None:
@@ -170,7 +170,7 @@ def without_moments(before: Any, now: dict[str, Any]) -> str | None:
 
 
 def state_names(node: Any) -> set[tuple[int, str]]:
-    """What the optimizer remembers of a convolution, a matrix and a vector."""
+    """Names of what the optimizer remembers of a convolution, a matrix and a vector."""
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 4, 3, 3), (4, 4), (4,))]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)

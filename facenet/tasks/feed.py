@@ -93,7 +93,7 @@ class Feed:
 
     @cached_property
     def place(self) -> Path | None:
-        """Of the cache; None where nothing can be kept."""
+        """Place of the cache; None where nothing can be kept."""
         folder = expand_home(self.data.cache_dir) if self.data.cache_dir else cache_dir()
         if folder is None:
             return None
@@ -125,7 +125,7 @@ class Feed:
         return cache, MappedImages(cache, self.new)
 
     def train(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """From batch number `first` of the epoch on."""
+        """Yields training batches, from batch number `first` of the epoch on."""
         count = self.plan.steps_per_epoch * self.plan.accumulate
         size = self.plan.images_per_step // self.plan.accumulate
         if isinstance(self.loader, ShardLoader):
@@ -135,7 +135,7 @@ class Feed:
         return self.loader.epoch(rest, epoch=epoch, rank=self.rank, first=first, origin=self.sampler.origin)
 
     def val(self) -> Iterator[Batch]:
-        """The same batches after every epoch."""
+        """Yields validation batches, the same ones after every epoch."""
         if isinstance(self.val_loader, ShardLoader):
             return self.passage(self.val_loader, self.plan.val_batch_size, self.plan.num_val_batches, 0)
         return self.val_loader.epoch(
@@ -167,7 +167,7 @@ class Feed:
 
 
 def shards_of(faces: Faces) -> ShardFaces:
-    """What a source of shards opened, of which `data.min_images` may leave a part."""
+    """Returns the shards that a source opened, of which `data.min_images` may leave a part."""
     while isinstance(faces, Subset):
         faces = faces.parent
     assert isinstance(faces, ShardFaces)

@@ -142,7 +142,7 @@ def check_pixels(config: dict[str, Any], faces: Faces) -> None:
 
 
 def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> Result:
-    """What a finished run has come to. Nothing of it changes, but for a registration that this command asks for and the run did not."""
+    """Returns the result of a run that has finished. Nothing of it changes, but for a registration that this command asks for and the run did not."""
     row = earlier.content["best"]["row"]
     path = earlier.run_dir / "checkpoints" / ("best.pt" if row else "last.pt")
     tracking, before = configs.build(config["tracking"], "tracking"), earlier.config["tracking"].get("register")
@@ -178,12 +178,12 @@ def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str
 
 
 def source_in(node: dict[str, Any]) -> str | None:
-    """Where data or a benchmark are read from; None for what is drawn."""
+    """Returns where data or a benchmark are read from; None for what is drawn."""
     return next((str(node[key]) for key in ("root", "list", "path", "shards") if node.get(key)), None)
 
 
 def origin(program: str, overrides: list[str]) -> dict[str, str]:
-    """Where a run came from: code, machine, versions and the command that repeats it, also of one that a script began."""
+    """Returns where a run came from: code, machine, versions and the command that repeats it, also of one that a script began."""
     overrides = [addresses.mask(override) for override in overrides]
     command = shlex.join([program, *overrides])
     tags = {
@@ -243,7 +243,7 @@ def file_system(directory: Path) -> list[str]:
 
 
 def git(directory: Path, *arguments: str, **variables: str) -> str | None:
-    """What it says; None where it fails, is missing or takes long."""
+    """Returns what git says; None where it fails, is missing or takes long."""
     command = ["git", "-C", str(directory), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=10, env={**os.environ, **variables})

@@ -64,8 +64,8 @@ def probe_or_recall(name: str, num_threads: int, *, keep: bool = True) -> Probe:
 
 
 def describe(name: str, num_threads: int) -> dict[str, Any]:
-    """What a probe depends on. Of two machines whose CPUs have one name, a guest may see fewer instructions. A device that does not say what it is
-    is known by its host."""
+    """Returns what a probe depends on. Of two machines whose CPUs have one name, a guest may see fewer instructions. A device that does not say what
+    it is is known by its host."""
     return {
         "device": name,
         "model": model_of(name) or ("" if is_host(name) else f"in {platform.node()}"),
@@ -77,7 +77,7 @@ def describe(name: str, num_threads: int) -> dict[str, Any]:
 
 
 def processor_text(path: Path = Path("/proc/cpuinfo")) -> str:
-    """What the kernel says of the first core's kind, without its clock and the like."""
+    """Returns what the kernel says of the first core's kind, without its clock and the like."""
     with contextlib.suppress(OSError):
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0].splitlines()
         fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -129,7 +129,7 @@ def measure(name: str, num_threads: int) -> Probe:
 
 
 def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
-    """In a process of its own: the probe of the config's device as a dict."""
+    """Runs in a process of its own and returns the probe of the config's device as a dict."""
     name, _ = configs.build(config["accelerator"], "accelerator").resolve()  # which imports its plugin
     return asdict(on_device(name))
 
@@ -170,7 +170,7 @@ def convolution(at: Accelerator, num_images: int) -> Callable[[], Any]:
 
 
 def updates(at: Accelerator) -> dict[str, float]:
-    """Of a square matrix, at the first size that takes long enough in fp32."""
+    """Times updates of a square matrix, at the first size that takes long enough in fp32."""
     side = 128
     while shortest(update(at, side, "fp32"), at) < LONG_ENOUGH_S and side < 1024:
         side *= 2

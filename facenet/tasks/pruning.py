@@ -76,7 +76,7 @@ class Pruner:
         return f"epoch {epoch}: {select} {digits(sign * best)} at best is {worse} {digits(sign * median)}, the median of {count} others"
 
     def others(self, select: str) -> list[Curve]:
-        """Of the other jobs that finished or run."""
+        """Returns the scores of the other jobs that finished or run."""
         name = safe_name(f"epoch/{select}" if select.startswith("train/") else select)  # train/...: of some steps each
         return [
             [

@@ -104,7 +104,7 @@ def network_in(content: dict[str, Any], path: str) -> Restored:
 
 
 def tell(report: LoadReport, preprocess: Preprocess) -> None:
-    """What was loaded; and a warning where a file that is known was made for other images than it will get."""
+    """Says what was loaded, and warns where a file that is known was made for other images than it will get."""
     log.info("%s", report)
     if (told := advice(report.path, report.layout, preprocess.as_dict())) is not None:
         log.warning("weights: %s", told)

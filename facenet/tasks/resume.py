@@ -85,7 +85,7 @@ class Earlier:
 
 
 def find(resume: str | None, run_dir: Path) -> Earlier | None:
-    """What `resume=` names: null, nothing; auto, the run in `run_dir` if it left a checkpoint; else the run of that directory or
+    """Finds what `resume=` names: null, nothing; auto, the run in `run_dir` if it left a checkpoint; else the run of that directory or
     checkpoint. Raises UserError where a named one has none that loads."""
     if resume is None:
         return None
@@ -101,7 +101,7 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
 
 
 def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
-    """From the newest checkpoint that is whole, or from the one named. A damaged one is passed over, and said."""
+    """Finds the newest checkpoint that is whole, or the one named. A damaged one is passed over, and said."""
     folder = run_dir / "checkpoints"
     candidates = [path] if path else [folder / "last.pt", *reversed(checkpoints.numbered(folder)), folder / "best.pt"]
     for candidate in candidates:
@@ -181,7 +181,8 @@ def in_order_of(stored: Any, config: Any) -> Any:
 
 
 def own_places(wanted: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """With the cache where this command has it: the directory's word is not enough to write anywhere, and a cache can be made again."""
+    """Returns the config with the cache where this command has it: the directory's word is not enough to write anywhere, and a cache can be made
+    again."""
     if "cache_dir" not in wanted["data"] or any(item.lstrip("+").startswith("data.cache_dir=") for item in overrides):
         return wanted
     return {**wanted, "data": {**wanted["data"], "cache_dir": None}}
@@ -236,7 +237,7 @@ def same_data_named(path: list[str], stored: dict[str, Any], config: dict[str, A
 
 
 def follow_sizes(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """With the sizes that follow one another in `conf` and followed in the config before, where no override said another."""
+    """Makes sizes that follow one another in `conf`, and did in the config before, follow again where no override said another."""
     image, old_image = (node.get("data", {}).get("image_size") for node in (config, before))
     if (
         image != old_image
@@ -300,7 +301,7 @@ def find_begun(run_dir: Path, config: dict[str, Any]) -> str | None:
 
 
 def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:
-    """Where the run is recorded: a command in another directory would look into another default store."""
+    """Writes down where the run is recorded: a command in another directory would look into another default store."""
     told = {"uri": None if uri is None else addresses.masked_address(uri), "run_id": run_id}
     if uri is not None and (database := sqlite_path(uri)) is not None:
         told["from_here"] = os.path.relpath(database, run_dir.absolute())  # which holds when both are moved

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
-    """What `train` returns for a checked config."""
+    """Trains a checked config and returns what `train` returns."""
     torch.manual_seed(config["seed"])  # the first weights, equal in all ranks
     return train(Recipe(**configs.build(config)), Run(run_dir, config, run_id, stop, Pruner.from_environment()))
 
@@ -107,8 +107,8 @@ def train(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def network_and_losses(recipe: Recipe, plan: Plan, device: Accelerator) -> TrainStep:
-    """What one process computes for a batch, on its device, with the weights that the run begins from; seeds the device's random streams. Raises
-    UserError for weights that do not fit, or a network that cannot take its images."""
+    """Returns what one process computes for a batch, on its device, with the weights that the run begins from; seeds the device's random streams.
+    Raises UserError for weights that do not fit, or a network that cannot take its images."""
     if recipe.resume is None:
         if recipe.weights is not None:
             tell(load_weights(recipe.backbone, recipe.weights), recipe.preprocess)
@@ -126,7 +126,7 @@ def start_schedule(recipe: Recipe, plan: Plan, optimizer: torch.optim.Optimizer)
 
 
 def origin_of_batches(recipe: Recipe, run: Run, plan: Plan) -> dict[str, Any]:
-    """What repeats a batch, beside its images: the config, and the weights as they are now."""
+    """Returns what is needed to repeat a batch, beside its images: the config, and the weights as they are now."""
     return {
         "config": run.config,
         "triplets": recipe.sampler.layout == "triplet",

@@ -32,7 +32,7 @@ def run_compare_loss(
     plot: str | None,
     json: bool,
 ) -> tuple[str, bool]:
-    """What to print, and whether the mean of |A - B| / |B| is within the tolerance."""
+    """Returns what to print, and whether the mean of |A - B| / |B| is within the tolerance."""
     if steps is not None and steps < 1:
         raise UserError(f"--steps: expected 1 or more, got {steps}")
     if not tolerance >= 0:

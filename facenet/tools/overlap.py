@@ -33,7 +33,7 @@ class Near(NamedTuple):
 
 
 def plain_name(name: str) -> str:
-    """Without case, accents and punctuation, its words in alphabetical order: what two spellings of a name share."""
+    """Returns a name without case, accents and punctuation, its words in alphabetical order: what two spellings of a name share."""
     letters = unicodedata.normalize("NFKD", name)
     bare = "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
     return " ".join(sorted(re.findall(r"[^\W_]+", bare)))

@@ -29,7 +29,7 @@ def run_pack(root: str, out: str, *, size: int | None = None, depth: int = 1) ->
 
 
 def override(key: str, value: str) -> str:
-    """As a shell and Hydra read it, whatever the value holds."""
+    """Spells an override as a shell and Hydra read it, whatever the value holds."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     plain = PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null", "nan", "inf")

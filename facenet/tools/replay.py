@@ -24,7 +24,7 @@ from facenet.files.plain_pickle import Refused
 
 
 def replay(path: Path, device: str = "auto") -> list[str]:
-    """What is not finite in the step: the first module by name whose output it is, the losses, the parameters with such a gradient. Dropout and
+    """Finds what is not finite in the step: the first module by name whose output it is, the losses, the parameters with such a gradient. Dropout and
     the identities of a sampled head are drawn anew; the rest is what the run computed. `device`: a choice of accelerator=. Raises UserError for a
     file that is no such dump."""
     content = read(path)

@@ -20,7 +20,7 @@ USUAL = ("outputs", "multirun")
 
 
 def run_sync(folders: Sequence[str], uri: str | None) -> str:
-    """What was sent, a line per run. Raises UserError with the same where a store did not take its runs, after trying all."""
+    """Returns what was sent, a line per run. Raises UserError with the same where a store did not take its runs, after trying all."""
     lines, refused = [], False
     paths = [path for folder in existing(folders) for path in journals(folder)]
     for path in dict.fromkeys(paths):
@@ -49,7 +49,7 @@ def existing(folders: Sequence[str]) -> list[Path]:
 
 
 def sync(path: Path, uri: str | None) -> str:
-    """What was done, empty where there was nothing to do. A run whose process is gone is ended."""
+    """Returns what was done, empty where there was nothing to do. A run whose process is gone is ended."""
     if not settling.waiting(path):
         return ""
     if not uri:
@@ -66,7 +66,7 @@ def sync(path: Path, uri: str | None) -> str:
 
 
 def lives(run: RunRecord) -> bool:
-    """As far as one can know from this host."""
+    """Returns whether a run lives, as far as one can know from this host."""
     return process.of_this_host(run.tags) and process.alive(run.tags)
 
 
@@ -81,7 +81,7 @@ def end_of(path: Path) -> tuple[str, str]:
 
 
 def run_reap(*, uri: str | None, experiment: str | None, dry_run: bool, all_hosts: bool, older_than: float) -> str:
-    """What was done with each run that MLflow takes for running, a line per run. Raises UserError where MLflow cannot be used."""
+    """Returns what was done with each run that MLflow takes for running, a line per run. Raises UserError where MLflow cannot be used."""
     store = where(uri)
     lines = []
     for run in reading.running(store, experiment):

@@ -64,7 +64,7 @@ def value_tags(name: str, values: dict[str, str]) -> dict[str, str]:
 
 
 def values_in(tags: Mapping[str, str], name: str) -> dict[str, str]:
-    """What `value_tags` made tags of; empty where it did not."""
+    """Returns the values that `value_tags` made tags of; empty where it did not."""
     parts = itertools.takewhile(lambda part: part is not None, (tags.get(f"{name}.{n}") for n in itertools.count(1)))
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads("".join([tags.get(name, ""), *filter(None, parts)]))

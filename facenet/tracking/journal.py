@@ -75,7 +75,7 @@ def begin(run_dir: Path, run_id: str, store: str | None) -> Path:
 
 
 def journals(folder: Path) -> list[Path]:
-    """Those of a run directory, or of all below a folder."""
+    """Returns the journals of a run directory, or of all below a folder."""
     return sorted(path for path in folder.rglob("metrics*.jsonl") if isinstance(header(path).get("run"), str))
 
 
@@ -88,7 +88,7 @@ def header(path: Path) -> Record:
 
 
 def whole(path: Path) -> int:
-    """Its length in bytes without a line that a crash cut off."""
+    """Returns its length in bytes, without a line that a crash cut off."""
     with path.open("rb") as file:
         return line_start(file, path.stat().st_size)
 

@@ -43,8 +43,8 @@ def register(uri: str, run_id: str, name: str, network: Any, example: Any) -> st
 
 @contextlib.contextmanager
 def current_store(uri: str) -> Iterator[None]:
-    """What MLflow's functions without a client use; afterwards what they used before, in this process and in the environment of others, so
-    that the next job of a sweep does not record there."""
+    """Sets the store that MLflow's functions without a client use; afterwards what they used before, in this process and in the environment of
+    others, so that the next job of a sweep does not record there."""
     import mlflow
 
     before, variable = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)

@@ -25,7 +25,8 @@ def start_of(pid: int) -> str | None:
 
 
 def alive(tags: Mapping[str, str]) -> bool:
-    """Of a run of this host, by its tags. Runs of earlier versions do not say when they started: their number alone counts."""
+    """Returns whether the process of a run of this host is alive, by its tags. Runs of earlier versions do not say when they started: their number
+    alone counts."""
     pid = tags.get("pid", "")
     found = start_of(int(pid)) if pid.isdigit() else None
     return found is not None and tags.get("pid_started", found) == found

@@ -38,7 +38,8 @@ class RunRecord:
 
 
 def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None) -> list[RunRecord]:
-    """By job number; deleted runs are left out. One job may have several runs if it was started anew. Raises UserError for none."""
+    """Returns the runs of a sweep by job number; deleted runs are left out. One job may have several runs if it was started anew. Raises UserError
+    for none."""
     found = search(uri, f"tags.sweep_id = '{quoted(sweep_id)}'", experiment)
     if not found:
         raise UserError(

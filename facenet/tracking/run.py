@@ -125,7 +125,7 @@ def whereabouts(facts: RunFacts) -> dict[str, str]:
 
 
 def begin(run_dir: Path, run_id: str, uri: str) -> Path:
-    """Its journal, which names the store."""
+    """Opens the run's journal, which names the store."""
     return journal.begin(run_dir, run_id, addresses.masked_address(uri))
 
 

@@ -18,7 +18,7 @@ def waiting(path: Path) -> bool:
 
 
 def address(path: Path, uri: str | None) -> str:
-    """Where a journal's run is recorded: the store given, else the one it names. Raises UserError for one that is no address, or lacks its
+    """Returns where a journal's run is recorded: the store given, else the one it names. Raises UserError for one that is no address, or lacks its
     secret."""
     named = header(path).get("store")
     if not isinstance(named, str | None):

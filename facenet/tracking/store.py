@@ -56,7 +56,7 @@ def open_client(uri: str) -> MlflowClient:
 
 @dataclass(frozen=True)
 class Experiment:
-    """By its name, or its id; `origin` is the variable that says so, empty for the config."""
+    """An experiment by its name, or its id; `origin` is the variable that says so, empty for the config."""
 
     name: str
     by_id: bool = False
@@ -99,7 +99,8 @@ def found_by_id(client: MlflowClient, experiment: Experiment) -> Any:
 
 
 def quiet_mlflow() -> None:
-    """Its schema migrations write a page of INFO lines, its retries a page of warnings, and each try at a full database a traceback."""
+    """Silences MLflow: its schema migrations write a page of INFO lines, its retries a page of warnings, and each try at a full database a
+    traceback."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(
         logging.CRITICAL
@@ -147,7 +148,7 @@ def change_places(connection: sqlite3.Connection, table: str, column: str, old: 
 
 @contextlib.contextmanager
 def locked(database: Path | None) -> Iterator[None]:
-    """Only one process creates the tables: of 12 that did so at once, all 12 failed."""
+    """Lets only one process create the tables: of 12 that did so at once, all 12 failed."""
     if database is None:
         yield
         return
@@ -171,7 +172,7 @@ def usable(uri: str, way_out: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException, uri: str = "") -> str:
-    """Of what the store at an address said, without a secret of that or of others."""
+    """Returns the first line of what the store at an address said, without a secret of that or of others."""
     lines = str(error).strip().splitlines() or [repr(error)]
     return shown(masked_in(lines[0], uri))
 
@@ -205,7 +206,8 @@ def free_port() -> int:
 
 
 def store_state(uri: str, experiment: str = "") -> str:
-    """What a run in this experiment would meet at the store, which is read or asked and never made. Raises UserError when a run could not use it."""
+    """Returns what a run in this experiment would meet at the store, which is read or asked and never made. Raises UserError when a run could not use
+    it."""
     with usable(uri, "start it, set MLFLOW_TRACKING_URI, or tracking=none"):
         database = sqlite_path(uri)
         return remote_state(uri, experiment) if database is None else file_state(database, uri, experiment)

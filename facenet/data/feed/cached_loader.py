@@ -25,7 +25,7 @@ class Images(Protocol):
 
 
 class MappedImages:
-    """In the file of the cache, or in the memory that holds its pages."""
+    """Images in the file of the cache, or in the memory that holds its pages."""
 
     def __init__(self, cache: RawCache, new: NewImages) -> None:
         self.cache, self.new = cache, new

@@ -139,7 +139,7 @@ def _parts(line: str) -> tuple[str, str, str]:
 
 
 def _unquote(text: str) -> str:
-    """As programs write it that put values into quotes."""
+    """Returns the text without the quotes that some programs put around values."""
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
@@ -219,7 +219,7 @@ def _tell_repeated(file: Path, labels: list[int], paths: list[str]) -> None:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """Its lines, of a longer one the beginning."""
+    """Yields the lines of the file; of a line that is too long, only its beginning."""
     try:
         with open_text(file, any_bytes=True, lf_only=True) as lines:
             yield from iter(partial(lines.readline, LONGEST_LINE), "")

@@ -91,7 +91,7 @@ class Decode:
             return self.pixels(image)
 
     def open(self, source: str | bytes) -> Image.Image:
-        """Its header read and its size allowed; no pixel decoded yet."""
+        """Opens an image: its header is read and its size checked, no pixel is decoded yet."""
         data = contents_of(source) if isinstance(source, str) else source
         check_head(data)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -198,6 +198,6 @@ DEFAULT = Decode()
 
 
 def reason_of(error: Exception) -> str:
-    """In one line why a file is no image; Pillow's words without the object that it read."""
+    """Says in one line why a file is no image: Pillow's words without the object that it read."""
     told = re.sub(r"image file <_io\.BytesIO object at 0x[0-9a-f]+>", "it as an image", str(error)).split("\n")[0]
     return told or type(error).__name__

@@ -272,7 +272,7 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
 
 
 def _states(root: Path, names: list[str]) -> list[tuple[int, int, int]]:
-    """Of each directory: device, number and modification time."""
+    """Returns device, number and modification time of each directory."""
     base = os.fspath(root) + os.sep
     found = map(os.stat, [base, *[base + name for name in names]])
     return [(state.st_dev, state.st_ino, state.st_mtime_ns) for state in found]

@@ -98,7 +98,7 @@ class RecordFile:
         return word >> 29, self.bytes[at + 8 : end], end + -length % 4
 
     def heads(self, positions: Indices) -> Head:
-        """Of all these records in a few steps, without their bodies; UserError where one does not begin there."""
+        """Reads the heads of all these records in a few steps, without their bodies. Raises UserError where one does not begin there."""
         if self.bytes.size() < len(self.bytes):
             raise UserError(f"{self.path}: the file was cut while it was in use; copy it again")
         data, found = np.frombuffer(self.bytes, np.uint8), np.zeros((len(positions), 40), np.uint8)

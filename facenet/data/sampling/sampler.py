@@ -194,7 +194,7 @@ class ShuffleSampler(Sampler):
 
 
 def _orders(num_images: int, key: tuple[int, ...]) -> Iterator[Indices | KeyedOrder]:
-    """One random order after the other: held in memory while it is small."""
+    """Yields one random order after the other, held in memory while they are small."""
     if num_images <= HELD:
         rng = np.random.default_rng(key)
         while True:

@@ -174,7 +174,7 @@ def stored_index(address: str) -> ShardIndex | None:
 
 
 def recall_index(addresses: Sequence[str]) -> ShardIndex:
-    """Counted now, or when these shards were first seen: files of the same sizes and times, addresses of the same names."""
+    """The index as counted now, or when these shards were first seen: files of the same sizes and times, addresses of the same names."""
     states = existing([address for address in addresses if not is_remote(address)])
     key = hashlib.sha256(
         repr([*(os.path.abspath(masked_address(address)) for address in addresses), states]).encode(

@@ -165,7 +165,7 @@ def scan_all(addresses: Sequence[str], progress: Progress | None = None) -> Shar
 
 
 def join(parts: Sequence[ShardIndex], identities: Sequence[str] | None = None) -> ShardIndex:
-    """One index of what `scan` gave. identities: names by label, else a label is its name; labels are numbered anew without gaps."""
+    """Joins what `scan` returned into one index. identities: names by label, else a label is its name; labels are numbered anew without gaps."""
     whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
     names = tuple(name for part in parts for name in part.names)
     present, labels = np.unique(whole["labels"], return_inverse=True)

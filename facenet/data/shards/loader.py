@@ -54,7 +54,7 @@ class Stream:
         self.thread = threading.Thread(target=self._run, name="facenet-shards", daemon=True)
 
     def take(self, row: int) -> bytes:
-        """Of an image that nobody took before. Raises what ended the reading."""
+        """Returns the bytes of an image that nobody took before. Raises what ended the reading."""
         with self.changed:
             self.changed.wait_for(lambda: row in self.held or self.error is not None)
             if row not in self.held and self.error is not None:

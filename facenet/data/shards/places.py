@@ -88,7 +88,7 @@ def split_query(address: str) -> tuple[str, str]:
 
 
 def name_of(address: str) -> str:
-    """Of the file or folder there."""
+    """Returns the name of the file or folder at an address."""
     return split_query(address)[0].rstrip("/").rpartition("/")[2]
 
 

@@ -249,7 +249,7 @@ def _bytes_of(array: _Array, where: str) -> bytes:
 
 
 def _listed(part: Any) -> Any:
-    """Of an array or a tuple what a list of it would hold."""
+    """Returns what a list of this array or tuple would hold."""
     return list(part) if type(part) is tuple else part.numbers() if type(part) is _Array else part
 
 

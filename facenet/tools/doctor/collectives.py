@@ -46,7 +46,7 @@ def check_collectives(report: Report, name: str, num_processes: int | None) -> N
 
 
 def exchange(name: str, count: int) -> dict[str, Any]:
-    """What rank 0 of `count` processes found. Raises RankFailed when one fails, UserError when they take too long."""
+    """Starts `count` processes and returns what rank 0 found. Raises RankFailed when one fails, UserError when they take too long."""
     from facenet import config as configs
 
     distributed = Distributed(num_processes=count, timeout_s=COLLECTIVE_S, grace_s=1.0)
@@ -71,7 +71,7 @@ def exchange(name: str, count: int) -> dict[str, Any]:
 
 
 def run_collectives(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
-    """In each process: whether sum and gather are right in all of them, and milliseconds per mean of 10 MB."""
+    """Returns, in each process, whether sum and gather are right in all of them, and milliseconds per mean of 10 MB."""
     import torch
 
     from facenet import config as configs

@@ -70,7 +70,7 @@ def check_device(report: Report, name: str) -> bool:
 
 
 def check_choice(report: Report, found: probe.Probe, halves: Sequence[str]) -> None:
-    """What `auto` takes here, and whether what a recipe may ask for instead is slow."""
+    """Says what `auto` takes here, and whether what a recipe may ask for instead is slow."""
     choice = auto.choice_of(found, halves)
     report.fact("auto", "precision", f"{choice.precision}: {choice.precision_why}", choice.precision)
     report.fact("auto", "optimizer.bf16", f"{str(choice.update).lower()}: {choice.update_why}", choice.update)
@@ -133,7 +133,7 @@ def speed(accelerator: Accelerator, autocast: str) -> tuple[str, dict[str, Any]]
 def tflops(
     accelerator: Accelerator, make: Callable[[int], tuple[Callable[[], Any], float]], sizes: Iterable[int]
 ) -> float:
-    """At the first size that takes long enough, or the last; `make` gives the work of a size and its operations."""
+    """Measures at the first size that takes long enough, or the last; `make` gives the work of a size and its operations."""
     duration, work, operations = 0.0, lambda: None, 0.0
     for size in sizes:
         work, operations = make(size)

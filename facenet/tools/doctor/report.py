@@ -40,7 +40,7 @@ class Report:
 
     @contextlib.contextmanager
     def finding(self, subject: str, fix: str, *, blocks: bool = False) -> Iterator[None]:
-        """What is raised inside becomes a problem. A UserError brings its own fix after the first semicolon."""
+        """Turns what is raised inside into a problem. A UserError brings its own fix after the first semicolon."""
         try:
             yield
         except UserError as error:

@@ -27,7 +27,7 @@ def check_software(report: Report) -> bool:
 
 
 def requirements() -> Iterator[Requirement]:
-    """Those that every installation of facenet has, without the extras."""
+    """Returns the requirements that every installation of facenet has, without the extras."""
     from packaging.requirements import Requirement
 
     for line in metadata.requires("facenet") or []:
