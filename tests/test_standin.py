@@ -31,6 +31,7 @@ def device_suite(environment: dict[str, str], marked: str) -> dict[str, int]:
     return {word: int(count) for count, word in re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1])}
 
 
+@pytest.mark.slow  # 22 s of a processor
 def test_the_device_suite_passes_on_the_standin(standin: dict[str, str]):
     counts = device_suite(standin, "not slow")
     assert counts["passed"] >= 40 and not counts.keys() & {"skipped", "failed", "error", "errors"}

@@ -10,7 +10,7 @@ from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.errors import UserError
 
 
-@pytest.mark.parametrize("trunk", [MobileNetV1, InceptionResNetV1])
+@pytest.mark.parametrize("trunk", [MobileNetV1, pytest.param(InceptionResNetV1, marks=pytest.mark.slow)])
 def test_maps_computed_again_give_the_same_gradients_and_statistics(trunk, monkeypatch):
     torch.manual_seed(0)
     plain = FaceNet(trunk=trunk(init="kaiming"), dropout=0.0)

@@ -242,6 +242,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_mobilefacenet_fills_every_tensor_and_tells_faces_apart(name: str, shared_data: Path) -> None:

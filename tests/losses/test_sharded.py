@@ -359,7 +359,7 @@ started.__exit__(None, None, None)
 """
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 3])
+@pytest.mark.parametrize("num_processes", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_with_nothing_sampled_it_is_the_whole_head(together: Any, num_processes: int) -> None:
     together(SETUP + EQUAL + END, num_processes)
 
