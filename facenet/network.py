@@ -28,18 +28,22 @@ from facenet.errors import UserError, shown
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, distance_from_cosine
 from facenet.evaluation.verification import Distance, Flip, Floats, Threshold
+from facenet.files import trusted
 from facenet.tasks.as_trained import own_protocol
 from facenet.tasks.restore import checkpoint_in, from_checkpoint
 
 
-def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str = "fp32") -> Network:
+def load(
+    path: str | os.PathLike[str], *, device: str = "auto", precision: str = "fp32", trust: str | Iterable[str] = ()
+) -> Network:
     """The network of a checkpoint, or of a run directory: its best, or its last where none is best. Nothing in the file is run.
 
-    `device` is auto, sdaa, cuda or cpu; `precision` that of the forward pass. Raises UserError for a file that is missing, damaged or none of
-    facenet's, and for a device that is not there.
+    `device` is auto, sdaa, cuda or cpu; `precision` that of the forward pass; `trust` names packages or folders whose classes the network may be
+    of. Raises UserError for a file that is missing, damaged or none of facenet's, and for a device that is not there.
     """
     file = checkpoint_in(path)
-    restored = from_checkpoint(str(file))
+    with trusted.also([trust] if isinstance(trust, str) else trust):
+        restored = from_checkpoint(str(file))
     content = restored.content
     stored = content["config"].get("benchmark")
     protocol = own_protocol(Protocol(), stored.get("protocol") if isinstance(stored, dict) else None, set())

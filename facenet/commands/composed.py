@@ -21,8 +21,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from facenet.commands import torchrun
 from facenet.config import overlays
-from facenet.config.overrides import as_given, check_grammar, flags_first, given, intervals, key_of, with_names
+from facenet.config.overrides import (
+    as_given,
+    check_grammar,
+    flags_first,
+    given,
+    intervals,
+    key_of,
+    with_names,
+    with_new_terms,
+)
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
+from facenet.files import trusted
 from facenet.files.atomic import refuse_links
 from facenet.launch.local import RankFailed, safe_path, stop_signals_raise
 from facenet.launch.surroundings import pass_over_matplotlibrc, settle
@@ -65,8 +75,15 @@ def train() -> None:
 def train_command() -> None:
     """Runs `facenet-train`. Of torchrun's processes only one reports a mistake, so that it is told once."""
     with told():
-        sys.argv[1:] = going_on(readable(without_secrets(resumed(flags_first(sys.argv[1:])))))
+        sys.argv[1:] = going_on(readable(without_secrets(resumed(flags_first(without_trust(sys.argv[1:]))))))
     hydra_command(train_job, "train")
+
+
+def without_trust(arguments: list[str]) -> list[str]:
+    """The arguments without those that say whose code is trusted, which holds from here on. Before any that a directory has on record."""
+    rest, found = trusted.take(arguments)
+    trusted.said.set(found)
+    return rest
 
 
 def resumed(arguments: list[str]) -> list[str]:
@@ -83,7 +100,7 @@ def resumed(arguments: list[str]) -> list[str]:
         raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
     added = [argument for argument in arguments if not argument.startswith(key)]
     added.append(f"hydra.sweep.dir={directory}")
-    said_anew = {key_of(argument) for argument in added}
+    said_anew = {key_of(argument) for argument in added} | ({trusted.KEY} if trusted.said.get() else set())
     left = [argument for argument in before if key_of(argument) not in said_anew]
     for argument, problem in overlays.strange_arguments(left):
         raise UserError(
@@ -96,7 +113,7 @@ def resumed(arguments: list[str]) -> list[str]:
 def readable(arguments: list[str]) -> list[str]:
     """The arguments as Hydra takes them. Raises UserError for one that it would not."""
     check_grammar(arguments)
-    return [with_names(each) if is_choice(each) else each for each in arguments]
+    return with_new_terms([with_names(each) if is_choice(each) else each for each in arguments])
 
 
 def is_choice(argument: str) -> bool:
@@ -195,7 +212,7 @@ def evaluate() -> None:
     """facenet-evaluate"""
     settle()
     with told():
-        sys.argv[1:] = readable(without_secrets(flags_first(sys.argv[1:])))
+        sys.argv[1:] = readable(without_secrets(flags_first(without_trust(sys.argv[1:]))))
     hydra_command(evaluate_job, "evaluate")
 
 
@@ -231,6 +248,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     with told():
         for argument in sys.argv[1:]:
             refuse_links_of_hydra(argument)
+    known = trusted.packages()  # goes with the task to processes that other launchers start
     defects: list[Exception] = []  # raised inside a job: nothing that another command line mends
 
     @functools.wraps(job)
@@ -240,6 +258,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
                 guard_logs()
                 hide_addresses()
                 pass_over_matplotlibrc()  # in a process that another launcher started
+                trusted.said.set(known)
                 return job(composed)
         except (UserError, RankFailed) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet.config import overlays, set_by
 from facenet.config.overrides import key_of, parsed
 from facenet.errors import UserError, shown
+from facenet.files import trusted
 from facenet.launch.signals import keep_handlers, stop_signals_raise
 from facenet.launch.surroundings import pass_over_matplotlibrc
 from facenet.privacy.logs import guarded_logs
@@ -63,8 +64,6 @@ def single(config_name: str, overrides: Sequence[str]) -> list[str]:
     from facenet.commands import torchrun
     from facenet.commands.composed import going_on, readable, without_secrets
 
-    if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
-        raise UserError("overrides: expected a list of texts, such as ['optimizer.lr=1e-3']")
     if torchrun.active():
         raise UserError(
             "torchrun started this process; give it the command: torchrun ... --no-python facenet-train KEY=VALUE"
@@ -86,6 +85,11 @@ def single(config_name: str, overrides: Sequence[str]) -> list[str]:
     return going_on(arguments) if config_name == "train" else arguments
 
 
+def check_texts(overrides: Sequence[str]) -> None:
+    if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
+        raise UserError("overrides: expected a list of texts, such as ['optimizer.lr=1e-3']")
+
+
 @contextlib.contextmanager
 def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[str, Any], Path, list[str]]]:
     """The resolved config, the run directory and the overrides as they are recorded, in the surroundings of a command."""
@@ -95,7 +99,11 @@ def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[st
         stack.enter_context(guarded_logs())
         pass_over_matplotlibrc()
         with hydra_apart():
-            arguments = single(config_name, overrides)
+            check_texts(overrides)
+            given, packages = trusted.take(overrides)
+            stack.callback(trusted.said.reset, trusted.said.set(packages))
+            trusted.version_of.cache_clear()  # this program may have changed its source since its last call
+            arguments = single(config_name, given)
             stack.callback(overlays.overrides_said.reset, overlays.overrides_said.set(arguments))
             config, run_dir = composed(config_name, arguments)
         try:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from facenet.distributed.choice import Distributed
 from facenet.errors import FAILURE, USER, UserError, fail
+from facenet.files import trusted
 from facenet.launch.failure import Failure
 from facenet.launch.local import FAREWELL_S, INHERITED, changed_environment, die_with_parent, result_of, run_ranks
 from facenet.launch.signals import StopFlag, ignore_stop_signals
@@ -98,8 +99,9 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str])
         )
     group = store()
     settings = config.of_job(run_dir)
-    known = os.environ.get(addresses.VARIABLE)  # which no file holds
+    known = os.environ.get(addresses.VARIABLE)  # which no file holds, nor what is trusted
     job = {"config": settings, "run_dir": str(run_dir), "run_id": environment.get("FACENET_RUN_ID"), "secrets": known}
+    job["trusted"] = trusted.for_children()
     publish(job)
     place = {name: os.environ[name] for name in INHERITED if name in os.environ}
     with changed_environment(environment):
@@ -130,6 +132,7 @@ def follow() -> int:
 
     if job["secrets"] is not None:
         os.environ[addresses.VARIABLE] = job["secrets"]
+    os.environ |= job["trusted"]
     run_dir, rank = Path(job["run_dir"]), int(os.environ["RANK"])
     stop = StopFlag(min(job["config"]["distributed"]["grace_s"], GRACE_S), longest_s=GRACE_S)
     start_logging(run_dir, rank)

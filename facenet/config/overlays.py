@@ -27,8 +27,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet.config import set_by, walk
-from facenet.config.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by
+from facenet.config.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by, openings_of_strangers, way_to_trust
 from facenet.errors import UserError, shown
+from facenet.files import trusted
 from facenet.files.plain import plain, yaml_text
 from facenet.files.renamed import current
 from facenet.privacy.addresses import masked_address
@@ -83,6 +84,11 @@ files_read: list[Path] = []  # of directories, by this process
 
 def check_composed(config: dict[str, Any]) -> None:
     """Raises UserError for an address that references of a directory's file have joined, each part of which is none."""
+    for path, value in openings_of_strangers(config, "") if files_read else ():
+        if not any(str(value) in argument for argument in said()):
+            raise UserError(
+                f"{path}: {shown(str(value))!r} would be opened by a class of somebody else's; {ON_THE_COMMAND_LINE}"
+            )
     for path, address in addresses_in(config, "") if files_read else ():
         hidden = masked_address(address)
         if not any(hidden in argument for argument in said()):
@@ -206,7 +212,7 @@ def is_part(target: Any) -> bool:
     """Whether a `_target_` is spelled as a class of ours or of a library's parts, or as a network of a zoo; a part's module may hold anything."""
     return (
         isinstance(target, str)
-        and named_by(ANY.names, current(target))
+        and (named_by(ANY.names, current(target)) or trusted.package_holding(target) is not None)
         and (target.startswith(ZOOS) or target.rpartition(".")[2][:1].isupper())
     )
 
@@ -219,7 +225,9 @@ def value_problems(node: Any, path: str) -> Iterator[str]:
             if "$" in key or key == "()":
                 yield f"{at}: {ON_THE_COMMAND_LINE}"
             elif key == "_target_" and not is_part(value):
-                yield f"{at}: {shown(str(value))!r} may not be built from a config"
+                yield f"{at}: {shown(str(value))!r} may not be built from a config{way_to_trust(value)}"
+            elif key == trusted.KEY and not path:
+                yield f"{at}: says whose code may run; {ON_THE_COMMAND_LINE}"
             elif key == "resume" and not path and value not in (None, "auto", "null"):
                 yield f"{at}: names a run to write into; {ON_THE_COMMAND_LINE}"
             elif opens(key, value, path):

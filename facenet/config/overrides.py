@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -81,6 +82,17 @@ def with_names(override: str) -> str:
     ):
         return override
     return f"{read.get_key_element()}={','.join(map(as_name, choices))}"
+
+
+TERM = re.compile(r"(loss\.terms\.\w+)(\.loss)?(\._target_)?=(.*)", re.DOTALL)
+
+
+def with_new_terms(arguments: list[str]) -> list[str]:
+    """The arguments, with ++ before those of each term of the loss of which one says the class: the term may be new, which Hydra takes for a typing
+    error. Where no class is said it is one."""
+    said = [found for each in arguments if (found := TERM.fullmatch(each)) is not None]
+    new = tuple(f"{found[1]}{end}" for found in said if found[3] or "_target_" in found[4] for end in (".", "="))
+    return [f"++{each}" if new and each.startswith(new) else each for each in arguments]
 
 
 def as_name(choice: Any) -> str:

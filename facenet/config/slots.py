@@ -6,11 +6,14 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from facenet.config.contracts import contract_at, lacking
 from facenet.errors import UserError, shown
+from facenet.files import trusted
 from facenet.files.renamed import current
 
 
@@ -88,14 +91,19 @@ def locate(target: Any, path: str) -> Any:
     row = takes(path)
     names = row.names if row is not None else ()
     target = current(target) if type(target) is str else target
-    if type(target) is not str or not named_by(names, target):
+    ours = type(target) is str and named_by(names, target)
+    stranger = None if ours or contract_at(path) is None else trusted.package_holding(target)
+    if not ours and stranger is None:
         allowed = f"allowed: {' '.join(names)}" if names else "nothing is built here"
         said = shown(target) if isinstance(target, str) else type(target).__name__
-        raise UserError(f"{path}._target_: {said!r} may not be built from a config; {allowed}")
+        way = way_to_trust(target) if contract_at(path) is not None else ""
+        raise UserError(f"{path}._target_: {said!r} may not be built from a config; {allowed}{way}")
     parts = target.split(".")
     for depth, part in enumerate(parts):
         if part.startswith("_") or not part.isidentifier():
             raise UserError(f"{path}._target_: no {shown(part)!r} in {'.'.join(parts[:depth])}")
+    if stranger is not None:
+        return of_stranger(parts, path, stranger)
     found = imported(parts, path)
     assert row is not None
     if not fits_slot(found, target, row):
@@ -103,6 +111,37 @@ def locate(target: Any, path: str) -> Any:
             "nothing that a config can build" if row is ANY else f"no part for {path}; it takes {' '.join(row.kinds)}"
         )
         raise UserError(f"{path}._target_: {target} is {what}")
+    return found
+
+
+def way_to_trust(target: Any) -> str:
+    """How to allow a target that is of somebody else's package, as the end of a refusal; empty where nothing would allow it."""
+    parts = target.split(".") if type(target) is str else []
+    strange = len(parts) > 1 and all(part.isidentifier() and not part.startswith("_") for part in parts)
+    if not strange or parts[0] in trusted.KNOWN or parts[0] in sys.stdlib_module_names:
+        return ""
+    name = shown(parts[0])
+    return f"; if you trust all code of {name}, say on the command line: {trusted.KEY}={name}"
+
+
+def of_stranger(parts: list[str], path: str, package: trusted.Package) -> Any:
+    """The class of a trusted package, if it is one for this place."""
+    target = ".".join(parts)
+    trusted.make_ready(package)
+    try:
+        found = imported(parts, path)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a module of a stranger's raises
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}._target_: {package} does not import here: {type(error).__name__}: {said}") from error
+    contract = contract_at(path)
+    assert contract is not None
+    problem = lacking(found, contract, target)
+    if problem is None and trusted.package_holding(f"{found.__module__}.{found.__qualname__}") is None:
+        problem = f"{target} is a class of {found.__module__}, which {package} merely imports"
+    if problem is not None:
+        raise UserError(f"{path}._target_: {problem}")
     return found
 
 
@@ -127,6 +166,11 @@ def imported(parts: list[str], path: str) -> Any:
             found = getattr(found, part)
         return found
     raise UserError(f"{path}._target_: no module {parts[0]!r} here: pip install {parts[0]}")
+
+
+def strangers_in(node: Any) -> bool:
+    """Whether a class of somebody else's is named anywhere in a plain node."""
+    return any(not named_by(ANY.names, current(target)) for target in trusted.targets_in(node))
 
 
 def fits_slot(found: Any, target: str, row: Takes) -> bool:
@@ -175,6 +219,15 @@ def openings(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from openings(value, f"{path}.{index}")
     elif type(node) is str and not WORD.fullmatch(node):
         yield path, node
+
+
+def openings_of_strangers(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Those within classes of somebody else's."""
+    if type(node) is dict and "_target_" in node and strangers_in({"_target_": node["_target_"]}):
+        yield from openings(node, path)
+    elif type(node) in (dict, list):
+        for key, value in node.items() if type(node) is dict else enumerate(node):
+            yield from openings_of_strangers(value, f"{path}.{key}".lstrip("."))
 
 
 def is_source(key: str, value: Any) -> bool:

@@ -26,6 +26,7 @@ from typing import IO, Any
 from facenet.devices.cores import available_cores
 from facenet.distributed.choice import Distributed
 from facenet.errors import FAILURE, USER, UserError
+from facenet.files import trusted
 from facenet.files.atomic import own
 from facenet.files.reading import text_of
 from facenet.launch.failure import Failure, RankFailed, cause, noted_failures
@@ -191,6 +192,7 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, 
         "FACENET_STACK_FD": str(stack.fileno()),
         PARENT: str(os.getpid()),
         **safe_path(),
+        **trusted.for_children(),
     }
     environment = {"OMP_NUM_THREADS": str(threads), **RANK_DEFAULTS, **os.environ, **place, **said}
     command = [*module_command("facenet.tasks.worker"), str(run_dir), task]

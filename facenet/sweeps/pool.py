@@ -17,6 +17,7 @@ from typing import IO, Any
 from facenet.devices.cores import available_cores
 from facenet.devices.table import only_devices, visible_devices
 from facenet.errors import FAILURE, USER
+from facenet.files import trusted
 from facenet.files.atomic import own
 from facenet.launch.failure import one_line
 from facenet.launch.local import Stopped, module_command, safe_path
@@ -134,7 +135,7 @@ class Pool:
 
     def start(self, job: Job, devices: list[str]) -> Running:
         assert job.plan is not None
-        environment = {**os.environ, **only_devices(job.plan.device, devices), **safe_path()}
+        environment = {**os.environ, **only_devices(job.plan.device, devices), **safe_path(), **trusted.for_children()}
         if self.num_jobs > 1:
             threads = available_cores() // (self.num_jobs * job.plan.num_processes)
             environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))

@@ -15,6 +15,7 @@ from facenet.config.overlays import strange_arguments
 from facenet.data.split import replace_text
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation.report import digits
+from facenet.files import trusted
 from facenet.files.atomic import alone_in
 from facenet.launch.failure import one_line
 from facenet.privacy import addresses
@@ -153,7 +154,7 @@ class Session:
             for argument, _ in strange_arguments(self.arguments)
             if not argument.startswith("hydra.sweep.dir=")
         ]
-        return f"go on with what is left: {shlex.join(['facenet-train', f'sweep.resume={self.dir}', *said_again])}"
+        return f"go on with what is left: {shlex.join(['facenet-train', f'sweep.resume={self.dir}', *said_again, *trusted.arguments()])}"
 
 
 def compare(uri: str, sweep_id: str) -> None:

@@ -30,6 +30,7 @@ from facenet.evaluation.embed import Interrupted
 from facenet.evaluation.run import run_benchmark
 from facenet.evaluation.verification import Verification
 from facenet.files.atomic import replacing, writable
+from facenet.files.trusted import versions
 from facenet.launch.local import StopFlag
 from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
@@ -282,6 +283,7 @@ class Epochs:
             **state,
             "training": training,
             "untested": self.untested,
+            "trusted": versions(self.run.config),
             "best": {"score": self.best_score, "row": self.best_row},
             "steps": [self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate],
             "epoch": self.progress.epoch,

@@ -91,7 +91,10 @@ def evaluate(
         config={"checkpoint": checkpoint, "weights": weights, "preprocess": restored.preprocess.as_dict()},
         config_yaml=configs.to_yaml(restored.content.get("config", {})),
         plan={"benchmark": str(pair_set), "precision": precision.dtype},
-        tags={**origin("facenet-evaluate", overrides), "trained_by_run": str(restored.content.get("run_id"))},
+        tags={
+            **origin("facenet-evaluate", overrides, restored.content.get("config", {})),
+            "trained_by_run": str(restored.content.get("run_id")),
+        },
         datasets={"test": (name, tested_on(benchmark, restored, places), pair_set.faces.fingerprint)},
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id, run_dir)) as tracker:

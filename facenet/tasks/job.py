@@ -26,6 +26,7 @@ from facenet.engine.watch.alarm import TRY
 from facenet.errors import printable
 from facenet.evaluation.benchmarks.readable import unreadable_in, without
 from facenet.evaluation.report import digits
+from facenet.files import trusted
 from facenet.launch.local import LOCK, launch
 from facenet.privacy import addresses
 from facenet.tasks import auto, pace
@@ -68,7 +69,9 @@ def run_job(
     material, plan = prepare(config)
     plan = dataclasses.replace(plan, chosen=chosen)
     tracking = configs.build(config["tracking"], "tracking")
-    print(printable(f"{plan}\n  {'tracking':<12} {tracking.said()}"), flush=True)
+    versions = trusted.versions(config)
+    others = "".join(f"\n  {'trusted':<12} {name} {version}" for name, version in versions.items())
+    print(printable(f"{plan}\n  {'tracking':<12} {tracking.said()}{others}"), flush=True)
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
     auto.warn_of_slow(config)
@@ -89,7 +92,7 @@ def run_job(
         config=config,
         config_yaml=configs.to_yaml(config),
         plan=plan.as_dict(),
-        tags={**origin("facenet-train", overrides), "config_hash": configs.fingerprint(config), **tags},
+        tags={**origin("facenet-train", overrides, config), "config_hash": configs.fingerprint(config), **tags},
         datasets=datasets(config, material, plan),
     )
     stopped = contextlib.nullcontext() if "sweep_id" in tags else way_on_told(run_dir, overrides, alone=start is launch)
@@ -117,7 +120,7 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
         if (run_dir / "checkpoints" / "last.pt").is_file():
             from facenet.config.overlays import strange_arguments
 
-            again = [addresses.mask(each) for each, _ in strange_arguments(overrides)]
+            again = [*(addresses.mask(each) for each, _ in strange_arguments(overrides)), *trusted.arguments()]
             command = shlex.join(["facenet-train", f"resume={run_dir}", *again])
             print(printable(f"go on with it: {'' if alone else 'torchrun ... '}{command}"), flush=True)
         else:
@@ -182,9 +185,9 @@ def source_in(node: dict[str, Any]) -> str | None:
     return next((str(node[key]) for key in ("root", "list", "path", "shards") if node.get(key)), None)
 
 
-def origin(program: str, overrides: list[str]) -> dict[str, str]:
+def origin(program: str, overrides: list[str], config: dict[str, Any]) -> dict[str, str]:
     """Returns where a run came from: code, machine, versions and the command that repeats it, also of one that a script began."""
-    overrides = [addresses.mask(override) for override in overrides]
+    overrides = [*(addresses.mask(override) for override in overrides), *trusted.arguments()]
     command = shlex.join([program, *overrides])
     tags = {
         "command": command,
@@ -198,6 +201,7 @@ def origin(program: str, overrides: list[str]) -> dict[str, str]:
             tags[f"version.{package}"] = metadata.version(package)
         except metadata.PackageNotFoundError:  # run from a source tree without an installation
             continue
+    tags |= {f"version.{name}": version for name, version in trusted.versions(config).items()}
     return {**tags, **git_state(Path.cwd())}
 
 

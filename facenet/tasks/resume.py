@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
-from facenet.config.slots import addresses_in, openings
+from facenet.config.slots import addresses_in, openings, strangers_in
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
 from facenet.files import atomic
 from facenet.files.home import expand_home
 from facenet.files.reading import text_of
+from facenet.files.trusted import versions
 from facenet.privacy import addresses
 from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, list_moved, other_pairs
@@ -166,10 +167,19 @@ def config_of(earlier: Earlier, config: dict[str, Any], overrides: list[str]) ->
         log.warning("goes on under another config: %s", "; ".join(different))
     if elsewhere := list_moved(earlier.config, wanted):
         log.info("the data lie elsewhere: %s", "; ".join(elsewhere))
+    tell_versions(wanted, earlier.content.get("trusted"))
     if config["resume"] != "auto":
         wanted = own_places(wanted, overrides)
         check_store(wanted, config, earlier.run_dir)
     return with_store({**wanted, **{name: config[name] for name in OWN_KEYS if name in config}}, earlier.run_dir)
+
+
+def tell_versions(config: dict[str, Any], before: Any) -> None:
+    """Warns of trusted packages that are not what they were when the checkpoint was written."""
+    for name, version in versions(config).items():
+        was = before.get(name) if isinstance(before, dict) else None
+        if isinstance(was, str) and was != version:
+            log.warning("%s was %s when this run was written, and is %s now", name, shown(was), version)
 
 
 def in_order_of(stored: Any, config: Any) -> Any:
@@ -208,7 +218,8 @@ def check_sources(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path)
 
 def sources_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, node in config.items():
-        found = openings(node, name) if name in BUILT_INSIDE else addresses_in(node, name) if name == "data" else ()
+        inside = name in BUILT_INSIDE or (name != "data" and strangers_in(node))
+        found = openings(node, name) if inside else addresses_in(node, name) if name == "data" else ()
         yield from ((path, str(value)) for path, value in found)
 
 
