@@ -253,8 +253,11 @@ def test_its_targets_are_taken_where_the_command_line_trusts_them(package: Path,
 
 @pytest.mark.parametrize(
     "argument",
-    ["trust=EVIL", "+trust=EVIL", "++trust=[EVIL]", "loss.terms.mine.loss._target_=EVIL.Mine"]
-    + [
+    [
+        "trust=EVIL",
+        "+trust=EVIL",
+        "++trust=[EVIL]",
+        "loss.terms.mine.loss._target_=EVIL.Mine",
         "++loss.terms.mine.loss={_target_:EVIL.Mine}",
         "+hydra.job.env_set.FACENET_TRUST=x",
         "loss.terms={m:{_target_:EVIL.Mine}}",

@@ -1,0 +1,192 @@
+"""Checkpoints, runs and sweeps that name a stranger's class: refused with the line that allows it, and taken where the command says that line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import facenet
+from facenet import config as configs
+from facenet.commands import composed
+from facenet.engine import checkpoint as checkpoints
+from facenet.errors import UserError
+from facenet.files import trusted
+from facenet.tasks import resume
+from facenet.tasks.recipe import Recipe
+from facenet.tasks.restore import from_checkpoint
+
+NAME = "strangers_network"
+CODE = """
+import torch
+from facenet.backbones import Embedder
+open({mark!r}, "a").close()
+
+class Flat(Embedder):
+    def __init__(self, *, embedding_size: int = 8, weights_file: str = "", inner: torch.nn.Module | None = None) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.linear = torch.nn.Linear(192, embedding_size)
+
+    def features(self, images):
+        return self.linear(images.flatten(1))
+"""
+TARGET = {"_target_": f"{NAME}.Flat"}
+PREPROCESS = {"_target_": "facenet.data.Preprocess", "size": [8, 8]}
+ALLOWS = f"say on the command line: trust={NAME}"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("strangers") / NAME
+    folder.mkdir()
+    (folder / "__init__.py").write_text(CODE.format(mark=str(folder / "imported")))
+    yield folder
+    trusted.finder.packages.pop(NAME, None)
+    sys.modules.pop(NAME, None)
+
+
+@pytest.fixture
+def unseen(package: Path) -> Path:
+    """The package, as if nobody had imported it."""
+    (package / "imported").unlink(missing_ok=True)
+    sys.modules.pop(NAME, None)
+    trusted.finder.packages.pop(NAME, None)
+    return package
+
+
+def saved(folder: Path, backbone: dict[str, Any], **config: Any) -> Path:
+    import torch
+
+    linear = torch.nn.Linear(192, 8)
+    weights = {f"linear.{name}": value for name, value in linear.state_dict().items()}
+    whole = {"backbone": backbone, "preprocess": PREPROCESS, **config}
+    rest: dict[str, Any] = {"identities": [], "loss": {}, "epoch": 1, "step": 1, "metrics": {}}
+    checkpoints.save({"config": whole, "embedder": weights, **rest}, folder / "c.pt")
+    return folder / "c.pt"
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [{}, {"trust": NAME}, {"trust": [NAME]}, {"FACENET_TRUST": f'[["{NAME}", null]]'}, {"hydra": {"trust": NAME}}],
+    ids=["alone", "as a key", "as a list", "as a variable", "below hydra"],
+)
+def test_a_checkpoint_says_nothing_of_trust(smuggled: dict[str, Any], unseen: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=ALLOWS):
+        from_checkpoint(str(saved(tmp_path, TARGET, **smuggled)))
+    assert not (unseen / "imported").exists()
+
+
+def test_neither_the_working_directory_nor_the_checkpoints_brings_it(
+    unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unseen.parent)
+    (tmp_path / NAME).symlink_to(unseen)
+    with pytest.raises(UserError, match=ALLOWS):
+        from_checkpoint(str(saved(tmp_path, TARGET)))
+    with pytest.raises(UserError, match="the working directory is not searched"):
+        facenet.load(saved(tmp_path, TARGET), trust=NAME, device="cpu")
+
+
+def test_load_takes_it_where_the_caller_trusts_it_and_only_there(unseen: Path, tmp_path: Path) -> None:
+    path = saved(tmp_path, TARGET)
+    network = facenet.load(path, trust=str(unseen), device="cpu")
+    assert type(network.embedder).__module__ == NAME and network.embedding_size == 8
+    with pytest.raises(UserError, match=ALLOWS):
+        facenet.load(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"weights_file": "x.pt"},
+        {"weights_file": "https://x/y"},
+        {"inner": {"_target_": f"{NAME}.torch.nn.Linear"}},
+        {"inner": {"_target_": "os.system", "command": "true"}},
+        {"inner": {"_target_": f"{NAME}.torch.hub.load"}},
+    ],
+)
+def test_a_trusted_class_of_a_checkpoint_opens_nothing_and_brings_no_other(
+    values: dict[str, Any], unseen: Path, tmp_path: Path
+) -> None:
+    with (
+        trusted.also([str(unseen)]),
+        pytest.raises(UserError, match=r"which a checkpoint may not|may not be built|merely imports|no class"),
+    ):
+        from_checkpoint(str(saved(tmp_path, {**TARGET, **values})))
+
+
+def test_a_resumed_run_says_nothing_of_trust(
+    unseen: Path, tmp_path: Path, compose: Callable[..., dict[str, Any]]
+) -> None:
+    here = {**compose(), "resume": str(tmp_path)}
+    stored = {**compose(), "backbone": TARGET, "trust": str(unseen)}
+    earlier = resume.Earlier(tmp_path, stored, tmp_path / "last.pt", {})
+    config = resume.config_of(earlier, here, [])
+    with pytest.raises(UserError) as refused:
+        configs.check(config, Recipe)
+    told = str(refused.value)
+    assert ALLOWS in told and "trust: this command has no parameter 'trust'" in told
+    with trusted.also([str(unseen)]):
+        configs.check({name: value for name, value in config.items() if name != "trust"}, Recipe)
+
+
+def test_what_a_trusted_class_of_a_run_opens_is_said_again(
+    unseen: Path, tmp_path: Path, compose: Callable[..., dict[str, Any]]
+) -> None:
+    here = {**compose(), "resume": str(tmp_path)}
+    sampler = {"_target_": f"{NAME}.Sampler", "table": "/etc/passwd"}
+    earlier = resume.Earlier(tmp_path, {**compose(), "sampler": sampler}, tmp_path / "last.pt", {})
+    with trusted.also([str(unseen)]):
+        with pytest.raises(UserError, match=r"sampler\.table=/etc/passwd is what the config in .* would open"):
+            resume.config_of(earlier, here, [])
+        said = resume.config_of(earlier, {**here, "sampler": sampler}, ["sampler.table=/etc/passwd"])
+    assert said["sampler"] == sampler
+
+
+def test_another_version_than_the_runs_is_said(caplog: pytest.LogCaptureFixture, unseen: Path) -> None:
+    with trusted.also([str(unseen)]):
+        now = trusted.versions({"backbone": TARGET})[NAME]
+        for before in (None, {}, {NAME: now}, {NAME: 3}):
+            resume.tell_versions({"backbone": TARGET}, before)
+        assert caplog.text == ""
+        resume.tell_versions({"backbone": TARGET}, {NAME: "0.9"})
+    assert f"{NAME} was 0.9 when this run was written, and is {now} now" in caplog.text
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+    token = trusted.said.set(())
+    yield lambda *arguments: composed.resumed(composed.without_trust(list(arguments)))
+    trusted.said.reset(token)
+
+
+@pytest.mark.parametrize(
+    "recorded", [f"trust={NAME}", f"+trust=[{NAME}]", f"loss.terms.mine.loss._target_={NAME}.Mine"]
+)
+def test_a_sweep_on_record_says_nothing_of_trust(
+    recorded: str, command: Callable[..., list[str]], unseen: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.json").write_text(json.dumps({"arguments": ["-m", "seed=1,2", recorded]}))
+    with pytest.raises(UserError, match=r"a directory's word is not enough"):
+        command(f"sweep.resume={tmp_path}")
+    found = command(f"sweep.resume={tmp_path}", f"trust={unseen}")
+    assert "seed=1,2" in found and not [each for each in found if "trust" in each]
+    assert [each.place for each in trusted.packages()] == [str(unseen)]
+
+
+def test_no_record_of_a_command_holds_it_and_what_repeats_it_does(
+    command: Callable[..., list[str]], unseen: Path
+) -> None:
+    assert command("seed=1", f"trust={unseen}") == ["seed=1"]
+    assert trusted.arguments() == [f"trust={unseen}"]
+
+
+def test_it_goes_with_the_task_to_other_launchers(command: Callable[..., list[str]], unseen: Path) -> None:
+    command(f"trust={unseen}")
+    assert pickle.loads(pickle.dumps(trusted.packages())) == (trusted.Package(NAME, str(unseen)),)
