@@ -24,14 +24,14 @@ from facenet.data.files.annotation import annotate
 from facenet.data.identities import FolderFaces
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.host_memory import keep_freed_memory
-from facenet.engine.trainer import Progress, Trainer
+from facenet.engine.progress import Progress
+from facenet.engine.trainer import Trainer
 from facenet.sweeps.settings import split
 from facenet.tasks.auto import settle
 from facenet.tasks.feed import Feed
 from facenet.tasks.job import prepare
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.train import network_and_losses, start_schedule
-from facenet.tracking.tracker import NullTracker
 
 # Name -> the reference's name of its network, and what README has people say. Pairs of held-out identities stand in for LFW, which times nothing.
 RECIPES = {
@@ -96,13 +96,11 @@ def made(context: Context, name: str) -> Recommended:
     device.start_precision()
     module = network_and_losses(recipe, plan, device)
     trainer = Trainer(
-        module,
+        device.prepare(module),
         device.optimizer(recipe.optimizer, list(module.parameters())),
         recipe.schedule,
         device,
-        NullTracker(),
         recipe.trainer,
-        batch_size=plan.images_per_step,
         total_steps=10**9,
         triplets=recipe.sampler.layout == "triplet",
     )

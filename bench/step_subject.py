@@ -26,13 +26,13 @@ from facenet.data.transforms import Augment, Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.host_memory import keep_freed_memory
 from facenet.devices.table import Precision
+from facenet.engine.progress import Progress
 from facenet.engine.schedule import Constant
 from facenet.engine.train_step import TrainStep
-from facenet.engine.trainer import Progress, Settings, Trainer
+from facenet.engine.trainer import Settings, Trainer
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
-from facenet.tracking.tracker import NullTracker
 
 NUM_IDENTITIES = 10_575
 NETWORKS = {"mobilenet": MobileNetV1, "inception_resnetv1": InceptionResNetV1}
@@ -152,13 +152,11 @@ def our_trainer(name: str, dtype: Any, size: int, *, dropout: float = 0.5) -> Tr
     module = TrainStep(FaceNet(trunk=NETWORKS[name](), dropout=dropout), loss, PREPROCESS, device)
     schedule = Constant()
     trainer = Trainer(
-        module,
+        device.prepare(module),
         device.optimizer(torch.optim.Adam, list(module.parameters()), lr=1e-3),
         schedule,
         device,
-        NullTracker(),
         Settings(log_every=20),
-        batch_size=size,
         total_steps=10**9,
         triplets=True,
     )

@@ -20,9 +20,11 @@ from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
 from facenet.devices.updates import gradient_norm
+from facenet.engine.observer import LogPoint
+from facenet.engine.progress import Average, Progress
 from facenet.engine.schedule import Constant
 from facenet.engine.train_step import TrainStep
-from facenet.engine.trainer import Progress, Settings, Trainer
+from facenet.engine.trainer import Settings, Trainer
 from facenet.engine.watch.choice import Watch
 from facenet.engine.watch.watcher import Watcher
 from facenet.losses.heads import SoftmaxHead
@@ -69,11 +71,12 @@ def trainer_of(device: Accelerator, size: int, watch: Watch | None, scratch: Pat
     loss.start(embedding_size=128, num_identities=IDENTITIES)
     preprocess = Preprocess(size=[size, size], fit="letterbox", mean=[0.0] * 3, std=[1.0] * 3)
     module = TrainStep(FaceNet(trunk=MobileNetV1()), loss, preprocess, device)
-    watcher = watch and Watcher(watch, NullTracker(), device, run_dir=scratch)
+    watchers = [Watcher(watch, NullTracker(), device, run_dir=scratch)] if watch else []
     schedule = Constant()
-    options = {"batch_size": IMAGES, "total_steps": 10**9, "triplets": True, "watcher": watcher}
+    options = {"total_steps": 10**9, "triplets": True, "observers": watchers}
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
-    trainer = Trainer(module, optimizer, schedule, device, NullTracker(), Settings(log_every=LOG_EVERY), **options)
+    settings = Settings(log_every=LOG_EVERY)
+    trainer = Trainer(device.prepare(module), optimizer, schedule, device, settings, **options)
     schedule.start(optimizer, batch_size=IMAGES, steps_per_epoch=LOG_EVERY, epochs=1)
     return trainer
 
@@ -94,13 +97,14 @@ def steps(trainer: Trainer, batches: list[Batch]) -> Callable[[], None]:
 
 
 def in_step_s(trainer: Trainer, batch: Batch) -> float:
-    watcher = trainer.watcher
-    assert watcher is not None
-    trainer.forward_backward(trainer.step_module, batch.images, batch.labels)
+    (watcher,) = trainer.observers
+    assert isinstance(watcher, Watcher)
+    loss, _ = trainer.step_module(batch.images, batch.labels, triplets=True)
+    loss.backward()
 
     def work() -> None:
         finite = gradient_norm(trainer.optimizer).isfinite()
-        watcher.after_step(finite, torch.tensor(1.0))
+        watcher.on_step(finite, torch.tensor(1.0))
         bool(finite)
         watcher.repeats.add(batch.indices)
 
@@ -108,6 +112,8 @@ def in_step_s(trainer: Trainer, batch: Batch) -> float:
 
 
 def at_log_point_s(trainer: Trainer) -> float:
-    watcher, figures = trainer.watcher, {"triplet": 0.1, "triplet/active": 0.5, "ce/accuracy": 0.1}
-    assert watcher is not None
-    return best_s(lambda: watcher.at_log_point(figures, trainer.bare_module, step=1, steps=LOG_EVERY), times=50)
+    (watcher,) = trainer.observers
+    figures = {"triplet": 0.1, "triplet/active": 0.5, "ce/accuracy": 0.1}
+    sizes = {"epoch": 0, "step": 1, "steps": LOG_EVERY, "samples_seen": IMAGES, "images_per_s": 1.0, "lr": 1e-3}
+    point = LogPoint(figures=figures, recent=Average(), module=trainer.bare_module, **sizes)
+    return best_s(lambda: watcher.on_log(point), times=50)

@@ -143,3 +143,8 @@ def compress(wrapped: DistributedDataParallel, compression: str) -> None:
 def local_gradients(module: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Backward passes inside add to this process's gradients and send nothing: for all parts of a batch but the last."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What `averaging` was given; another module as it is."""
+    return module.module if isinstance(module, DistributedDataParallel) else module

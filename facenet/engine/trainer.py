@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -17,17 +18,15 @@ from facenet.data.feed.loader import Batch
 from facenet.devices.accelerator import Accelerator, host_copy
 from facenet.devices.table import out_of_memory
 from facenet.distributed import collectives
-from facenet.distributed.choice import Distributed
 from facenet.engine import run_state
 from facenet.engine.ema import Ema
 from facenet.engine.fresh_norms import FreshNorms
-from facenet.engine.memory import advice, largest_fitting
+from facenet.engine.memory import told_of
+from facenet.engine.observer import LogPoint, Observer, Validation
+from facenet.engine.progress import Average, Progress
 from facenet.engine.schedule import Schedule
 from facenet.engine.train_step import TrainStep
-from facenet.engine.watch.watcher import Watcher
 from facenet.errors import UserError
-from facenet.tracking.dllogger import VendorLog
-from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 MOST_EPOCHS = 10**9
@@ -68,104 +67,40 @@ class Settings:
             raise UserError(f"trainer.clip_grad_norm: expected a number above 0, or null, got {self.clip_grad_norm}")
 
 
-class Average:
-    """Means of 0-d device tensors by name, read from the device only when asked."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, scalars: dict[str, Tensor]) -> None:
-        for name, value in scalars.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += 1
-
-    def merge(self, other: Average) -> None:
-        for name, value in other.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += other.count
-
-    def read(self) -> dict[str, float]:
-        """Over all processes; one transfer from the device."""
-        if not self.count:
-            return {}
-        return dict(zip(self.sums, collectives.mean(self.stacked()).tolist(), strict=True))
-
-    def stacked(self) -> Tensor:
-        return torch.stack(list(self.sums.values())) / self.count
-
-    def own(self, name: str) -> float:
-        """Of this process alone."""
-        return float(self.sums[name] / self.count)
-
-    def states(self) -> list[dict[str, Any]]:
-        """Of every process by rank, in host memory. All processes call it together."""
-        if not self.count:
-            return [{"count": 0, "sums": {}} for _ in range(collectives.world_size())]
-        own = torch.stack(list(self.sums.values()))
-        parts = collectives.gather(own, [len(own)] * collectives.world_size())
-        return [{"count": self.count, "sums": dict(zip(self.sums, part.tolist(), strict=True))} for part in parts]
-
-    @classmethod
-    def of(cls, state: dict[str, Any], device: torch.device) -> Average:
-        average = cls()
-        average.count = state["count"]
-        average.sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
-        return average
-
-
 def moved(batch: Batch, to: Callable[[Tensor], Tensor]) -> Batch:
     return replace(batch, images=to(batch.images), labels=to(batch.labels))
 
 
-@dataclass
-class Progress:
-    """Where a run stands: finished epochs, optimizer steps, batches of the epoch under way and the means of its figures; `history` holds
-    one row of metrics per finished epoch."""
-
-    epoch: int = 0
-    step: int = 0
-    batches: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    whole: Average = field(default_factory=Average)  # up to the last log point
-    recent: Average = field(default_factory=Average)  # since then
-
-
 class Trainer:
-    """Runs the steps of an epoch. `show(step, figures)` is called at each log point, for a progress bar."""
+    """Runs the steps of an epoch, and tells its observers."""
 
     def __init__(
         self,
-        module: TrainStep,
+        module: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         accelerator: Accelerator,
-        tracker: Tracker,
         settings: Settings,
         *,
-        batch_size: int,
         total_steps: int,
         triplets: bool,
-        distributed: Distributed | None = None,
-        vendor_log: VendorLog | None = None,
-        watcher: Watcher | None = None,
+        observers: Sequence[Observer] = (),
         stop: Callable[[], bool] = lambda: False,
-        show: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
         from_weights: bool = False,
     ) -> None:
-        """batch_size: images per step over all processes; total_steps: where the run ends; from_weights: whose batch statistics are kept."""
-        if settings.compile:
-            accelerator.compile(module.embedder, mode=settings.compile_mode)
-        self.step_module = accelerator.prepare(module, distributed)
-        self.bare_module = module
-        self.embedder, self.loss = module.embedder, module.loss
+        """module: a TrainStep as `accelerator.prepare` returns it; total_steps: where the run ends; from_weights: whose batch statistics are kept."""
+        self.step_module = module
+        self.bare_module = cast(TrainStep, collectives.unwrapped(module))
+        self.embedder, self.loss = self.bare_module.embedder, self.bare_module.loss
         self.optimizer, self.schedule = optimizer, schedule
-        self.accelerator, self.tracker, self.settings = accelerator, tracker, settings
-        self.batch_size, self.total_steps, self.triplets = batch_size, total_steps, triplets
-        self.vendor_log, self.watcher, self.stop, self.show = vendor_log, watcher, stop, show
+        self.accelerator, self.settings = accelerator, settings
+        self.total_steps, self.triplets = total_steps, triplets
+        self.observers, self.stop = observers, stop
+        self.guard = any(each.guards for each in observers)
         self.ema = Ema(self.embedder, decay=settings.ema_decay) if settings.ema_decay else None
         untrained = not (from_weights or settings.compile)  # compiled, it would be done anew for each momentum
-        self.fresh = FreshNorms(self.bare_module.embedder if untrained else None)
+        self.fresh = FreshNorms(self.embedder if untrained else None)
+        self.logged_at, self.logged_step = 0.0, 0
         self.stopped = False
         self.unasked, self.ask_every, self.asked_at = 0, 1, 0.0
 
@@ -177,24 +112,21 @@ class Trainer:
         """Means of the loss and its figures over the epoch, as `train/...`, once its batches are done or the run is. A stop signal ends it
         between two steps; `stopped` is then set, and `progress` knows where it goes on."""
         self.step_module.train()
-        logged_at, logged_step = time.perf_counter(), progress.step
+        self.logged_at, self.logged_step = time.perf_counter(), progress.step
         if self.interrupted(first=True):
             return {}
-        with contextlib.closing(batches), self.watched(batches) as seen:  # type: ignore[type-var]
+        with contextlib.ExitStack() as ways:
+            seen = ways.enter_context(contextlib.closing(batches))  # type: ignore[type-var]
+            for observer in self.observers:
+                seen = ways.enter_context(observer.watching(seen))
             for batch in self.accelerator.ahead(seen, moved):
                 self.guarded(batch, progress)
                 if progress.batches % self.settings.accumulate:
                     continue
-                done = progress.step >= self.total_steps
-                if progress.step % self.settings.log_every == 0 or done:
-                    figures = progress.recent.read()  # waits for the device, so it comes before the clock
-                    now = time.perf_counter()
-                    rate = (progress.step - logged_step) * self.batch_size / (now - logged_at)
-                    self.report(figures, rate, progress, steps=progress.step - logged_step)
-                    logged_at, logged_step = now, progress.step
-                    progress.whole.merge(progress.recent)
-                    progress.recent = Average()
-                if self.interrupted(due=progress.step % self.settings.log_every == 0):
+                done, due = progress.step >= self.total_steps, progress.step % self.settings.log_every == 0
+                if due or done:
+                    self.log_point(len(batch.labels), progress)
+                if self.interrupted(due=due):
                     return {}
                 if done:
                     break
@@ -204,90 +136,40 @@ class Trainer:
         progress.epoch += 1
         return row
 
-    def watched(self, batches: Iterator[Batch]) -> contextlib.AbstractContextManager[Iterator[Batch]]:
-        return contextlib.nullcontext(batches) if self.watcher is None else self.watcher.epoch(batches)
-
     def guarded(self, batch: Batch, progress: Progress) -> None:
-        """`take`, and a UserError with the batch that fits where the device has no memory for this one."""
+        """`step`, and a UserError with the batch that fits where the device has no memory for this one."""
         try:
-            self.take(batch, progress)
+            self.step(batch, progress)
             return
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             words = str(error).splitlines()[0]
         # Only here is the error gone, and with it the frames that hold the tensors of the failed step.
-        size, unit = len(batch.labels), 3 if self.triplets else 1
-        peak = self.accelerator.memory().peak or 0
-        told = advice(
-            size,
-            largest_fitting(lambda smaller: self.fits(batch, smaller), size, unit) if self.steps_alone() else None,
-            unit=unit,
-            num_processes=self.accelerator.world_size,
-            accumulate=self.settings.accumulate,
-        )
-        raise UserError(
-            f"{self.accelerator.device} ran out of memory with {size} images at once, at a peak of {peak / 2**20:,.0f} MiB "
-            f"(its words: {words}); {told}"
-        )
+        unit, parts = 3 if self.triplets else 1, self.settings.accumulate
+        raise UserError(told_of(batch, words, self.bare_module, self.optimizer, unit=unit, accumulate=parts))
 
-    def steps_alone(self) -> bool:
-        """Whether the module without its wrapper waits for no other process, which may have found its memory."""
-        parts = self.bare_module.modules()
-        return self.accelerator.world_size == 1 or not any(
-            isinstance(part, nn.SyncBatchNorm) or getattr(part, "gather", False) or getattr(part, "sharded", False)
-            for part in parts
-        )
-
-    def fits(self, batch: Batch, size: int) -> bool:
-        """Whether a step on the first `size` images of the batch finds memory. It is a step: what was learned is spoilt."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.free_cache()
-        try:
-            self.forward_backward(self.bare_module, batch.images[:size], batch.labels[:size])
-            self.accelerator.step(self.optimizer)
-        except ValueError:  # batch statistics of one image
-            return False
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            return False
-        return True
-
-    def take(self, batch: Batch, progress: Progress) -> None:
-        """One part of a step; the last exchanges gradients and updates the weights."""
-        last = (progress.batches + 1) % self.settings.accumulate == 0
+    def step(self, batch: Batch, progress: Progress) -> None:
+        """One batch forward and backward. Of an optimizer step in several parts the last exchanges gradients and updates the weights."""
         parts = self.settings.accumulate
+        last = (progress.batches + 1) % parts == 0
         self.fresh.before(progress.step * parts + progress.batches % parts)
-        figures = self.micro_step(batch, last=last)
-        progress.recent.add(figures)
+        images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
+        with contextlib.nullcontext() if last else collectives.local_gradients(self.step_module):
+            loss, figures = self.step_module(images, labels, triplets=self.triplets)
+            self.accelerator.backward(loss / parts)
+        progress.recent.add({"loss": loss.detach(), **figures})
         progress.batches += 1
-        if last:
-            finite = self.update(progress)
-            if self.watcher is not None:
-                self.watcher.after_step(finite, figures["loss"])
-
-    def micro_step(self, batch: Batch, *, last: bool) -> dict[str, Tensor]:
-        sending = contextlib.nullcontext() if last else collectives.local_gradients(self.step_module)
-        with sending:
-            return self.forward_backward(self.step_module, batch.images, batch.labels)
-
-    def forward_backward(self, module: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        loss, scalars = module(
-            self.accelerator.to_device(images), self.accelerator.to_device(labels), triplets=self.triplets
-        )
-        self.accelerator.backward(loss / self.settings.accumulate)
-        return {"loss": loss.detach(), **scalars}
-
-    def update(self, progress: Progress) -> Tensor | None:
-        """What `Accelerator.step` returns."""
+        if not last:
+            return
         self.schedule.step(progress.step)
-        guard = self.watcher is not None and self.watcher.guards
-        finite = self.accelerator.step(self.optimizer, clip_grad_norm=self.settings.clip_grad_norm, guard=guard)
+        clip = self.settings.clip_grad_norm
+        finite = self.accelerator.step(self.optimizer, clip_grad_norm=clip, guard=self.guard)
         if self.ema is not None:
             self.ema.update(self.embedder)
         progress.step += 1
-        return finite
+        for observer in self.observers:
+            observer.on_step(finite, loss.detach())
 
     def interrupted(self, *, first: bool = False, due: bool = False) -> bool:
         """Whether any process has got a stop signal. All must leave at the same step, and agreeing costs a collective, so several processes ask
@@ -306,45 +188,51 @@ class Trainer:
             self.unasked, self.ask_every = 0, 1 if first else int(min(max(ASK_S / step_s, 1), self.settings.log_every))
         return self.stopped
 
-    def report(self, figures: dict[str, float], rate: float, progress: Progress, *, steps: int) -> None:
-        """rate: images per second over all processes; steps: since the last report."""
-        lr = float(self.optimizer.param_groups[0]["lr"])
-        if any(value != value or abs(value) == float("inf") for value in figures.values()):
+    def log_point(self, size: int, progress: Progress) -> None:
+        """size: images of a batch of this process, of which there are as large ones in the others."""
+        figures = progress.recent.read()  # waits for the device, so it comes before the clock
+        now, steps = time.perf_counter(), progress.step - self.logged_step
+        images = size * self.settings.accumulate * self.accelerator.world_size
+        if not all(map(math.isfinite, figures.values())):
             log.warning(
                 "step %d: the loss is not finite; lower optimizer.lr or set trainer.clip_grad_norm", progress.step
             )
-        samples = progress.step * self.batch_size
-        train = {f"train/{name}": value for name, value in figures.items()}
-        if self.watcher is not None:
-            train.update(self.watcher.at_log_point(figures, self.bare_module, step=progress.step, steps=steps))
-        self.tracker.metrics(
-            {**train, "train/lr": lr, "train/images_per_s": rate, "samples_seen": samples}, step=progress.step
+        point = LogPoint(
+            epoch=progress.epoch,
+            step=progress.step,
+            steps=steps,
+            samples_seen=progress.step * images,
+            images_per_s=steps * images / (now - self.logged_at),
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            figures=figures,
+            recent=progress.recent,
+            module=self.bare_module,
         )
-        self.show(progress.step, {**figures, "images_per_s": rate, "lr": lr})
-        if self.vendor_log is not None:
-            own_rate = rate / self.accelerator.world_size
-            self.vendor_log.train(progress.epoch, progress.step, loss=progress.recent.own("loss"), ips=own_rate, lr=lr)
+        for observer in self.observers:
+            point = replace(point, metrics={**point.metrics, **observer.on_log(point)})
+        self.logged_at, self.logged_step = now, progress.step
+        progress.whole.merge(progress.recent)
+        progress.recent = Average()
 
     @torch.no_grad()
-    def validate(self, batches: Iterator[Batch], progress: Progress) -> dict[str, float]:
-        """Means of the loss and its figures over held-out images of the training identities, as `val/...`. A stop signal ends it between two
-        batches; `stopped` is then set."""
+    def validate(self, batches: Iterator[Batch]) -> Validation | None:
+        """Over held-out images of the training identities. None where there are none, and where a stop signal came between two batches; `stopped`
+        is then set."""
         self.step_module.eval()
         average, num_images, started = Average(), 0, time.perf_counter()
         with contextlib.closing(batches):  # type: ignore[type-var]
             for number, batch in enumerate(batches):
                 if self.interrupted(first=number == 0):
-                    return {}
+                    return None
                 images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
                 loss, scalars = self.step_module(images, labels, triplets=self.triplets)
                 average.add({"loss": loss, **scalars})
                 num_images += len(batch.labels)
-        figures = average.read()
-        if self.vendor_log is not None and average.count:
-            rate = num_images / (time.perf_counter() - started)
-            step = (progress.epoch - 1, progress.step, average.count)  # of the epoch that has just been finished
-            self.vendor_log.val(*step, loss=average.own("loss"), ips=rate)
-        return {f"val/{name}": value for name, value in figures.items()}
+        if not average.count:
+            return None
+        figures = {f"val/{name}": value for name, value in average.read().items()}
+        rate = num_images / (time.perf_counter() - started)
+        return Validation(figures=figures, loss=average.own("loss"), images_per_s=rate, num_batches=average.count)
 
     def state(self, progress: Progress) -> dict[str, Any]:
         """What training goes on from, beside the heads of the loss, in host memory; of heads that are spread over processes, what the optimizer
@@ -365,7 +253,7 @@ class Trainer:
         return {
             "history": list(progress.history),  # it grows while this is written
             "rng": self.accelerator.rng_states(),
-            "watch": None if self.watcher is None else self.watcher.state(),
+            **{observer.key: observer.state() for observer in self.observers if observer.key},
         }
 
     def load_state(self, state: dict[str, Any], heads: dict[str, Any], *, anew: Collection[str] = ()) -> Progress:
@@ -382,8 +270,9 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         elif self.ema is not None:  # made of first weights
             self.ema = Ema(self.embedder, decay=self.settings.ema_decay)
-        if self.watcher is not None and state.get("watch"):
-            self.watcher.load_state(state["watch"])
+        for observer in self.observers:
+            if observer.key and state.get(observer.key):
+                observer.load_state(state[observer.key])
         rank = self.accelerator.rank
         progress = Progress(**state["progress"], history=list(state["history"]))
         if rank < len(state["rng"]):

@@ -20,8 +20,10 @@ from facenet.devices.accelerator import host_copy
 from facenet.distributed import collectives
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
+from facenet.engine.observer import FinishedEpoch
+from facenet.engine.progress import Progress
 from facenet.engine.run_state import module_state
-from facenet.engine.trainer import Progress, Trainer
+from facenet.engine.trainer import Trainer
 from facenet.engine.writer import Writer
 from facenet.errors import UserError
 from facenet.evaluation import report
@@ -204,8 +206,8 @@ class Epochs:
         state, row = self.state(), dict(row)
         if pair_set is not None or self.plan.num_val_batches:
             self.save(state)
-        if self.plan.num_val_batches:
-            row.update(self.engine.validate(self.feed.val(), self.progress))
+        validation = self.engine.validate(self.feed.val()) if self.plan.num_val_batches else None
+        row.update({} if validation is None else validation.figures)
         verification = None if pair_set is None or self.engine.stopped else self.test(pair_set)
         if self.engine.stopped:
             return
@@ -216,8 +218,16 @@ class Epochs:
                 log.warning("epoch %d: %s; it is not ranked", self.progress.epoch, why)
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
-        if self.engine.watcher is not None:
-            self.engine.watcher.after_epoch(row, None if pair_set is None else pair_set.name, collapsed=why)
+        finished = FinishedEpoch(
+            epoch=self.progress.epoch,
+            step=self.progress.step,
+            row=row,
+            validation=validation,
+            tested=None if pair_set is None else pair_set.name,
+            collapsed=why,
+        )
+        for observer in self.engine.observers:
+            observer.on_epoch(finished)
         score = None if why else self.score(row)  # whatever selects: such a network is nothing to offer
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_row = score, dict(row)

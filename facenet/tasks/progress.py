@@ -5,39 +5,46 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from facenet import errors
+from facenet.engine.observer import LogPoint, Observer
 
 log = logging.getLogger(__name__)
 
 
+class StepBar(Observer):
+    """Moves a bar to each log point, which has images/s, the loss terms and the learning rate behind it; or logs them as a line."""
+
+    def __init__(self, bar: Any, *, lines: bool) -> None:
+        self.bar, self.lines = bar, lines
+
+    def on_log(self, point: LogPoint) -> Mapping[str, float]:
+        terms = {name: value for name, value in point.figures.items() if "/" not in name}
+        told = [f"{name} {value:.3g}" for name, value in {**terms, "lr": point.lr}.items()]
+        text = errors.shown(", ".join([f"{point.images_per_s:.0f} images/s", *told]))  # names of terms are the config's
+        self.bar.n = point.step
+        self.bar.set_postfix_str(text)
+        if self.lines:
+            log.info("step %d of %d: %s", point.step, self.bar.total, text)
+        return {}
+
+
 @contextlib.contextmanager
-def step_bar(total_steps: int, *, shown: bool) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A bar on a terminal (images/s, loss terms, time left), a line now and then where output is no terminal."""
+def step_bar(total_steps: int, *, shown: bool) -> Iterator[Observer]:
+    """A bar on a terminal, with the time left; a line now and then where output is no terminal."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     terminal = sys.stderr.isatty()
     # A short bar: the loss terms are what people watch.
     layout = "{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=total_steps, bar_format=layout, disable=not (shown and terminal), dynamic_ncols=True) as bar:
-
-        def show(step: int, figures: dict[str, float]) -> None:
-            terms = {
-                name: f"{value:.3g}" for name, value in figures.items() if "/" not in name and name != "images_per_s"
-            }
-            text = f"{figures['images_per_s']:.0f} images/s, " + ", ".join(
-                f"{name} {value}" for name, value in terms.items()
-            )
-            text = errors.shown(text)  # names of terms are the config's
-            bar.n = step
-            bar.set_postfix_str(text)
-            if not terminal and shown:
-                log.info("step %d of %d: %s", step, total_steps, text)
-
-        with logging_redirect_tqdm() if shown and terminal else contextlib.nullcontext():
-            yield show
+    with (
+        tqdm(total=total_steps, bar_format=layout, disable=not (shown and terminal), dynamic_ncols=True) as bar,
+        logging_redirect_tqdm() if shown and terminal else contextlib.nullcontext(),
+    ):
+        yield StepBar(bar, lines=shown and not terminal)
 
 
 @contextlib.contextmanager

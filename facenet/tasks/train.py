@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from facenet.backbones.weights import load_weights
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.updates import leave_compiler_out
 from facenet.engine import checkpoint as checkpoints
+from facenet.engine.observer import Observer, Recorder, VendorLines
 from facenet.engine.run_state import module_state
 from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Trainer
@@ -29,8 +31,8 @@ from facenet.tasks.pruning import Pruner
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.rehearsal import check_input
 from facenet.tasks.restore import tell
-from facenet.tracking.dllogger import opened
-from facenet.tracking.tracker import NullTracker
+from facenet.tracking.dllogger import VendorLog
+from facenet.tracking.tracker import NullTracker, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -66,44 +68,43 @@ def train(recipe: Recipe, run: Run) -> dict[str, Any]:
             material = divide(recipe.data, recipe.benchmark)
         plan = make_plan(material, recipe, num_processes=device.world_size, rehearse=False)
         module = network_and_losses(recipe, plan, device)
-        first = device.rank == 0
-        tracker = recipe.tracking.tracker(run.id, run.directory) if first else NullTracker()
-        with (
-            contextlib.closing(tracker),
-            opened(run.directory, device.rank, wanted=recipe.tracking.dllogger) as vendor_log,
-            step_bar(plan.total_steps, shown=first) as show,
-        ):
-            watcher = Watcher(
-                recipe.watch,
-                tracker,
-                device,
-                run_dir=run.directory,
-                name=material.train.name,
-                origin=lambda: origin_of_batches(recipe, run, plan),
-            )
+        with observing(recipe, run, plan, device, name=material.train.name) as (tracker, observers):
             trainer = Trainer(
-                module,
+                device.prepare(module, recipe.distributed),
                 device.optimizer(recipe.optimizer, [each for each in module.parameters() if each.requires_grad]),
                 recipe.schedule,
                 device,
-                tracker,
                 recipe.trainer,
-                batch_size=plan.images_per_step,
                 total_steps=plan.total_steps,
                 triplets=recipe.sampler.layout == "triplet",
-                distributed=recipe.distributed,
-                vendor_log=vendor_log,
-                watcher=watcher,
-                from_weights=recipe.weights is not None,
+                observers=observers,
                 stop=lambda: bool(run.stop),
-                show=show,
+                from_weights=recipe.weights is not None,
             )
             start_schedule(recipe, plan, trainer.optimizer)
             feed = Feed(material, plan, recipe, rank=device.rank, accelerator=device, stop=lambda: bool(run.stop))
-            epochs = Epochs(trainer, feed, material, plan, tracker, run, recipe.preprocess, first=first)
+            epochs = Epochs(trainer, feed, material, plan, tracker, run, recipe.preprocess, first=device.rank == 0)
             if recipe.resume is not None:
                 epochs.restore(checkpoints.load(recipe.resume), Path(recipe.resume))
             return epochs.fit()
+
+
+@contextlib.contextmanager
+def observing(
+    recipe: Recipe, run: Run, plan: Plan, device: Accelerator, *, name: Callable[[int], str]
+) -> Iterator[tuple[Tracker, list[Observer]]]:
+    """Where this process records the run, and who is told of its steps; name: of an image of training, by its index. All are closed at the end."""
+    first, rank = device.rank == 0, device.rank
+    with contextlib.ExitStack() as opened:
+        tracker = recipe.tracking.tracker(run.id, run.directory) if first else NullTracker()
+        opened.enter_context(contextlib.closing(tracker))
+        origin = functools.partial(origin_of_batches, recipe, run, plan)
+        watcher = Watcher(recipe.watch, tracker, device, run_dir=run.directory, name=name, origin=origin)
+        observers = [watcher, Recorder(tracker), opened.enter_context(step_bar(plan.total_steps, shown=first))]
+        if recipe.tracking.dllogger:
+            vendor_log = VendorLog(run.directory / f"dllogger-{rank}.json", rank)
+            observers.append(VendorLines(opened.enter_context(contextlib.closing(vendor_log))))
+        yield tracker, observers
 
 
 def network_and_losses(recipe: Recipe, plan: Plan, device: Accelerator) -> TrainStep:
@@ -117,7 +118,10 @@ def network_and_losses(recipe: Recipe, plan: Plan, device: Accelerator) -> Train
     if recipe.sampler.images_per_identity is not None:
         recipe.loss.expect_groups(recipe.sampler.images_per_identity)
     device.seed(recipe.seed)
-    return TrainStep(recipe.backbone, recipe.loss, recipe.preprocess, device).to(device.device)
+    module = TrainStep(recipe.backbone, recipe.loss, recipe.preprocess, device).to(device.device)
+    if recipe.trainer.compile:
+        device.compile(module.embedder, mode=recipe.trainer.compile_mode)
+    return module
 
 
 def start_schedule(recipe: Recipe, plan: Plan, optimizer: torch.optim.Optimizer) -> None:

@@ -6,10 +6,8 @@ Written so that the vendor's tools read it (json, then ast.literal_eval of `data
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,16 +70,6 @@ class VendorLog:
             "datetime": str(now),
         }
         self.file.write(f"TCAPPDLL {json.dumps({**times, **fields})}\n")
-
-
-@contextlib.contextmanager
-def opened(run_dir: Path, rank: int, *, wanted: bool) -> Iterator[VendorLog | None]:
-    """The log of one process, `dllogger-<rank>.json` in the run directory; None where none is asked for."""
-    if not wanted:
-        yield None
-        return
-    with contextlib.closing(VendorLog(run_dir / f"dllogger-{rank}.json", rank)) as log_file:
-        yield log_file
 
 
 class Entry(NamedTuple):

@@ -33,14 +33,14 @@ SITE = """
 import os
 if os.environ.get("RANK") == "1":
     from facenet.engine.trainer import Trainer
-    update = Trainer.update
+    step = Trainer.step
 
-    def faulty(self, progress):
+    def faulty(self, batch, progress):
         if progress.step == 2:
             exec(os.environ["FACENET_TEST_FAULT"])
-        update(self, progress)
+        step(self, batch, progress)
 
-    Trainer.update = faulty
+    Trainer.step = faulty
 """
 
 

@@ -24,15 +24,16 @@ from facenet.distributed import collectives
 from facenet.distributed.choice import Distributed
 from facenet.distributed.spread_rows import rows_of_whole
 from facenet.engine.muon import Muon
+from facenet.engine.observer import LogPoint, Observer
+from facenet.engine.progress import Progress
 from facenet.engine.run_state import module_state
 from facenet.engine.schedule import Constant
 from facenet.engine.train_step import TrainStep
-from facenet.engine.trainer import Progress, Settings, Trainer
+from facenet.engine.trainer import Settings, Trainer
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.sharded import ShardedSoftmaxHead
 from facenet.losses.triplet import TripletLoss
-from facenet.tracking.tracker import NullTracker
 
 SIZE, NUM_IDENTITIES, BATCH = 32, 4, 12
 PREPROCESS = Preprocess(size=[SIZE, SIZE], fit="resize", mean=[0.5] * 3, std=[0.5] * 3)
@@ -58,12 +59,13 @@ class Trained:
     state: dict[str, Tensor]
 
 
-class Losses(NullTracker):
+class Losses(Observer):
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def metrics(self, values: dict[str, float], *, step: int) -> None:
-        self.seen.append(values["train/loss"])
+    def on_log(self, point: LogPoint) -> dict[str, float]:
+        self.seen.append(point.figures["loss"])
+        return {}
 
 
 def start(
@@ -123,19 +125,23 @@ def make_trainer(
     module = TrainStep(embedder, loss, PREPROCESS, device).to(device.device)
     schedule = Constant()
     trainer = Trainer(
-        module,
+        device.prepare(module, distributed),
         OPTIMIZERS[optimizer](module.parameters()),
         schedule,
         device,
-        Losses(),
         Settings(log_every=log_every, clip_grad_norm=clip_grad_norm),
-        batch_size=BATCH,
         total_steps=100,
         triplets=False,
-        distributed=distributed,
+        observers=[Losses()],
     )
     schedule.start(trainer.optimizer, batch_size=BATCH, steps_per_epoch=100, epochs=1)
     return trainer
+
+
+def losses_of(trainer: Trainer) -> list[float]:
+    (losses,) = trainer.observers
+    assert isinstance(losses, Losses)
+    return losses.seen
 
 
 def train(device: Accelerator, *, steps: int = 4, **options: Any) -> Trained:
@@ -148,7 +154,7 @@ def train(device: Accelerator, *, steps: int = 4, **options: Any) -> Trained:
 
     trainer.optimizer.register_step_pre_hook(keep)
     trainer.train_epoch(batches(steps, rank=device.rank, world_size=device.world_size), Progress())
-    return Trained(trainer.tracker.seen, gradients, module_state(trainer.bare_module, everywhere=True))
+    return Trained(losses_of(trainer), gradients, module_state(trainer.bare_module, everywhere=True))
 
 
 def whole_gradient(parameter: nn.Parameter) -> Tensor:

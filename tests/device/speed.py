@@ -23,13 +23,13 @@ from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision, offered_precisions
+from facenet.engine.progress import Progress
 from facenet.engine.schedule import Constant
 from facenet.engine.train_step import TrainStep
-from facenet.engine.trainer import Progress, Settings, Trainer
+from facenet.engine.trainer import Settings, Trainer
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
-from facenet.tracking.tracker import NullTracker
 
 TRUNKS: dict[str, Any] = {"mobilenet_v1": MobileNetV1, "inception_resnet_v1": InceptionResNetV1}
 
@@ -55,13 +55,11 @@ def measure(name: str, dtype: Any, trunk: str, *, steps: int, size: int, image_s
         module = TrainStep(FaceNet(trunk=TRUNKS[trunk]()), loss, preprocess, device).to(device.device)
         schedule = Constant()
         trainer = Trainer(
-            module,
+            device.prepare(module),
             torch.optim.Adam(module.parameters(), lr=1e-3),
             schedule,
             device,
-            NullTracker(),
             Settings(log_every=10**9),
-            batch_size=size,
             total_steps=10**9,
             triplets=True,
         )

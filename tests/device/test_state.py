@@ -11,12 +11,12 @@ import torch
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.devices.accelerator import Accelerator, host_copy
 from facenet.engine import checkpoint
-from facenet.engine.trainer import Progress
+from facenet.engine.progress import Progress
 from facenet.errors import UserError
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, verify
 
-from .job import BATCH, PREPROCESS, SIZE, batches, make_trainer, network, start
+from .job import BATCH, PREPROCESS, SIZE, batches, losses_of, make_trainer, network, start
 
 MIB = 2**20
 
@@ -107,7 +107,7 @@ def test_too_large_a_batch_is_told_with_one_that_fits(device, memory_of):
     assert smallest <= fitting <= largest and "\n" not in str(raised.value)
     again = make_trainer(device)
     again.train_epoch(batches(2, size=fitting), Progress())
-    assert np.isfinite(again.tracker.seen[-1])
+    assert np.isfinite(losses_of(again)[-1])
 
 
 def test_the_type_that_torch_has_for_it_is_told_too(device, simulated):

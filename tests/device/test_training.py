@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from facenet.devices import accelerator as accelerators
-from facenet.engine.trainer import Progress, moved
+from facenet.engine.progress import Progress
+from facenet.engine.trainer import moved
 from facenet.errors import UserError
 
 from .job import batches, make_trainer, start, train
@@ -126,8 +127,7 @@ def test_batches_copied_ahead_are_the_same_in_order(device_name):
 
 def run_steps(trainer, ready):
     for batch in ready:
-        trainer.micro_step(batch, last=True)
-        trainer.update(Progress(step=1))
+        trainer.step(batch, Progress(step=1))
 
 
 def test_the_scaler_leaves_out_a_step_that_overflows(device_name):

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import logging
 
@@ -11,14 +12,15 @@ from facenet.data.feed.loader import Batch
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
+from facenet.engine.observer import Observer
+from facenet.engine.progress import Average, Progress
 from facenet.engine.schedule import Constant, WarmupCosine
 from facenet.engine.train_step import TrainStep
-from facenet.engine.trainer import Average, Progress, Settings, Trainer
+from facenet.engine.trainer import Settings, Trainer
 from facenet.errors import UserError
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
-from facenet.tracking.tracker import NullTracker
 
 SIZE, NUM_IDENTITIES = 8, 4
 PREPROCESS = Preprocess(size=[SIZE, SIZE], fit="resize", mean=[0.5] * 3, std=[0.5] * 3)
@@ -38,14 +40,15 @@ class Tiny(Embedder):
         return self.body(images)
 
 
-class Notes(NullTracker):
-    """A tracker that remembers: {step: figures}."""
+class Notes(Observer):
+    """Remembers log points by their step."""
 
     def __init__(self):
         self.by_step = {}
 
-    def metrics(self, values, *, step):
-        self.by_step[step] = values
+    def on_log(self, point):
+        self.by_step[point.step] = point
+        return {}
 
 
 @pytest.fixture
@@ -68,24 +71,24 @@ def parts(device, *terms, seed=0):
     return TrainStep(Tiny(), loss, PREPROCESS, device)
 
 
-def make_trainer(device, module, *, optimizer=None, schedule=None, total_steps=100, triplets=False, **options):
-    trainer_options = {name: options.pop(name) for name in ("stop", "show") if name in options}
-    tracker = Notes()
+def make_trainer(
+    device, module, *, optimizer=None, schedule=None, total_steps=100, triplets=False, observers=(), **options
+):
+    stop, notes = options.pop("stop", lambda: False), Notes()
     schedule = schedule or Constant()
     trainer = Trainer(
-        module,
+        device.prepare(module),
         optimizer or torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9),
         schedule,
         device,
-        tracker,
         Settings(**options),
-        batch_size=6,
         total_steps=total_steps,
         triplets=triplets,
-        **trainer_options,
+        observers=[*observers, notes],
+        stop=stop,
     )
     schedule.start(trainer.optimizer, batch_size=6, steps_per_epoch=5, epochs=2)
-    return trainer, tracker
+    return trainer, notes
 
 
 def same(first, second):
@@ -194,25 +197,66 @@ def test_the_run_ends_at_its_last_step(device, total_steps, given, taken):
 
 
 def test_log_points_carry_means_since_the_last_one(device):
-    shown = {}
-    trainer, notes = make_trainer(device, parts(device), log_every=2, total_steps=5, show=shown.__setitem__)
-    losses, micro_step = [], trainer.micro_step
+    class Losses(Observer):
+        def on_step(self, finite, loss):
+            assert finite is None
+            losses.append(loss.item())
 
-    def record(batch, *, last):
-        figures = micro_step(batch, last=last)
-        losses.append(figures["loss"].item())
-        return figures
-
-    trainer.micro_step = record
+    losses = []
+    trainer, notes = make_trainer(device, parts(device), log_every=2, total_steps=5, observers=[Losses()])
     row = trainer.train_epoch(batches(5), Progress())
     assert list(notes.by_step) == [2, 4, 5]  # the last step of the run is always logged
     for step, group in {2: losses[:2], 4: losses[2:4], 5: losses[4:]}.items():
-        assert notes.by_step[step]["train/loss"] == pytest.approx(np.mean(group), rel=1e-6)
-        assert notes.by_step[step]["train/lr"] == 0.1 and notes.by_step[step]["samples_seen"] == 6 * step
-        assert notes.by_step[step]["train/images_per_s"] > 0
-        assert shown[step]["loss"] == notes.by_step[step]["train/loss"]
+        point = notes.by_step[step]
+        assert point.figures["loss"] == pytest.approx(np.mean(group), rel=1e-6) and point.steps == len(group)
+        assert point.lr == 0.1 and point.samples_seen == 6 * step and point.images_per_s > 0
     assert row["train/loss"] == pytest.approx(np.mean(losses), rel=1e-6)
     assert set(row) == {"train/loss", "train/SoftmaxHead", "train/SoftmaxHead/accuracy"}
+
+
+def test_observers_are_told_in_their_order_and_see_the_metrics_of_those_before(device):
+    told = []
+
+    class Each(Observer):
+        def __init__(self, name, key=None):
+            self.name, self.key = name, key
+
+        @contextlib.contextmanager
+        def watching(self, batches):
+            told.append(f"{self.name} begins")
+            yield batches
+            told.append(f"{self.name} ends")
+
+        def on_log(self, point):
+            told.append((self.name, point.step, dict(point.metrics)))
+            return {f"own/{self.name}": point.step}
+
+        def state(self):
+            return [self.name]
+
+        def load_state(self, state):
+            told.append(state)
+
+    observers = [Each("first"), Each("second", key="second")]
+    trainer, notes = make_trainer(device, parts(device), log_every=2, observers=observers)
+    trainer.train_epoch(batches(2), Progress())
+    own = {"own/first": 2, "own/second": 2}
+    assert told == [
+        *(
+            "first begins",
+            "second begins",
+            ("first", 2, {}),
+            ("second", 2, {"own/first": 2}),
+            "second ends",
+            "first ends",
+        ),
+    ]
+    assert notes.by_step[2].metrics == own
+    state = trainer.state(Progress())
+    assert state["second"] == ["second"] and "first" not in state
+    again, _ = make_trainer(device, parts(device), observers=observers)
+    again.load_state(state, dict(trainer.loss.state_dict()))
+    assert told[-1] == ["second"] and told.count(["second"]) == 1
 
 
 def test_steps_count_on_over_epochs(device):
@@ -282,13 +326,14 @@ def test_a_loss_that_is_not_finite_is_said_aloud(device, caplog):
     with caplog.at_level(logging.WARNING):
         trainer.train_epoch(batches(2), Progress())
     assert "step 2: the loss is not finite; lower optimizer.lr or set trainer.clip_grad_norm" in caplog.text
-    assert np.isnan(notes.by_step[2]["train/loss"])
+    assert np.isnan(notes.by_step[2].figures["loss"])
 
 
 def test_validation_changes_nothing_and_averages(device):
     module, before = parts(device), parts(device)
     trainer, _ = make_trainer(device, module)
-    row = trainer.validate(batches(3), Progress())
+    validation = trainer.validate(batches(3))
+    row = validation.figures
     losses = []
     with torch.no_grad():
         for batch in batches(3):
@@ -296,6 +341,7 @@ def test_validation_changes_nothing_and_averages(device):
             losses.append(before.loss(features, batch.labels, triplets=False).total.item())
     assert row["val/loss"] == pytest.approx(np.mean(losses), rel=1e-5) and same(module, before)
     assert set(row) == {"val/loss", "val/SoftmaxHead", "val/SoftmaxHead/accuracy"}
+    assert validation.loss == row["val/loss"] and validation.num_batches == 3 and validation.images_per_s > 0
     assert not module.embedder.training
     trainer.train_epoch(batches(1), Progress())
     assert module.embedder.training
@@ -339,7 +385,7 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(device, stop_at):
     seen = {**notes_before.by_step, **notes_after.by_step}
     assert sorted(seen) == sorted(notes.by_step) == [3, 6, 9, 10]
     assert not set(notes_before.by_step) & set(notes_after.by_step)
-    assert all(seen[step]["train/loss"] == figures["train/loss"] for step, figures in notes.by_step.items())
+    assert all(seen[step].figures == point.figures for step, point in notes.by_step.items())
 
 
 def test_average():
@@ -391,5 +437,4 @@ def test_nothing_reads_the_device_between_log_points(device, monkeypatch):
         for name in ("item", "tolist", "cpu", "numpy"):
             patch.setattr(torch.Tensor, name, refuse)
         for batch in batches(3):
-            trainer.micro_step(batch, last=True)
-            trainer.update(Progress())
+            trainer.step(batch, Progress())

@@ -15,6 +15,8 @@ from facenet.data.feed.loader import Batch
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
 from facenet.devices.updates import step_where
+from facenet.engine.observer import FinishedEpoch, LogPoint
+from facenet.engine.progress import Average
 from facenet.engine.watch import signs
 from facenet.engine.watch.alarm import TRY, Alarm
 from facenet.engine.watch.choice import WATCHDOGS, Watch
@@ -79,7 +81,12 @@ class Seen(nn.Module):
 
 
 def look(watcher, figures=GOOD, features=None, step=20, steps=20):
-    return watcher.at_log_point(figures, Seen(features), step=step, steps=steps)
+    sizes = {"epoch": 0, "samples_seen": 6 * step, "images_per_s": 1.0, "lr": 0.1, "recent": Average()}
+    return watcher.on_log(LogPoint(step=step, steps=steps, figures=figures, module=Seen(features), **sizes))
+
+
+def epoch_of(row, tested):
+    return FinishedEpoch(epoch=1, step=20, row=row, tested=tested)
 
 
 def test_variance_and_rank_of_rows_placed_by_hand():
@@ -188,9 +195,9 @@ def test_guarded_steps_are_those_without_a_guard(device):
 
 
 def run_steps(watcher, finite):
-    with watcher.epoch(iter([batch(2 * i, 2 * i + 1) for i in range(len(finite))])) as seen:
+    with watcher.watching(iter([batch(2 * i, 2 * i + 1) for i in range(len(finite))])) as seen:
         for good, _ in zip(finite, seen, strict=False):
-            watcher.after_step(torch.tensor(good), torch.tensor(1.0 if good else math.nan))
+            watcher.on_step(torch.tensor(good), torch.tensor(1.0 if good else math.nan))
 
 
 def test_steps_left_out_are_counted_and_so_many_in_a_row_end_the_run(watching, tmp_path, caplog):
@@ -222,10 +229,10 @@ def test_a_resumed_run_goes_on_counting(watching):
 
 def test_all_parts_of_a_step_are_kept(watching):
     watcher, _ = watching(hang="off")
-    with watcher.epoch(iter([batch(1), batch(2), batch(3), batch(4)])) as seen:
+    with watcher.watching(iter([batch(1), batch(2), batch(3), batch(4)])) as seen:
         for number, _ in enumerate(seen):
             if number % 2:
-                watcher.after_step(torch.tensor(True), torch.tensor(1.0))
+                watcher.on_step(torch.tensor(True), torch.tensor(1.0))
                 assert [part.indices.tolist() for part in watcher.parts] == [[number], [number + 1]]
 
 
@@ -283,7 +290,7 @@ def test_repeated_batches_by_share_of_an_epoch_and_from_the_last_one():
 def test_repeats_fire_at_a_log_point(watching):
     watcher, tags = watching(max_repeats=0.3, hang="off")
     for given, fires in (([1, 2, 3, 1, 4], False), ([5, 5, 6, 6, 7], True)):
-        with watcher.epoch(iter([batch(index) for index in given])) as seen:
+        with watcher.watching(iter([batch(index) for index in given])) as seen:
             list(seen)
             look(watcher)
         assert bool(tags) == fires
@@ -299,13 +306,13 @@ def test_waiting_for_the_loader_is_a_share_of_the_time(watching):
     for action, fires in (("warn", True), ("off", False)):
         watcher, tags = watching(loader=action, patience=2, hang="off")
         shares = []
-        with watcher.epoch(slow()) as seen:
+        with watcher.watching(slow()) as seen:
             for _ in seen:
                 shares.append(look(watcher).get("system/loader_share"))
         assert (list(tags) == ["watch.loader"]) == fires
         assert all(share > 0.5 for share in shares if fires) and (shares == [None] * 3) == (not fires)
     watcher, tags = watching(patience=1, hang="off")
-    with watcher.epoch(iter([batch(1), batch(2)])) as seen:
+    with watcher.watching(iter([batch(1), batch(2)])) as seen:
         for _ in seen:
             time.sleep(0.02)
             assert look(watcher)["system/loader_share"] < 0.2
@@ -316,9 +323,9 @@ def test_training_accuracy_without_benchmark_accuracy(watching):
     watcher, tags = watching()
     apart, good = {"train/ce/accuracy": 0.95, "lfw/accuracy": 0.55}, {"train/ce/accuracy": 0.95, "lfw/accuracy": 0.8}
     for row, name in ((apart, "lfw"), (good, "lfw"), (apart, "lfw"), (apart, None)):
-        watcher.after_epoch(row, name)
+        watcher.on_epoch(epoch_of(row, name))
     assert tags == {}
-    watcher.after_epoch(apart, "lfw")
+    watcher.on_epoch(epoch_of(apart, "lfw"))
     assert tags == {"watch.generalisation": "accuracy is 0.950 on training identities and 0.550 on lfw"}
 
 
@@ -382,8 +389,8 @@ def test_no_hang_while_batches_are_done_nor_between_epochs(tmp_path, monkeypatch
 def test_off_looks_at_nothing(watching):
     watcher, tags = watching(**dict.fromkeys(WATCHDOGS, "off"), patience=1, dead_steps=1)
     assert not watcher.guards
-    with watcher.epoch(iter([batch(1)] * 4)) as seen:
+    with watcher.watching(iter([batch(1)] * 4)) as seen:
         list(seen)
         assert look(watcher, {**GOOD, "triplet/active": 0.0}, torch.ones(4, 4)) == {}
-    watcher.after_epoch({"train/ce/accuracy": 1.0, "lfw/accuracy": 0.5}, "lfw")
+    watcher.on_epoch(epoch_of({"train/ce/accuracy": 1.0, "lfw/accuracy": 0.5}, "lfw"))
     assert tags == {} and Watch(hang=False).looks("hang") is False

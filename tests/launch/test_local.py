@@ -38,16 +38,16 @@ if "RANK" in os.environ and "FACENET_TEST_FAULT" in os.environ:
     import signal, sys, time, torch
     from facenet.engine.trainer import Trainer
     from facenet.errors import UserError
-    update, rank = Trainer.update, os.environ["RANK"]
+    step, rank = Trainer.step, os.environ["RANK"]
 
-    def faulty(self, progress):
+    def faulty(self, batch, progress):
         if progress.step == 2:
             open(os.environ["FACENET_TEST_OUT"] + "/at_fault", "a").close()
             exec(os.environ["FACENET_TEST_FAULT"])
-        update(self, progress)
+        step(self, batch, progress)
         torch.save(dict(self.step_module.named_parameters()), os.environ["FACENET_TEST_OUT"] + f"/rank{rank}.pt")
 
-    Trainer.update = faulty
+    Trainer.step = faulty
 """
 
 

@@ -37,7 +37,7 @@ if os.environ.get("RANK") == "0":
     if PHASE == "step":
         from facenet.engine.trainer import Trainer
 
-        stretched(Trainer, "update", before=Moment().come)
+        stretched(Trainer, "step", before=Moment().come)
     if PHASE == "evaluation":
         from facenet.tasks.epochs import Epochs
 

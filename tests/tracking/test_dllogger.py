@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from facenet.errors import UserError
-from facenet.tracking.dllogger import VendorLog, opened, read_metric
+from facenet.tracking.dllogger import VendorLog, read_metric
 
 
 @pytest.fixture
@@ -98,16 +98,6 @@ def test_a_killed_process_leaves_its_lines(tmp_path):
         assert process.stdout.readline() == "written\n"
         os.kill(process.pid, signal.SIGKILL)
     assert [step for step, _ in as_the_vendor_reads(path)] == [[0, 1]]
-
-
-def test_it_is_opened_only_when_asked_and_ends_with_the_run(tmp_path):
-    with opened(tmp_path, 1, wanted=False) as log:
-        assert log is None
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(KeyboardInterrupt), opened(tmp_path, 1, wanted=True) as log:
-        log.train(0, 1, loss=0.5, ips=1.0, lr=0.1)
-        raise KeyboardInterrupt
-    assert [step for step, _ in as_the_vendor_reads(tmp_path / "dllogger-1.json")] == [[0, 1], "summary"]
 
 
 def test_what_was_written_is_read(written):

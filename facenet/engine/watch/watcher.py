@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from facenet.data.feed.loader import Batch
 from facenet.devices.accelerator import Accelerator
 from facenet.distributed import collectives
+from facenet.engine.observer import FinishedEpoch, LogPoint, Observer
 from facenet.engine.train_step import TrainStep
 from facenet.engine.watch import nonfinite, signs
 from facenet.engine.watch.alarm import Alarm
@@ -28,8 +29,8 @@ from facenet.tracking.tracker import Tracker
 log = logging.getLogger(__name__)
 
 
-class Watcher:
-    """`guards`: whether steps with gradients that are not finite are to be left out."""
+class Watcher(Observer):
+    key = "watch"
 
     def __init__(
         self,
@@ -55,8 +56,7 @@ class Watcher:
         self.waited_s, self.logged_at = 0.0, time.perf_counter()
 
     @contextlib.contextmanager
-    def epoch(self, batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
-        """The batches of an epoch, seen on their way."""
+    def watching(self, batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
         self.repeats.start()
         self.waited_s, self.logged_at = 0.0, time.perf_counter()
         with self.hang.watching() if self.watch.looks("hang") else contextlib.nullcontext():
@@ -77,26 +77,24 @@ class Watcher:
             self.parts.append(batch)
             yield batch
 
-    def after_step(self, finite: Tensor | None, loss: Tensor) -> None:
-        """finite: whether all gradients were, 0-d, on the device; None where nobody looked."""
+    def on_step(self, finite: Tensor | None, loss: Tensor) -> None:
         self.step_done = True
         if finite is not None:
             self.skipped.add(finite, loss)
 
-    def at_log_point(self, figures: dict[str, float], module: TrainStep, *, step: int, steps: int) -> dict[str, float]:
-        """Metrics of its own. figures: means of all processes over the last `steps`; module: has seen the last batch. Raises
-        Halted where a watchdog stops the run."""
+    def on_log(self, point: LogPoint) -> dict[str, float]:
+        """Raises Halted where a watchdog stops the run."""
         found: dict[str, float] = {}
         if self.guards:
-            found.update(self.look_at_gradients(step))
+            found.update(self.look_at_gradients(point.step))
         if self.watch.looks("scaler") and self.accelerator.scaler is not None:
             self.look_at_scale(self.accelerator.scaler.get_scale())
         if self.watch.looks("collapse"):
-            found.update(self.look_at_embeddings(figures, module))
+            found.update(self.look_at_embeddings(point.figures, point.module))
         if self.watch.looks("frozen"):
-            self.look_at_weights(signs.weights_norms(module.embedder), step)
+            self.look_at_weights(signs.weights_norms(point.module.embedder), point.step)
         if self.watch.looks("dead_triplets"):
-            self.look_at_triplets(figures, steps)
+            self.look_at_triplets(point.figures, point.steps)
         if self.watch.looks("repeats"):
             self.look_at_repeats()
         if self.watch.looks("loader"):
@@ -132,7 +130,7 @@ class Watcher:
         if scale < self.watch.scale_floor:
             self.alarm.fire("scaler", f"the loss scale fell to {scale:g}: gradients overflow whatever it is")
 
-    def look_at_embeddings(self, figures: dict[str, float], module: TrainStep) -> dict[str, float]:
+    def look_at_embeddings(self, figures: Mapping[str, float], module: TrainStep) -> dict[str, float]:
         if module.features is None:
             return {}
         variance, rank = collectives.mean(signs.spread(module.features)).tolist()
@@ -154,7 +152,7 @@ class Watcher:
                 "frozen", f"no weight of the network has changed for {self.watch.patience} log points up to step {step}"
             )
 
-    def look_at_triplets(self, figures: dict[str, float], steps: int) -> None:
+    def look_at_triplets(self, figures: Mapping[str, float], steps: int) -> None:
         dead = signs.dead(figures)
         for name in signs.terms_with_triplets(figures):
             count = self.counted(f"dead {name}", name in dead, steps)
@@ -174,8 +172,9 @@ class Watcher:
             self.alarm.fire("loader", f"training waited for images in {share:.0%} of its time, so the device starves")
         return {"system/loader_share": share}
 
-    def after_epoch(self, row: dict[str, float], benchmark: str | None, *, collapsed: str | None = None) -> None:
-        """row: the metrics of the epoch; benchmark: the name of what was tested in it, if anything was; collapsed: why that gave no accuracy."""
+    def on_epoch(self, finished: FinishedEpoch) -> None:
+        """Raises Halted where a watchdog stops the run."""
+        row, benchmark, collapsed = finished.row, finished.tested, finished.collapsed
         in_row = 0 if benchmark is None else self.counted("collapsed in a test", collapsed is not None)
         if in_row >= 2 and self.watch.looks("collapse"):
             self.alarm.fire("collapse", f"in two tests in a row {collapsed}")
@@ -196,7 +195,7 @@ class Watcher:
         return self.in_row[sign]
 
     def state(self) -> list[int]:
-        """What a resumed run goes on with: steps left out, in all and in a row. The other watchdogs start anew."""
+        """Steps left out, in all and in a row. The other watchdogs start anew."""
         return self.skipped.state()
 
     def load_state(self, state: list[int]) -> None:
