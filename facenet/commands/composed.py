@@ -7,26 +7,25 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet.commands import torchrun
+from facenet.commands.mistakes import composition_problem, forced, is_choice, is_override, refuse_flags
 from facenet.config import overlays
 from facenet.config.overrides import (
     as_given,
     check_grammar,
     flags_first,
     given,
-    intervals,
     key_of,
     with_names,
     with_new_terms,
@@ -38,15 +37,6 @@ from facenet.launch.local import RankFailed, safe_path, stop_signals_raise
 from facenet.launch.surroundings import pass_over_matplotlibrc, settle
 from facenet.privacy import addresses
 from facenet.privacy.logs import guard_logs
-
-CHOICES = ("facenet.conf", "facenet.experiments")
-EXTRAS = {  # Hydra's plugins, by what hydra/launcher= and hydra/sweeper= call them
-    "joblib": "joblib",
-    "optuna": "optuna",
-    "ray": "ray",
-    "submitit_local": "submitit",
-    "submitit_slurm": "submitit",
-}
 
 
 def own_experiments() -> str:
@@ -75,6 +65,7 @@ def train() -> None:
 def train_command() -> None:
     """Runs `facenet-train`. Of torchrun's processes only one reports a mistake, so that it is told once."""
     with told():
+        refuse_flags(sys.argv[1:], "train")
         sys.argv[1:] = going_on(readable(without_secrets(resumed(flags_first(without_trust(sys.argv[1:]))))))
     hydra_command(train_job, "train")
 
@@ -116,23 +107,12 @@ def readable(arguments: list[str]) -> list[str]:
     return with_new_terms([with_names(each) if is_choice(each) else each for each in arguments])
 
 
-def is_choice(argument: str) -> bool:
-    """Whether it is an override of a group."""
-    key = argument.lstrip("+").partition("=")[0].partition("@")[0]
-    places = (*map(files, CHOICES), "experiments")
-    return is_override(argument) and bool(key) and any((Path(str(place)) / key).is_dir() for place in places)
-
-
 def going_on(arguments: list[str]) -> list[str]:
     """The arguments; of a command that goes on with a run their keys are that run's, which the defaults, with other data or another optimizer,
     may not have: `tasks.job` checks them."""
     said = [argument.lstrip("+") for argument in arguments]
     resumes = any(each.startswith("resume=") and each not in ("resume=auto", "resume=null") for each in said)
     return [forced(argument) if resumes and is_override(argument) else argument for argument in arguments]
-
-
-def is_override(argument: str) -> bool:
-    return "=" in argument and not argument.startswith("-")
 
 
 def without_secrets(arguments: list[str]) -> list[str]:
@@ -212,6 +192,7 @@ def evaluate() -> None:
     """facenet-evaluate"""
     settle()
     with told():
+        refuse_flags(sys.argv[1:], "evaluate")
         sys.argv[1:] = readable(without_secrets(flags_first(without_trust(sys.argv[1:]))))
     hydra_command(evaluate_job, "evaluate")
 
@@ -320,98 +301,3 @@ def compare_elsewhere() -> None:
     elsewhere = sys.modules.get("facenet.sweeps.elsewhere")
     if elsewhere:
         elsewhere.end()
-
-
-def composition_problem(error: Exception, config_name: str) -> str:
-    """Hydra stops at its first complaint. Composing again with all of them set aside shows the rest, checked against the signatures."""
-    from facenet import config
-    from facenet.sweeps.batch import resolved_as_job
-
-    if isinstance(error, MissingConfigException):
-        choice = str(error.missing_cfg_file).rpartition("/")[2]
-        if choice in EXTRAS:
-            return f"config: {error.missing_cfg_file} comes with an extra: pip install 'facenet[{EXTRAS[choice]}]'"
-    if "does not support sweep type" in str(error):
-        drawn = "".join(f" ({each})" for each in intervals(overlays.said()))
-        return (
-            f"config: interval(...) is for a search, not for given values{drawn}; "
-            "add hydra/sweeper=optuna, or write choice(...) or range(...)"
-        )
-    overrides = [forced(first_value(argument)) for argument in overlays.said() if is_override(argument)]
-    try:
-        composed, absent = compose_leniently(config_name, overrides)
-        found = problems_of(resolved_as_job(composed), config_name)
-    except UserError as problem:
-        return str(problem)
-    except (HydraException, OmegaConfBaseException, ValueError):
-        absent, found = {}, []
-    # Values meant for a choice that does not exist say nothing about the default that stood in for it.
-    strangers = tuple(f"{group}." for group in absent)
-    problems = [*absent.values(), *(line for line in found if not line.startswith(strangers))]
-    if problems:
-        return config.problem_list(problems)
-    if "HydraConfig was not set" in str(error) and (key := getattr(error, "full_key", None)):
-        return f"config: {key}: ${{hydra:...}} has no value before there are jobs; write a dot for its colon, as in ${{hydra.job.name}}"
-    lines = [line.rstrip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
-    return "config: " + "\n  ".join(lines)
-
-
-def first_value(override: str) -> str:
-    """The override with the first of the values that it sweeps."""
-    with contextlib.suppress(
-        HydraException, ValueError, TypeError
-    ):  # no sweep that lists its values, or not Hydra's grammar
-        parsed = OverridesParser.create().parse_override(override)
-        if parsed.is_sweep_override():
-            return f"{override.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"
-    return override
-
-
-def problems_of(values: dict[str, Any], config_name: str) -> list[str]:
-    from facenet import config
-    from facenet.sweeps import settings
-
-    job, sweep = settings.split(values)
-    own = config.problems_of(sweep, settings.part) if config_name == "train" else []
-    return [*config.problems_of(job, root_of(config_name)), *own]
-
-
-def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The config without the choices that do not exist, and for each of their groups what is wrong."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    from facenet.config.slots import closest
-
-    absent: dict[str, str] = {}
-    GlobalHydra.instance().clear()
-    with initialize_config_module("facenet.conf", version_base="1.3"):
-        while True:
-            try:
-                return compose(config_name, overrides=overrides, return_hydra_config=True), absent
-            except MissingConfigException as missing:
-                group, _, choice = str(missing.missing_cfg_file).rpartition("/")
-                if not group or group in absent:
-                    raise
-                known = list(missing.options or [])
-                near = closest(choice, known)
-                absent[group] = f"{group}: no choice {choice!r} among {', '.join(known) or 'none'}{near}"
-                overrides = [item for item in overrides if item.lstrip("+").split("=")[0] != group]
-
-
-def root_of(config_name: str) -> Callable[..., Any]:
-    """Whose parameters are the keys of the config."""
-    if config_name == "train":
-        from facenet.tasks.recipe import Recipe
-
-        return Recipe
-    from facenet.tasks.evaluate import evaluate
-
-    return evaluate
-
-
-def forced(override: str) -> str:
-    """`++optimizer.lr=1` of `optimizer.lr=1`, which lets an unknown key in. What says itself how it is applied, and a group's choice, stay."""
-    if override.startswith(("hydra.", "hydra/", "+", "~")):
-        return override
-    return override if is_choice(override) else f"++{override}"

@@ -120,7 +120,8 @@ def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[st
 
 def composed(config_name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     """Composes the config as the command does. Returns (resolved config, run directory)."""
-    from facenet.commands.composed import checked, composition_problem
+    from facenet.commands.composed import checked
+    from facenet.commands.mistakes import composition_problem
 
     try:
         with initialize_config_module("facenet.conf", version_base="1.3"):

@@ -6,14 +6,13 @@ import functools
 import importlib
 import inspect
 import math
-import re
 import shlex
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
 from typing import Any, Literal
 
+from facenet.config import near
 from facenet.config.slots import closest, locate
 from facenet.errors import UserError, shown
 
@@ -38,7 +37,7 @@ def check(config: dict[str, Any], root: Callable[..., Any]) -> None:
 
 
 def problems_of(config: dict[str, Any], root: Callable[..., Any]) -> list[str]:
-    return list(unfit(config, root, "", partial=False))
+    return list(unfit(config, root, "", partial=False, whole=config))
 
 
 def problem_list(problems: list[str]) -> str:
@@ -53,11 +52,14 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, f"{path}.{key}" if path else str(key))
 
 
-def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partial: bool) -> Iterator[str]:
-    """Every way in which the keys and values of a node do not fit the signature of its target."""
+def unfit(
+    node: dict[str, Any], target: Callable[..., Any], path: str, *, partial: bool, whole: Mapping[str, Any]
+) -> Iterator[str]:
+    """Every way in which the keys and values of a node, which is a part of a whole config, do not fit the signature of its target."""
     parameters = dict(inspect.signature(target).parameters)
     if not path:
         parameters = {key: parameter for key, parameter in parameters.items() if key not in RUNTIME}
+        whole = {key: value for key, value in node.items() if key in parameters}
     hints = annotations_of(target)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = public_name(target) if path else "this command"
@@ -67,9 +69,9 @@ def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partia
             continue
         if key not in parameters:
             if not open_ended:
-                yield f"{at}: {named} has no parameter {key!r}{closest(str(key), list(parameters)) or choice_with(at)}{way_without(at)}"
+                yield f"{at}: {named} has no parameter {key!r}{way_to(at, value, list(parameters), whole)}{way_without(at)}"
             continue
-        yield from unfit_value(value, hints.get(key, Any), at)
+        yield from unfit_value(value, hints.get(key, Any), at, whole)
     for key, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         if required and parameter.kind is not parameter.VAR_POSITIONAL and key not in node and not partial:
@@ -77,19 +79,13 @@ def unfit(node: dict[str, Any], target: Callable[..., Any], path: str, *, partia
             yield f"{at}: {named} needs it; set {at}=..."
 
 
-def choice_with(key: str) -> str:
-    """The choices of a group that have a key which the chosen one lacks; nothing where none has it."""
+def way_to(key: str, value: Any, names: list[str], whole: Mapping[str, Any]) -> str:
+    """What to write instead of a key that its part does not have; nothing where nothing is like it."""
     group, _, own = key.partition(".")
-    folder = files("facenet.conf").joinpath(group)
-    if not own or "." in own or not folder.is_dir():
-        return ""
-    has = re.compile(rf"^{re.escape(own)}:", re.MULTILINE)
-    found = sorted(
-        each.name.removesuffix(".yaml")
-        for each in folder.iterdir()
-        if each.is_file() and has.search(each.read_text("utf-8"))
-    )
-    return f"; for {' or '.join(f'{group}={name}' for name in found)}" if found else ""
+    last = key.rpartition(".")[2]
+    if found := near.choices_with(group, own) if own else []:
+        return f"; add {' or '.join(f'{group}={name}' for name in found)}"
+    return (own and closest(last, names)) or near.meant(key, value, whole) or closest(last, names)
 
 
 def way_without(key: str) -> str:
@@ -102,14 +98,14 @@ def way_without(key: str) -> str:
     )
 
 
-def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
+def unfit_value(value: Any, hint: Any, path: str, whole: Mapping[str, Any]) -> Iterator[str]:
     """Problems of one value: built ones by their own signature, plain ones by the annotation."""
     if value == "???":
         yield f"{path}: needs a value; set {path}=..."
     elif isinstance(value, dict) and "_target_" in value:
         try:
             target = locate(value["_target_"], path)
-            yield from unfit(value, target, path, partial=bool(value.get("_partial_", False)))
+            yield from unfit(value, target, path, partial=bool(value.get("_partial_", False)), whole=whole)
         except UserError as error:
             yield str(error)
         except ValueError:  # builtins without a signature bind when they are built
@@ -121,7 +117,9 @@ def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
     elif isinstance(value, (dict, list)) and is_built(hint):
         yield f"{path}: has no _target_, by which such a part is built; choose one with {path}=..."
     elif not fits(value, hint):
-        yield f"{path}: expected {spell(hint)}, got {value!r}"
+        meant = next((each for each in near.respelled(value, path) if fits(each, hint)), None)
+        way = "" if meant is None else f"; write {near.filled(f'{path}={{}}', meant)}"
+        yield f"{path}: expected {spell(hint)}, got {value!r}{way}"
     elif isinstance(value, dict):
         keys = annotations_of(hint) if typing.is_typeddict(hint) else {}
         for key in keys:
@@ -130,10 +128,10 @@ def unfit_value(value: Any, hint: Any, path: str) -> Iterator[str]:
         for key, item in value.items():
             if keys and key not in keys:
                 yield f"{path}.{key}: expected {' and '.join(keys)} alone{closest(str(key), list(keys))}"
-            yield from unfit_value(item, keys.get(key, item_hint(hint)), f"{path}.{key}")
+            yield from unfit_value(item, keys.get(key, item_hint(hint)), f"{path}.{key}", whole)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from unfit_value(item, Any, f"{path}.{index}")
+            yield from unfit_value(item, Any, f"{path}.{index}", whole)
 
 
 def is_built(hint: Any) -> bool:

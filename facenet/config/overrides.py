@@ -18,6 +18,9 @@ from omegaconf import OmegaConf
 from facenet.errors import UserError, shown
 from facenet.privacy.addresses import mask
 
+CLOSING = {"[": "]", "{": "}", "(": ")"}
+OPENING = {closing: opening for opening, closing in CLOSING.items()}
+
 
 def flags_first(arguments: list[str]) -> list[str]:
     """The arguments, with the overrides last where a flag stands between them: Hydra's parser takes one stretch of them and refuses the others."""
@@ -61,10 +64,25 @@ def way_to_write(override: str) -> str:
     shorter = override.rstrip(" ,")
     if shorter != override and parsed(shorter) is not None:
         return f"ends with a comma, after which a value is missing; write {shlex.quote(shorter)}"
+    if (left := unclosed(value)) and parsed(f"{key}={value}{left}") is not None:
+        return f"its {OPENING[left[-1]]} is not closed; write {shlex.quote(f'{key}={value}{left}')}"
     quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
     if parsed(quoted) is None:
         return f"{shown(key)!r} is no key; write key=value"
     return f"a value with such characters is quoted, once for Hydra and once for the shell: {shlex.quote(quoted)}"
+
+
+def unclosed(value: str) -> str:
+    """The brackets that a list, a dict or a function such as choice(...) lacks at its end; none for any other text."""
+    if not re.match(r"[\[{]|\w+\(", value):
+        return ""
+    left: list[str] = []
+    for letter in value:
+        if letter in CLOSING:
+            left.append(CLOSING[letter])
+        elif left and letter == left[-1]:
+            left.pop()
+    return "".join(reversed(left))
 
 
 def with_names(override: str) -> str:

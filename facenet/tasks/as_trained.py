@@ -51,7 +51,7 @@ def own_protocol(given: Protocol, stored: Any, said: set[str]) -> Protocol:
     names = [field.name for field in dataclasses.fields(Protocol)]
     own = {name: stored[name] for name in names if name in stored and f"benchmark.protocol.{name}" not in said}
     node = {"_target_": f"{Protocol.__module__}.{Protocol.__name__}", **own}
-    if list(configs.unfit_value(node, Any, "benchmark.protocol")):
+    if list(configs.unfit_value(node, Any, "benchmark.protocol", {})):
         return given
     return dataclasses.replace(given, **own)
 

@@ -24,6 +24,7 @@ from facenet.engine.observer import FinishedEpoch
 from facenet.engine.progress import Progress
 from facenet.engine.run_state import module_state
 from facenet.engine.trainer import Trainer
+from facenet.engine.watch.alarm import way_out_of_collapse
 from facenet.engine.writer import Writer
 from facenet.errors import UserError
 from facenet.evaluation import report
@@ -167,6 +168,9 @@ class Epochs:
             "checkpoint": str(self.keeper.directory / ("best.pt" if self.best_row else "last.pt")),
             "metrics": self.best_row,
             "collapsed": collapsed,
+            "way_out": way_out_of_collapse(
+                name for row in self.progress.history for name in row if name.startswith("train/")
+            ),
             "pruned": self.pruned,
         }
 

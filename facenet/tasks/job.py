@@ -266,7 +266,7 @@ def summary(result: dict[str, Any], run_dir: Path, view: str | None) -> str:
         lines.append(f"metrics of its epoch ({metrics['epoch']:.0f})")
         lines.extend(f"  {name:<{width}}  {digits(metrics[name])}" for name in names)
     if result.get("collapsed"):
-        lines.append(f"no best epoch: {result['collapsed']}; {TRY['collapse']}")
+        lines.append(f"no best epoch: {result['collapsed']}; {result.get('way_out') or TRY['collapse']}")
     if view is not None:
         lines.append(f"see the run: {view}")
     return "\n".join(lines)

@@ -60,7 +60,8 @@ def told_already() -> Iterator[None]:
 
 def train(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Trains to the plan's end or a stop signal. Returns {"objective": the selected metric, "checkpoint": path of the best, "metrics":
-    of its epoch, "collapsed": why it has none, "pruned": why the sweep's rule ended it, or None, "seconds": how long the epochs took}."""
+    of its epoch, "collapsed": why it has none, "way_out": of that, "pruned": why the sweep's rule ended it, or None, "seconds": how long the
+    epochs took}."""
     if not recipe.trainer.compile:
         leave_compiler_out()
     with Accelerator.start(recipe.accelerator, recipe.precision, timeout_s=recipe.distributed.timeout_s) as device:

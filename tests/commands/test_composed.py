@@ -18,7 +18,8 @@ from PIL import Image
 
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.commands.composed import end_sweep, first_value, resumed, without_secrets
+from facenet.commands.composed import end_sweep, resumed, without_secrets
+from facenet.commands.mistakes import first_value
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.privacy import addresses
@@ -72,7 +73,7 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     "unknown choices": (
         ["facenet-train", "data=foldr", "data.root=x", "loss=", "benchmark=null", "benchmark/protocol=x", "seed=x"],
         "config: 5 problems\n"
-        "  benchmark: no choice 'null' among bin, heldout, lfw, none\n"
+        "  benchmark: no choice 'null' among bin, heldout, lfw, none; did you mean 'none'?\n"
         "  benchmark/protocol: no choice 'x' among flip, flip_mean, plain, reference\n"
         "  data: no choice 'foldr' among annotation, folder, record, shards, synthetic; did you mean 'folder'?\n"
         "  loss: no choice '' among arcface, arcface_sharded, ce, ce_sharded, cosface, cosface_sharded, cosface_triplet, "
@@ -90,7 +91,7 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     ),
     "no override": (
         ["facenet-train", "optimizer.lr=["],
-        "optimizer.lr=[: a value with such characters is quoted, once for Hydra and once for the shell: 'optimizer.lr=\"[\"'\n",
+        "optimizer.lr=[: its [ is not closed; write 'optimizer.lr=[]'\n",
         set(),
     ),
     "in a sweep": (

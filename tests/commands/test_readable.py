@@ -13,7 +13,8 @@ from omegaconf.errors import InterpolationResolutionError
 
 import facenet.sweeps.batch
 import facenet.tasks.train  # noqa: F401
-from facenet.commands.composed import composition_problem, readable
+from facenet.commands.composed import readable
+from facenet.commands.mistakes import composition_problem
 from facenet.config.overrides import parsed
 from facenet.errors import UserError
 
@@ -27,7 +28,7 @@ from facenet.errors import UserError
         ("+data.root=/faces/人,b(", "/faces/人,b("),
         ("tracking.run_name=it's", "it's"),
         ('tracking.run_name="half', '"half'),
-        ("data.root=[a", "[a"),
+        ("data.root=a[", "a["),
         ("data.root=C:\\faces(1)\\", "C:\\faces(1)\\"),
     ],
 )

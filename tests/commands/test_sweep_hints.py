@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from facenet.commands.composed import composition_problem, readable
+from facenet.commands.composed import readable
+from facenet.commands.mistakes import composition_problem
 from facenet.errors import UserError
 
 

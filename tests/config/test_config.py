@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from facenet import config as configs
-from facenet.config.checking import choice_with
+from facenet.config.checking import way_to
 from facenet.data.source import SyntheticData
 from facenet.devices.table import Precision
 from facenet.errors import UserError
@@ -128,14 +128,14 @@ def test_fitting_values(key: str, value: Any):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("count", 1.0, "expected int, got 1.0"),
+        ("count", 1.0, "expected int, got 1.0; write count=1"),
         ("count", True, "expected int, got True"),
         ("count", None, "expected int, got None"),
         ("share", "1e-3x", "expected float, got '1e-3x'"),
         ("share", False, "expected float, got False"),
         ("name", 3, "expected str, got 3"),
-        ("flag", 1, "expected bool, got 1"),
-        ("flag", "yes", "expected bool, got 'yes'"),
+        ("flag", 1, "expected bool, got 1; write flag=true"),
+        ("flag", "yes", "expected bool, got 'yes'; write flag=true"),
         ("choice", "l1", "expected one of l2, cosine, got 'l1'"),
         ("limit", "none", "expected float or null, got 'none'"),
         ("sides", 112, "expected list of int or null, got 112"),
@@ -311,9 +311,9 @@ def test_the_builtin_source_is_built_by_its_node():
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ("data.root", "; for data=folder"),
-        ("data.list", "; for data=annotation"),
-        ("benchmark.path", "; for benchmark=bin"),
+        ("data.root", "; add data=folder"),
+        ("data.list", "; add data=annotation"),
+        ("benchmark.path", "; add benchmark=bin"),
         ("data.nothing", ""),
         ("data.root.more", ""),
         ("nothing.root", ""),
@@ -321,4 +321,4 @@ def test_the_builtin_source_is_built_by_its_node():
     ],
 )
 def test_a_key_of_another_choice_is_told_with_that_choice(key: str, told: str):
-    assert choice_with(key) == told
+    assert way_to(key, 1, [], {}) == told

@@ -252,6 +252,20 @@ def test_collapsed_embeddings_fire_after_patience_in_a_row(watching):
     assert "the loss of triplet sits at its margin 0.2" in tags["watch.collapse"]
 
 
+def test_only_a_run_that_does_not_classify_is_told_to(watching, caplog):
+    """A run of loss=arcface that collapsed was told to add a classification term."""
+    for figures, told in ((GOOD, False), ({"triplet": 0.2, "triplet/active": 1.0}, True)):
+        caplog.clear()
+        look(watching(patience=1)[0], figures, features=torch.ones(6, 4))
+        assert ("add a classification term" in caplog.text) == told and "lower optimizer.lr" in caplog.text
+        caplog.clear()
+        watcher, _ = watching()
+        for _ in range(2):
+            row = {f"train/{name}": value for name, value in figures.items()}
+            watcher.on_epoch(FinishedEpoch(epoch=1, step=1, row=row, tested="lfw", collapsed="embeddings collapsed"))
+        assert ("add a classification term" in caplog.text) == told and "lower optimizer.lr" in caplog.text
+
+
 def test_weights_that_do_not_change_fire(watching):
     watcher, tags = watching(patience=2)
     weights = [torch.tensor(pair) for pair in ([1.0, 2.0], [1.0, 2.5], [1.0, 2.5], [1.5, 2.5], [1.5, 2.5])]

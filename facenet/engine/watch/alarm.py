@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from facenet.engine.watch.choice import Watch
 from facenet.errors import Halted
@@ -13,8 +14,7 @@ log = logging.getLogger(__name__)
 TRY = {
     "nonfinite": "lower optimizer.lr, set trainer.clip_grad_norm, or precision=bf16 or fp32 where it is fp16",
     "scaler": "lower optimizer.lr, set trainer.clip_grad_norm, or precision=bf16",
-    "collapse": "lower optimizer.lr, add a classification term (loss=triplet_ce), or set backbone.trunk.init=kaiming; more than one "
-    "identity has to be in a batch",
+    "collapse": "lower optimizer.lr, or set backbone.trunk.init=kaiming; more than one identity has to be in a batch",
     "frozen": "look at optimizer.lr and the schedule, and whether parameters of the backbone have requires_grad=False",
     "dead_triplets": "set the term's mining=batch_hard, raise its margin, or lessen its weight and rely on classification",
     "generalisation": "look whether the labels are right (facenet-data), whether benchmark images are aligned as those of training, and "
@@ -24,6 +24,14 @@ TRY = {
     "hang": "read the stacks; look at the storage of the images and at the other processes",
 }
 
+CLASSIFY = "add a classification term (loss=triplet_ce), "  # before the others, to a run that has none
+
+
+def way_out_of_collapse(figures: Iterable[str]) -> str:
+    """figures: names of what a training step or an epoch measured, of which an accuracy in training tells that it classifies."""
+    classifies = any(name.endswith("/accuracy") for name in figures)
+    return TRY["collapse"] if classifies else CLASSIFY + TRY["collapse"]
+
 
 class Alarm:
     """Each watchdog fires once in a process. `fired`: their reasons."""
@@ -32,23 +40,23 @@ class Alarm:
         self.watch, self.tracker = watch, tracker
         self.fired: dict[str, str] = {}
 
-    def fire(self, watchdog: str, reason: str) -> None:
+    def fire(self, watchdog: str, reason: str, way_out: str = "") -> None:
         """Raises Halted where the watchdog stops runs."""
         if watchdog in self.fired:
             return
-        self.tell(watchdog, reason)
+        self.tell(watchdog, reason, way_out)
         if getattr(self.watch, watchdog) == "stop":
-            raise Halted(self.words(watchdog, reason))
+            raise Halted(self.words(watchdog, reason, way_out))
 
-    def tell(self, watchdog: str, reason: str) -> None:
+    def tell(self, watchdog: str, reason: str, way_out: str = "") -> None:
         self.fired[watchdog] = reason
         self.tracker.tag(f"watch.{watchdog}", reason)
         if getattr(self.watch, watchdog) == "warn":
-            log.warning("watch.%s: %s; %s", watchdog, reason, TRY[watchdog])
+            log.warning("watch.%s: %s; %s", watchdog, reason, way_out or TRY[watchdog])
 
     @staticmethod
-    def words(watchdog: str, reason: str) -> str:
+    def words(watchdog: str, reason: str, way_out: str = "") -> str:
         return (
-            f"stopped by watch.{watchdog}: {reason}; {TRY[watchdog]}. The last checkpoint is as it was: resume the run with other "
+            f"stopped by watch.{watchdog}: {reason}; {way_out or TRY[watchdog]}. The last checkpoint is as it was: resume the run with other "
             f"values, or with watch.{watchdog}=warn."
         )

@@ -19,7 +19,7 @@ from facenet.distributed import collectives
 from facenet.engine.observer import FinishedEpoch, LogPoint, Observer
 from facenet.engine.train_step import TrainStep
 from facenet.engine.watch import nonfinite, signs
-from facenet.engine.watch.alarm import Alarm
+from facenet.engine.watch.alarm import Alarm, way_out_of_collapse
 from facenet.engine.watch.choice import Watch
 from facenet.engine.watch.hang import Hang
 from facenet.engine.watch.nonfinite import Skipped
@@ -141,7 +141,7 @@ class Watcher(Observer):
             told += f", and the loss of {term} sits at its margin {margins[term]:g}"
         collapsed = variance < self.watch.min_variance or rank < self.watch.min_rank or term is not None
         if self.counted("collapse", collapsed) >= self.watch.patience:
-            self.alarm.fire("collapse", told)
+            self.alarm.fire("collapse", told, way_out_of_collapse(figures))
         return {"train/embedding_variance": variance, "train/embedding_rank": rank}
 
     def look_at_weights(self, norms: Tensor, step: int) -> None:
@@ -176,10 +176,12 @@ class Watcher(Observer):
         """Raises Halted where a watchdog stops the run."""
         row, benchmark, collapsed = finished.row, finished.tested, finished.collapsed
         in_row = 0 if benchmark is None else self.counted("collapsed in a test", collapsed is not None)
+        accuracies = {
+            name: value for name, value in row.items() if name.startswith("train/") and name.endswith("/accuracy")
+        }
         if in_row >= 2 and self.watch.looks("collapse"):
-            self.alarm.fire("collapse", f"in two tests in a row {collapsed}")
-        tested = row.get(f"{benchmark}/accuracy")
-        trained = [value for name, value in row.items() if name.startswith("train/") and name.endswith("/accuracy")]
+            self.alarm.fire("collapse", f"in two tests in a row {collapsed}", way_out_of_collapse(accuracies))
+        tested, trained = row.get(f"{benchmark}/accuracy"), list(accuracies.values())
         if tested is None or not trained or not self.watch.looks("generalisation"):
             return
         apart = max(trained) >= self.watch.train_accuracy and tested <= self.watch.benchmark_accuracy
