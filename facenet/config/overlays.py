@@ -27,6 +27,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet.config import set_by, walk
+from facenet.config.plugins import PluginFolders
 from facenet.config.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by, openings_of_strangers, way_to_trust
 from facenet.errors import UserError, shown
 from facenet.files import trusted
@@ -65,8 +66,8 @@ ON_THE_COMMAND_LINE = "a file of a directory may not say that; say it on the com
 
 
 def install() -> None:
-    """Makes Hydra read files of directories, those of --config-dir and hydra.searchpath too, and only files in packages, through this module."""
-    Plugins.instance()  # which registers Hydra's own
+    """Makes Hydra read files of directories, those of --config-dir, hydra.searchpath and plugins too, and of packages only files, through this module."""
+    Plugins.instance().register(PluginFolders)
     SourcesRegistry.instance().types |= {"file": DirectoryFiles, "pkg": PackageFiles}
 
 

@@ -1,0 +1,121 @@
+"""Installed packages that bring choices into the config groups, as YAML alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facenet.commands import from_python
+from facenet.config.plugins import folders
+from facenet.errors import UserError
+from facenet.losses.term import Term  # noqa: F401  torch, before a test's own state is looked at
+
+LOSS = """
+_target_: facenet.losses.LossMix
+terms:
+  mine: {weight: 1.0, loss: {_target_: yaml_faces.Mine, margin: 0.3}}
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """install(files, value): a package as pip would leave it, whose import would be seen."""
+
+    def put(files: dict[str, str], value: str = "yaml_faces.conf") -> Path:
+        site = tmp_path / "site"
+        package, info = site / "yaml_faces", site / "yaml_faces-1.2.dist-info"
+        info.mkdir(parents=True)
+        package.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: yaml-faces\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[facenet.plugins]\nmine = {value}\n")
+        (package / "__init__.py").write_text("raise AssertionError('imported')\n")
+        for name, text in files.items():
+            (package / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / "conf" / name).write_text(text)
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    yield put
+    sys.modules.pop("yaml_faces", None)
+
+
+def composed(tmp_path: Path, *overrides: str) -> dict[str, Any]:
+    with from_python.called("train", [*overrides, f"hydra.run.dir={tmp_path / 'run'}"]) as (config, _, _):
+        return config
+
+
+def test_its_choices_stand_beside_ours_which_they_cannot_replace(install: Callable[..., Path], tmp_path: Path) -> None:
+    install({"optimizer/mine.yaml": "_target_: torch.optim.SGD\nlr: 0.5\n", "optimizer/adam.yaml": "lr: 9.0\n"})
+    assert composed(tmp_path, "optimizer=mine")["optimizer"] == {"_target_": "torch.optim.SGD", "lr": 0.5}
+    assert composed(tmp_path, "optimizer=adam")["optimizer"]["lr"] != 9.0
+    assert "yaml_faces" not in sys.modules
+
+
+def test_its_own_classes_need_trust(install: Callable[..., Path], tmp_path: Path) -> None:
+    install({"loss/mine.yaml": LOSS})
+    with pytest.raises(UserError, match=r"mine\.yaml: loss\.terms\.mine\.loss\._target_.*trust=yaml_faces"):
+        composed(tmp_path, "loss=mine")
+    found = composed(tmp_path, "loss=mine", "trust=yaml_faces")
+    assert found["loss"]["terms"]["mine"]["loss"]["margin"] == 0.3 and "trust" not in found
+    assert "yaml_faces" not in sys.modules  # not before the config is checked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trust: yaml_faces\n",
+        "hydra: {job: {env_set: {A: b}}}\n",
+        "x: ${oc.env:HOME}\n",
+        "loss: {_target_: os.system}\n",
+    ],
+)
+def test_it_says_no_more_than_a_file_of_a_directory(install: Callable[..., Path], tmp_path: Path, text: str) -> None:
+    install({"preset/mine.yaml": f"# @package _global_\n{text}"})
+    with pytest.raises(UserError, match=r"preset/mine\.yaml: "):
+        composed(tmp_path, "preset=mine")
+
+
+@pytest.mark.parametrize("value", ["yaml_faces.absent", "no_such_package.conf", "yaml_faces/../conf", "os.path"])
+def test_one_without_its_folder_is_said_and_costs_nothing_else(
+    install: Callable[..., Path], caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    install({"optimizer/mine.yaml": ""}, value)
+    assert folders() == {} and f"names no folder of an installed package: {value}" in caplog.text
+
+
+def test_a_package_of_the_working_directory_is_none(
+    install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = install({"optimizer/mine.yaml": ""})
+    assert list(folders()) == ["mine"]
+    monkeypatch.setattr(sys, "path", ["", *(entry for entry in sys.path if entry != str(site))])
+    monkeypatch.chdir(site)
+    assert folders() == {}
+
+
+HEAD = "_target_=facenet.losses.SoftmaxHead"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.terms.mine.weight=0.5", f"loss.terms.mine.loss.{HEAD}", "loss.terms.mine.loss.label_smoothing=0.1"],
+        ["+loss.terms.mine.weight=0.5", f"+loss.terms.mine.loss.{HEAD}", "+loss.terms.mine.loss.label_smoothing=0.1"],
+        ["loss.terms.mine.weight=0.5", f"loss.terms.mine.loss={{{HEAD.replace('=', ':')},label_smoothing:0.1}}"],
+        [f"loss.terms.mine={{weight:0.5,loss:{{{HEAD.replace('=', ':')},label_smoothing:0.1}}}}"],
+    ],
+)
+def test_a_new_term_of_the_loss_needs_no_sign(tmp_path: Path, overrides: list[str]) -> None:
+    terms = composed(tmp_path, "loss=triplet", *overrides)["loss"]["terms"]
+    assert list(terms) == ["triplet", "mine"] and terms["mine"]["weight"] == 0.5
+    assert terms["mine"]["loss"] == {"_target_": "facenet.losses.SoftmaxHead", "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize("override", ["loss.terms.tripelt.weight=0.5", "loss.terms.mine.loss.label_smoothing=0.1"])
+def test_a_term_of_which_no_class_is_said_is_a_typing_error(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UserError, match=r"loss\.terms"):
+        composed(tmp_path, "loss=triplet", override)
