@@ -128,7 +128,10 @@ def unfit_value(value: Any, hint: Any, path: str, whole: Mapping[str, Any]) -> I
         for key, item in value.items():
             if keys and key not in keys:
                 yield f"{path}.{key}: expected {' and '.join(keys)} alone{closest(str(key), list(keys))}"
-            yield from unfit_value(item, keys.get(key, item_hint(hint)), f"{path}.{key}", whole)
+            kind = keys.get(key, item_hint(hint))
+            unfinished = typing.is_typeddict(kind) and isinstance(item, dict) and not kind.__required_keys__ <= item.keys()
+            sibling = closest(str(key), [each for each in value if each != key]) if unfinished else ""
+            yield from (f"{problem}{sibling}" for problem in unfit_value(item, kind, f"{path}.{key}", whole))
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from unfit_value(item, Any, f"{path}.{index}", whole)

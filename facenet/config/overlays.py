@@ -66,7 +66,8 @@ ON_THE_COMMAND_LINE = "a file of a directory may not say that; say it on the com
 
 
 def install() -> None:
-    """Makes Hydra read files of directories, those of --config-dir, hydra.searchpath and plugins too, and of packages only files, through this module."""
+    """Makes Hydra read files of directories through this module, those of --config-dir, hydra.searchpath and plugins too, and of packages only
+    files."""
     Plugins.instance().register(PluginFolders)
     SourcesRegistry.instance().types |= {"file": DirectoryFiles, "pkg": PackageFiles}
 
