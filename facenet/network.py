@@ -23,7 +23,7 @@ from facenet.backbones.embedder import Embedder
 from facenet.data.given import Given, in_parts
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
-from facenet.devices.table import DEVICES, DeviceChoice, Precision, absent, out_of_memory
+from facenet.devices.table import DEVICES, DeviceChoice, Precision, absent, out_of_memory, outside, row
 from facenet.errors import UserError, shown
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, distance_from_cosine
@@ -147,11 +147,11 @@ def scaled_to_unit(rows: Floats) -> Floats:
 
 
 def choice_of(device: str) -> DeviceChoice:
-    if device not in ("auto", *DEVICES):
-        raise UserError(f"device={device!r}: expected one of auto, {', '.join(DEVICES)}")
+    if device not in ("auto", *DEVICES, *outside()):
+        raise UserError(f"device={device!r}: expected one of {', '.join(['auto', *DEVICES, *outside()])}")
     if device != "auto" and (problem := absent(device)):
-        raise UserError(f"device={device}: {problem}; {DEVICES[device].fix}, or say device='auto'")
-    return DeviceChoice(name=device)  # type: ignore[arg-type]
+        raise UserError(f"device={device}: {problem}; {row(device).fix}, or say device='auto'")
+    return DeviceChoice(name=device)
 
 
 def precision_of(precision: str) -> Precision:

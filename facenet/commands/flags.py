@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import metadata
 from importlib.resources import files
 from typing import Any
 
@@ -162,6 +163,7 @@ def doctor() -> None:
     settle()
     group = files("facenet.conf").joinpath("accelerator")
     choices = sorted(file.name.removesuffix(".yaml") for file in group.iterdir() if file.name.endswith(".yaml"))
+    choices += sorted(point.name for point in metadata.entry_points(group="facenet.devices"))
     parser = argparse.ArgumentParser(
         prog="facenet-doctor",
         description="Checks whether this machine can train, and says what to fix: versions, devices, precisions, speed, processes, MLflow.",

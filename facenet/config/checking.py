@@ -129,7 +129,10 @@ def unfit_value(value: Any, hint: Any, path: str, whole: Mapping[str, Any]) -> I
             if keys and key not in keys:
                 yield f"{path}.{key}: expected {' and '.join(keys)} alone{closest(str(key), list(keys))}"
             kind = keys.get(key, item_hint(hint))
-            unfinished = typing.is_typeddict(kind) and isinstance(item, dict) and not kind.__required_keys__ <= item.keys()
+            kind = keys.get(key, item_hint(hint))
+            unfinished = (
+                typing.is_typeddict(kind) and isinstance(item, dict) and not kind.__required_keys__ <= item.keys()
+            )
             sibling = closest(str(key), [each for each in value if each != key]) if unfinished else ""
             yield from (f"{problem}{sibling}" for problem in unfit_value(item, kind, f"{path}.{key}", whole))
     elif isinstance(value, list):

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from facenet.devices import updates
 from facenet.devices.host_memory import keep_freed_memory
 from facenet.devices.table import (
-    DEVICES,
     DTYPES,
     HOST,
     DeviceChoice,
@@ -26,11 +25,11 @@ from facenet.devices.table import (
     Scaler,
     check_device_count,
     check_precision,
-    emulates,
     is_host,
-    runtime_of,
+    row,
     scaler_of,
     spellings,
+    torch_name,
     version_of,
 )
 from facenet.distributed import collectives
@@ -58,8 +57,9 @@ class Accelerator:
     def __init__(self, name: str, precision: Precision, *, rank: int, local_rank: int, world_size: int) -> None:
         self.name, self.precision = name, precision
         self.rank, self.local_rank, self.world_size = rank, local_rank, world_size
-        self.module: Any = getattr(torch, name)
-        self.device = torch.device(name) if is_host(name) else torch.device(name, local_rank)
+        self.row, in_torch = row(name), torch_name(name)
+        self.module: Any = getattr(torch, in_torch)
+        self.device = torch.device(in_torch) if is_host(name) else torch.device(in_torch, local_rank)
         self.amp: Callable[..., contextlib.AbstractContextManager[Any]] | None = None
         self.scaler: Scaler | None = None
 
@@ -82,13 +82,12 @@ class Accelerator:
         accelerator = cls(name, precision, rank=rank, local_rank=local_rank, world_size=world_size)
         if is_host(name):
             keep_freed_memory()
-        else:  # before the process group: tccl and nccl bind to the current device
-            accelerator.module.set_device(accelerator.device)
+        accelerator.device = accelerator.row.place(torch_name(name), local_rank)
         log.info(
             "device %s (%s), precision %s, process %d of %d", accelerator.device, why, precision.dtype, rank, world_size
         )
         if world_size > 1:
-            dist.init_process_group(DEVICES[name].collective, timeout=timedelta(seconds=timeout_s))
+            dist.init_process_group(accelerator.row.collective, timeout=timedelta(seconds=timeout_s))
         accelerator.start_precision()
         yield accelerator
         if world_size > 1:  # not after an error: taking the group down may wait for processes that wait for this one
@@ -101,7 +100,7 @@ class Accelerator:
         with only a warning, so the type of a product is looked at. Raises UserError when none does."""
         if self.precision.dtype == "fp32":
             return
-        if emulates(self.name, self.precision.dtype):
+        if self.row.emulates(self.precision.dtype):
             raise UserError("precision=bf16: this GPU has no units for it and emulates it; set precision=fp16")
         wanted, seen = DTYPES[self.precision.dtype], []
         for spelling in spellings(self.name, "autocast"):
@@ -171,9 +170,9 @@ class Accelerator:
     def optimizer(
         self, make: Callable[..., torch.optim.Optimizer], parameters: list[nn.Parameter], **options: Any
     ) -> torch.optim.Optimizer:
-        """`make(parameters, **options)`, its update in one kernel where `DEVICES` says that torch has one to be trusted."""
+        """`make(parameters, **options)`, its update in one kernel where its row says that torch has one to be trusted."""
         chosen, given = getattr(make, "func", make), {**getattr(make, "keywords", {}), **options}
-        if chosen in FUSED and DEVICES[self.name].fused and not given.keys() & {"fused", "foreach"}:
+        if chosen in FUSED and self.row.fused and not given.keys() & {"fused", "foreach"}:
             try:
                 return make(parameters, fused=True, **options)
             except RuntimeError as error:  # an older torch, or a parameter that is not floating point
@@ -183,7 +182,7 @@ class Accelerator:
     def compile(self, module: nn.Module, *, mode: str) -> None:
         """Compiles the module's call in place; its state keeps its names. Where the compiler fails at the first call, the module goes on
         as it was, with a line in the log. `reduce-overhead` records graphs where the device has them."""
-        module.compile(backend=DEVICES[self.name].compiler, **({} if mode == "default" else {"mode": mode}))
+        module.compile(backend=self.row.compiler, **({} if mode == "default" else {"mode": mode}))
         from torch._dynamo.exc import TorchDynamoException
 
         compiled: Callable[..., Any] = module._compiled_call_impl  # type: ignore[assignment]
@@ -312,10 +311,10 @@ class Accelerator:
         found = {}
         with contextlib.suppress(AttributeError, RuntimeError):
             found["device"] = str(self.module.get_device_name(self.device))
-        plugin = DEVICES[self.name].plugin
+        plugin = self.row.plugin
         if plugin is not None:
             found["plugin"] = f"{plugin} {version_of(plugin)}"
-        if (runtime := runtime_of(self.name)) is not None:
+        if (runtime := self.row.runtime()) is not None:
             found["runtime"] = runtime
         return found
 

@@ -1,6 +1,7 @@
 """The devices: one row each, and what differs between them. The only file that says sdaa, cuda, cpu, tccl, nccl, gloo or GradScaler.
 
-Everything above asks the `Accelerator` that a process started, or these functions, and never a device's name.
+Everything above asks the `Accelerator` that a process started, or these functions, and never a device's name. Installed packages add rows by the
+entry-point group `facenet.devices`; docs/extending.md has one.
 """
 
 from __future__ import annotations
@@ -16,29 +17,26 @@ from typing import Any, Literal
 
 import torch
 
+from facenet.devices.row import Device, Host
 from facenet.distributed.choice import Distributed
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
+from facenet.files import trusted
 
-HOST = "cpu"
+HOST, GROUP = "cpu", "facenet.devices"
 Scaler = torch.amp.GradScaler
 
 
-@dataclass(frozen=True)
-class Device:
-    """What differs from device to device."""
+class Cuda(Device):
+    """NVIDIA's."""
 
-    plugin: str | None  # module that registers the device with torch
-    collective: str
-    precisions: tuple[str, ...]
-    fix: str  # what to do when it was asked for and is absent
-    visible: str  # environment variable that chooses among several
-    monitor: str  # the vendor's program that prints the state of all, and the driver's version
-    halves: tuple[str, ...] = ("bf16",)  # the sound ones that `auto` may take, the one without a loss scale first
-    fused: bool = False  # whether torch's fused optimizers are known to have kernels
-    compiler: str = "inductor"  # torch.compile's backend
+    def emulates(self, dtype: str) -> bool:
+        return dtype == "bf16" and torch.cuda.get_device_capability() < (8, 0)
+
+    def runtime(self) -> str | None:
+        return f"CUDA {torch.version.cuda}"
 
 
-DEVICES = {
+DEVICES: dict[str, Device] = {
     "sdaa": Device(
         "torch_sdaa",
         "tccl",
@@ -49,7 +47,7 @@ DEVICES = {
         halves=("fp16",),  # its bf16 is computed in fp16, and clipped to the range of that
         compiler="teco_inductor",
     ),
-    "cuda": Device(
+    "cuda": Cuda(
         None,
         "nccl",
         ("fp32", "fp16", "bf16"),
@@ -58,30 +56,84 @@ DEVICES = {
         "nvidia-smi",
         halves=("bf16", "fp16"),
         fused=True,
+        compressions=("fp16", "bf16"),
     ),
     # No fused updates on a CPU: they take gradients by position in memory whatever their strides (torch 2.13), and the updates are a small
     # part of a step there. fp16 on a CPU runs without fast kernels and would need a loss scale: slower and less exact than bf16 or fp32.
-    "cpu": Device(None, "gloo", ("fp32", "bf16"), "", "", ""),
+    "cpu": Host(None, "gloo", ("fp32", "bf16"), "", "", ""),
 }
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+def outside() -> dict[str, importlib.metadata.EntryPoint]:
+    """The devices of installed packages, by name; ours are ours. Imports none."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    return {point.name: point for point in sorted(found, key=lambda each: each.value) if point.name not in DEVICES}
+
+
+LOADED: dict[str, tuple[str, Device]] = {}  # of installed packages: the row and where it is from
+
+
+def row(name: str) -> Device:
+    """The row of a device. One of an installed package is imported for it. Raises UserError for a name that is none, a package that is not
+    trusted, and what is no row."""
+    if name in DEVICES:
+        return DEVICES[name]
+    if name in LOADED and trusted.package_holding(LOADED[name][0]):
+        return LOADED[name][1]
+    return load_row(name, outside())
+
+
+def load_row(name: str, others: dict[str, importlib.metadata.EntryPoint]) -> Device:
+    if name not in others:
+        raise UserError(f"accelerator.name={shown(name)}: expected one of {', '.join(['auto', *DEVICES, *others])}")
+    point, at = others[name], f"accelerator.name={shown(name)}"
+    if (package := trusted.package_holding(point.value)) is None:
+        root = point.module.partition(".")[0]
+        raise UserError(
+            f"{at}: is a device of the installed package {root}; if you trust all code of it, say on the command line: {trusted.KEY}={root}"
+        )
+    trusted.make_ready(package)
+    try:
+        found = getattr(importlib.import_module(point.module), point.attr)
+    except Exception as error:
+        raise UserError(f"{at}: {point.value} does not import here: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Device):
+        raise UserError(f"{at}: {point.value} is no row of a device: it has to be a facenet.devices.Device")
+    LOADED[name] = (point.value, found)
+    return found
+
+
+def names_in_order() -> list[str]:
+    """In which `auto` looks: ours, those of trusted packages, and the host, which is always there."""
+    others = (
+        [name for name, point in outside().items() if trusted.package_holding(point.value)]
+        if trusted.packages()
+        else []
+    )
+    return [*(name for name in DEVICES if name != HOST), *others, HOST]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeviceChoice:
-    """`name: auto` takes the first present of sdaa, cuda, cpu; a named device that is absent is an error."""
+    """`name: auto` takes the first present of sdaa, cuda, those of trusted packages, cpu; a named device that is absent is an error."""
 
-    name: Literal["auto", "sdaa", "cuda", "cpu"] = "auto"
+    name: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.name != "auto":
+            row(self.name)
 
     def resolve(self) -> tuple[str, str]:
         """The device's name and the reason it was chosen, without touching it. Raises UserError when a named device is absent."""
         if self.name != "auto":
             if problem := absent(self.name):
                 raise UserError(
-                    f"accelerator={self.name}: {problem}; {DEVICES[self.name].fix}, or run with accelerator=auto"
+                    f"accelerator={self.name}: {problem}; {row(self.name).fix}, or run with accelerator=auto"
                 )
             return self.name, "asked for"
         problems: list[str] = []
-        for name in DEVICES:
+        for name in names_in_order():
             problem = absent(name)
             if problem is None:
                 return name, "; ".join(problems) or "first choice"
@@ -106,7 +158,7 @@ class Precision:
 
 def absent(name: str) -> str | None:
     """Why the device cannot be used, or None if it can. Imports the plugin; creates no context on the device."""
-    plugin = DEVICES[name].plugin
+    plugin = row(name).plugin
     if plugin is not None:
         try:
             importlib.import_module(plugin)
@@ -114,10 +166,12 @@ def absent(name: str) -> str | None:
             return f"no module {error.name}"
         except (ImportError, OSError, RuntimeError) as error:
             return f"{plugin} does not import ({error})"
-    module = getattr(torch, name, None)
-    if name != "cpu" and (module is None or not module.is_available() or module.device_count() == 0):
-        return "torch sees no such device"
-    return None
+    return row(name).absent(torch_name(name))
+
+
+def torch_name(name: str) -> str:
+    """What torch calls the device."""
+    return row(name).torch_name or name
 
 
 def loopback_only() -> dict[str, str]:
@@ -129,37 +183,37 @@ def loopback_only() -> dict[str, str]:
 
 def devices_present() -> dict[str, str | None]:
     """Why each device of the table is absent, in the order of preference; None for those that can be used."""
-    return {name: absent(name) for name in DEVICES}
+    return {name: absent(name) for name in names_in_order()}
 
 
 def device_count(name: str) -> int:
     """Devices of a present kind on this machine; processes of a CPU share it, so it counts as one."""
-    return 1 if name == "cpu" else int(getattr(torch, name).device_count())
+    return row(name).count(torch_name(name))
 
 
 def offered_precisions(name: str) -> tuple[str, ...]:
-    return DEVICES[name].precisions
+    return row(name).precisions
 
 
 def sound_halves(name: str) -> tuple[str, ...]:
-    return DEVICES[name].halves
+    return row(name).halves
 
 
 def is_host(name: str) -> bool:
     """Whether it is what this process runs on, so that asking it anything starts no device."""
-    return not DEVICES[name].visible
+    return isinstance(row(name), Host)
 
 
 def model_of(name: str) -> str:
     """Returns the model name of the first device of a present kind, as its vendor calls it; empty for the host, and where it does not tell."""
     with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, TypeError):
-        return "" if is_host(name) else str(getattr(torch, name).get_device_name(0))
+        return "" if is_host(name) else str(getattr(torch, torch_name(name)).get_device_name(0))
     return ""
 
 
 def plugin_of(name: str) -> str | None:
     """The module that brings the device to torch; None where torch has it itself."""
-    return DEVICES[name].plugin
+    return row(name).plugin
 
 
 def version_of(module_name: str) -> str:
@@ -173,9 +227,9 @@ def spellings(name: str, what: str) -> Iterator[Callable[..., Any]]:
     """Ways to say autocast or GradScaler for a device: torch's own for any device, then those that plugins had before it, under
     torch.<device>.amp and <plugin>.amp."""
     if hasattr(torch.amp, what):
-        yield lambda **options: getattr(torch.amp, what)(name, **options)
-    plugin = DEVICES[name].plugin
-    for module in (getattr(torch, name), importlib.import_module(plugin) if plugin else None):
+        yield lambda **options: getattr(torch.amp, what)(torch_name(name), **options)
+    plugin = row(name).plugin
+    for module in (getattr(torch, torch_name(name)), importlib.import_module(plugin) if plugin else None):
         amp = getattr(module, "amp", None)
         if hasattr(amp, what):
             yield getattr(amp, what)
@@ -202,24 +256,24 @@ def check_precision(name: str, precision: Precision) -> None:
 def check_device_count(name: str, num_processes: int) -> None:
     """Raises UserError for more processes on this machine than it has devices; processes of a CPU share it."""
     found = device_count(name)
-    if name != "cpu" and num_processes > found:
+    if not is_host(name) and num_processes > found:
         raise UserError(
             f"distributed.num_processes: {num_processes} processes need as many {name} devices and {found} are visible; lower it, "
-            f"or see {DEVICES[name].visible}"
+            f"or see {row(name).visible}"
         )
 
 
 def check_exchange(name: str, distributed: Distributed) -> None:
     """Raises UserError for what torch does not have on the device."""
-    if distributed.sync_batch_norm and name == "cpu":
-        raise UserError("distributed.sync_batch_norm: torch has no such layer on cpu; set it to false")
-    if distributed.compression == "bf16" and name != "cuda":
+    if distributed.sync_batch_norm and is_host(name):
+        raise UserError(f"distributed.sync_batch_norm: torch has no such layer on {name}; set it to false")
+    if distributed.compression == "bf16" and "bf16" not in row(name).compressions:
         raise UserError(f"distributed.compression=bf16: torch refuses it on {name}; set it to fp16")
 
 
 def visible_devices(name: str) -> list[str]:
     """The devices of a present kind that this process may use, as its variable of visibility spells them; none for the cpu, which all share."""
-    variable = DEVICES[name].visible
+    variable = row(name).visible
     if not variable:
         return []
     count = device_count(name)
@@ -229,20 +283,10 @@ def visible_devices(name: str) -> list[str]:
 
 def only_devices(name: str, devices: Sequence[str]) -> dict[str, str]:
     """What a process needs in its environment to see these of `visible_devices` alone."""
-    return {DEVICES[name].visible: ",".join(devices)} if devices else {}
+    return {row(name).visible: ",".join(devices)} if devices else {}
 
 
 def scaler_of(name: str, **options: Any) -> Scaler:
     """The loss scale of fp16 on a device."""
     made: Scaler = next(spellings(name, "GradScaler"))(**options)
     return made
-
-
-def emulates(name: str, dtype: str) -> bool:
-    """Whether the current device of a kind offers a type and has no units for it."""
-    return name == "cuda" and dtype == "bf16" and torch.cuda.get_device_capability() < (8, 0)
-
-
-def runtime_of(name: str) -> str | None:
-    """The version of the vendor's runtime, where torch knows it."""
-    return f"CUDA {torch.version.cuda}" if name == "cuda" else None

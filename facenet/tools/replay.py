@@ -36,7 +36,7 @@ def replay(path: Path, device: str = "auto") -> list[str]:
     loss.start(embedding_size=backbone.embedding_size, num_identities=content["identities"])
     backbone.load_state_dict(content["embedder"])
     loss.load_state_dict(content["loss"])
-    with Accelerator.start(DeviceChoice(name=device), parts["precision"], alone=True) as accelerator:  # type: ignore[arg-type]
+    with Accelerator.start(DeviceChoice(name=device), parts["precision"], alone=True) as accelerator:
         module = TrainStep(backbone, loss, parts["preprocess"], accelerator)
         step = accelerator.prepare(module).train()
         first = first_bad(step)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from facenet.devices import accelerator as accelerators
+from facenet.devices import table
 from facenet.engine.progress import Progress
 from facenet.engine.trainer import moved
 from facenet.errors import UserError
@@ -23,8 +24,8 @@ TOLERANCE = {"fp32": 0.01, "bf16": 0.1, "fp16": 0.05}
 @pytest.fixture
 def fp16_everywhere(monkeypatch):
     """The product refuses fp16 on a CPU because it is slow, not because it is wrong: for a comparison it will do."""
-    row = accelerators.DEVICES["cpu"]
-    monkeypatch.setitem(accelerators.DEVICES, "cpu", dataclasses.replace(row, precisions=("fp32", "bf16", "fp16")))
+    row = table.DEVICES["cpu"]
+    monkeypatch.setitem(table.DEVICES, "cpu", dataclasses.replace(row, precisions=("fp32", "bf16", "fp16")))
 
 
 @pytest.mark.usefixtures("fp16_everywhere", "exact_products")

@@ -24,14 +24,13 @@ ALONE = "distributed=single trains in one process, without them"
 
 def check_collectives(report: Report, name: str, num_processes: int | None) -> None:
     """One process per device; two where processes share it. A failure leaves training in one process, so it is a remark."""
-    from facenet.devices.table import DEVICES, device_count
+    from facenet.devices.table import device_count, is_host, row
 
-    shared = not DEVICES[name].visible  # no variable chooses among several: the host itself
-    count = num_processes or (2 if shared else device_count(name))
+    count = num_processes or (2 if is_host(name) else device_count(name))
     if count == 1:
         report.fact("collectives", "processes", "1: nothing to exchange", 1)
         return
-    report.fact("collectives", "processes", f"{count} over {DEVICES[name].collective}", count)
+    report.fact("collectives", "processes", f"{count} over {row(name).collective}", count)
     with report.finding("collectives", ALONE):
         try:
             found = exchange(name, count)

@@ -14,7 +14,6 @@ from torch.nn import functional
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.cores import threads_of
 from facenet.devices.table import (
-    DEVICES,
     DTYPES,
     DeviceChoice,
     Precision,
@@ -39,7 +38,7 @@ def check_devices(report: Report, asked: str) -> str | None:
     with report.finding("devices", "reinstall the device's plugin for this torch, or remove it", blocks=True):
         found, chosen = devices_present(), None
         with report.finding("accelerator", "run with accelerator=auto", blocks=True):
-            chosen, _ = DeviceChoice(name=asked).resolve()  # type: ignore[arg-type]
+            chosen, _ = DeviceChoice(name=asked).resolve()
         for name, reason in found.items():
             count = device_count(name) if reason is None else 0
             text = reason or f"{count} present{', taken' if name == chosen else ''}"
@@ -82,7 +81,7 @@ def describe(report: Report, accelerator: Accelerator) -> None:
     report.fact("device", "torch_device", str(accelerator.device))
     for key, text in accelerator.describe().items():
         report.fact("device", key, text)
-    if monitor := DEVICES[accelerator.name].monitor:
+    if monitor := accelerator.row.monitor:
         versions = ask_monitor(monitor) or {"driver": f"unknown: {monitor} does not tell"}
         for key, text in versions.items():
             report.fact("device", key, text)
