@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
 def test_signatures_are_checked_as_ours_are(package: Path, trust: Callable[..., None]) -> None:
     trust(package)
     node = {"_target_": f"{package.name}.Mine", "margn": 1.0, "margin": "x"}
-    first, second = configs.unfit_value(node, Any, PLACE)
+    first, second = configs.unfit_value(node, Any, PLACE, {})
     assert first.startswith(f"{PLACE}.margn: {package.name}.Mine has no parameter 'margn'; did you mean 'margin'?")
     assert second == f"{PLACE}.margin: expected float, got 'x'"
 
