@@ -102,7 +102,7 @@ class Step(nn.Module):
 
     def forward(self, rows: Tensor, labels: Tensor) -> Tensor:
         features = self.network(rows)
-        loss: Tensor = self.head(features, functional.normalize(features), labels, triplets=False)[0]
+        loss: Tensor = self.head(features, functional.normalize(features), labels)[0]
         return loss
 
 

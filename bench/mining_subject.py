@@ -16,6 +16,7 @@ from torch.nn import functional
 from bench.context import Context, Outcome, require
 from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure
+from facenet.data.layout import Layout
 from facenet.losses.triplet import TripletLoss
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -53,8 +54,8 @@ def run(context: Context) -> Outcome:
 def ours() -> dict[str, Loss]:
     def loss(mining: Any) -> Loss:
         term = TripletLoss(mining=mining, distance="l2", margin=0.2)
-        term.images_per_identity = PER_IDENTITY
-        return lambda rows, labels: term(rows, functional.normalize(rows), labels, triplets=False)[0]
+        term.layout = Layout("pk", PER_IDENTITY)
+        return lambda rows, labels: term(rows, functional.normalize(rows), labels)[0]
 
     return {"batch-hard": loss("batch_hard"), "batch-all": loss("all"), "semi-hard": loss("semi_hard")}
 

@@ -102,7 +102,6 @@ def made(context: Context, name: str) -> Recommended:
         device,
         recipe.trainer,
         total_steps=10**9,
-        triplets=recipe.sampler.layout == "triplet",
     )
     start_schedule(recipe, plan, trainer.optimizer)
     feed = Feed(material, plan, recipe, rank=0, accelerator=device)
@@ -144,7 +143,7 @@ def stepped(trainer: Trainer, batch: Batch) -> Callable[[], None]:
 
     def work() -> None:
         trainer.optimizer.zero_grad(set_to_none=True)
-        loss, _ = trainer.step_module(images, labels, triplets=trainer.triplets)
+        loss, _ = trainer.step_module(images, labels)
         device.backward(loss)
         device.synchronize()
 

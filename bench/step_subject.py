@@ -21,6 +21,7 @@ from facenet.backbones.inception_resnet_v1 import InceptionResNetV1
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.feed.loader import Batch, Loader
 from facenet.data.identities import FolderFaces
+from facenet.data.layout import Layout
 from facenet.data.sampling.sampler import TripletSampler
 from facenet.data.transforms import Augment, Preprocess
 from facenet.devices.accelerator import Accelerator
@@ -148,7 +149,7 @@ def our_trainer(name: str, dtype: Any, size: int, *, dropout: float = 0.5) -> Tr
     loss = LossMix(
         terms={"triplet": {"weight": 1.0, "loss": TripletLoss()}, "ce": {"weight": 1.0, "loss": SoftmaxHead()}}
     )
-    loss.start(embedding_size=128, num_identities=NUM_IDENTITIES)
+    loss.start(embedding_size=128, num_identities=NUM_IDENTITIES, layout=Layout("triplet"))
     module = TrainStep(FaceNet(trunk=NETWORKS[name](), dropout=dropout), loss, PREPROCESS, device)
     schedule = Constant()
     trainer = Trainer(
@@ -158,7 +159,6 @@ def our_trainer(name: str, dtype: Any, size: int, *, dropout: float = 0.5) -> Tr
         device,
         Settings(log_every=20),
         total_steps=10**9,
-        triplets=True,
     )
     schedule.start(trainer.optimizer, batch_size=size, steps_per_epoch=1000, epochs=1)
     return trainer
@@ -232,7 +232,7 @@ def check_loss(context: Context, name: str, batch: Batch) -> str:
         head.bias.copy_(state["classifier.bias"])
         triplet, entropy, _ = reference_loss(context, network, as_float(batch), batch.labels)
         trainer.step_module.train()
-        ours = float(trainer.step_module(batch.images, batch.labels, triplets=True)[0])
+        ours = float(trainer.step_module(batch.images, batch.labels)[0])
     apart = abs(ours - float(triplet + entropy)) / float(triplet + entropy)
     require(apart < 1e-4, f"{name}: loss {ours} against the reference's {float(triplet + entropy)}")
     return f"loss within {apart:.1e} of the reference's"
@@ -307,7 +307,7 @@ def overhead(context: Context, size: int) -> Table:
 
     def loop() -> None:
         for _ in range(steps):
-            loss, _ = bare.step_module(batch.images, batch.labels, triplets=True)
+            loss, _ = bare.step_module(batch.images, batch.labels)
             loss.backward()
             bare.optimizer.step()
             bare.optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from bench.rounds import Candidate, measure
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.feed.loader import Batch
+from facenet.data.layout import Layout
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
@@ -68,12 +69,12 @@ def trainer_of(device: Accelerator, size: int, watch: Watch | None, scratch: Pat
     torch.manual_seed(0)
     terms = {"triplet": {"weight": 1.0, "loss": TripletLoss()}, "ce": {"weight": 1.0, "loss": SoftmaxHead()}}
     loss = LossMix(terms=terms)
-    loss.start(embedding_size=128, num_identities=IDENTITIES)
+    loss.start(embedding_size=128, num_identities=IDENTITIES, layout=Layout("triplet"))
     preprocess = Preprocess(size=[size, size], fit="letterbox", mean=[0.0] * 3, std=[1.0] * 3)
     module = TrainStep(FaceNet(trunk=MobileNetV1()), loss, preprocess, device)
     watchers = [Watcher(watch, NullTracker(), device, run_dir=scratch)] if watch else []
     schedule = Constant()
-    options = {"total_steps": 10**9, "triplets": True, "observers": watchers}
+    options = {"total_steps": 10**9, "observers": watchers}
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     settings = Settings(log_every=LOG_EVERY)
     trainer = Trainer(device.prepare(module), optimizer, schedule, device, settings, **options)
@@ -99,7 +100,7 @@ def steps(trainer: Trainer, batches: list[Batch]) -> Callable[[], None]:
 def in_step_s(trainer: Trainer, batch: Batch) -> float:
     (watcher,) = trainer.observers
     assert isinstance(watcher, Watcher)
-    loss, _ = trainer.step_module(batch.images, batch.labels, triplets=True)
+    loss, _ = trainer.step_module(batch.images, batch.labels)
     loss.backward()
 
     def work() -> None:

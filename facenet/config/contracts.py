@@ -29,7 +29,7 @@ CONTRACTS = {  # by place, the first that fits; elsewhere nothing of a stranger'
     r"backbone": Contract("backbone", "facenet.backbones.Embedder", ("features",), ("embedding_size",)),
     r"backbone\.trunk": Contract("trunk", "torch.nn.Module", ("forward",), ("num_features",)),
     r"backbone\..+": PART,
-    r"sampler": Contract("sampler", "facenet.data.Sampler", ("batches",), ("layout", "multiple")),
+    r"sampler": Contract("sampler", "facenet.data.Sampler", ("batches",), ("layout",)),
     r"data": Contract("source of faces", "facenet.data.Data", ("open",)),
     r"augment\..+": AUGMENTATION,
     r"optimizer": Contract("optimizer", "torch.optim.Optimizer", ("step",)),

@@ -1,3 +1,4 @@
+from .layout import Layout as Layout
 from .sampling.reference_sampler import ReferenceSampler as ReferenceSampler
 from .sampling.sampler import (
     IdentitySampler as IdentitySampler,

@@ -38,16 +38,14 @@ def advice(size: int, fitting: int | None, *, unit: int, num_processes: int, acc
     )
 
 
-def told_of(
-    batch: Batch, words: str, module: TrainStep, optimizer: torch.optim.Optimizer, *, unit: int, accumulate: int
-) -> str:
+def told_of(batch: Batch, words: str, module: TrainStep, optimizer: torch.optim.Optimizer, *, accumulate: int) -> str:
     """What a user is told whose device had no memory for a batch, in `words` of its own. Smaller parts of the batch are tried out as steps, which
     spoils what was learnt."""
     device, size = module.accelerator, len(batch.labels)
     peak = device.memory().peak or 0
-    fitting = None
+    fitting, unit = None, module.loss.layout.multiple
     if steps_alone(module):
-        fitting = largest_fitting(lambda smaller: fits(batch, smaller, module, optimizer, unit, accumulate), size, unit)
+        fitting = largest_fitting(lambda smaller: fits(batch, smaller, module, optimizer, accumulate), size, unit)
     told = advice(size, fitting, unit=unit, num_processes=device.world_size, accumulate=accumulate)
     return (
         f"{device.device} ran out of memory with {size} images at once, at a peak of {peak / 2**20:,.0f} MiB "
@@ -63,17 +61,13 @@ def steps_alone(module: TrainStep) -> bool:
     )
 
 
-def fits(
-    batch: Batch, size: int, module: TrainStep, optimizer: torch.optim.Optimizer, unit: int, accumulate: int
-) -> bool:
+def fits(batch: Batch, size: int, module: TrainStep, optimizer: torch.optim.Optimizer, accumulate: int) -> bool:
     """Whether a step on the first `size` images of the batch finds memory."""
     device = module.accelerator
     optimizer.zero_grad(set_to_none=True)
     device.free_cache()
     try:
-        loss, _ = module(
-            device.to_device(batch.images[:size]), device.to_device(batch.labels[:size]), triplets=unit == 3
-        )
+        loss, _ = module(device.to_device(batch.images[:size]), device.to_device(batch.labels[:size]))
         device.backward(loss / accumulate)
         device.step(optimizer)
     except ValueError:  # batch statistics of one image

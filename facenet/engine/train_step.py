@@ -18,12 +18,12 @@ class TrainStep(nn.Module):
         self.preprocess, self.accelerator = preprocess, accelerator
         self.features: Tensor | None = None
 
-    def forward(self, images: Tensor, labels: Tensor, *, triplets: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (0-d) and its figures (0-d, detached) of uint8 images (B, H, W, 3) with labels (B,), both on the device."""
         with self.accelerator.autocast():
             features = self.embedder(self.preprocess.normalize(images), normalize=False)
         self.features = features.detach()  # of the last batch, for whoever looks at them now and then
         with self.accelerator.full_precision():
             gather = collectives.gather_batch if self.accelerator.world_size > 1 else None
-            value = self.loss(features, labels, triplets=triplets, gather=gather)
+            value = self.loss(features, labels, gather=gather)
         return value.total, value.scalars

@@ -83,7 +83,6 @@ class Trainer:
         settings: Settings,
         *,
         total_steps: int,
-        triplets: bool,
         observers: Sequence[Observer] = (),
         stop: Callable[[], bool] = lambda: False,
         from_weights: bool = False,
@@ -94,8 +93,7 @@ class Trainer:
         self.embedder, self.loss = self.bare_module.embedder, self.bare_module.loss
         self.optimizer, self.schedule = optimizer, schedule
         self.accelerator, self.settings = accelerator, settings
-        self.total_steps, self.triplets = total_steps, triplets
-        self.observers, self.stop = observers, stop
+        self.total_steps, self.observers, self.stop = total_steps, observers, stop
         self.guard = any(each.guards for each in observers)
         self.ema = Ema(self.embedder, decay=settings.ema_decay) if settings.ema_decay else None
         untrained = not (from_weights or settings.compile)  # compiled, it would be done anew for each momentum
@@ -146,8 +144,8 @@ class Trainer:
                 raise
             words = str(error).splitlines()[0]
         # Only here is the error gone, and with it the frames that hold the tensors of the failed step.
-        unit, parts = 3 if self.triplets else 1, self.settings.accumulate
-        raise UserError(told_of(batch, words, self.bare_module, self.optimizer, unit=unit, accumulate=parts))
+        parts = self.settings.accumulate
+        raise UserError(told_of(batch, words, self.bare_module, self.optimizer, accumulate=parts))
 
     def step(self, batch: Batch, progress: Progress) -> None:
         """One batch forward and backward. Of an optimizer step in several parts the last exchanges gradients and updates the weights."""
@@ -156,7 +154,7 @@ class Trainer:
         self.fresh.before(progress.step * parts + progress.batches % parts)
         images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
         with contextlib.nullcontext() if last else collectives.local_gradients(self.step_module):
-            loss, figures = self.step_module(images, labels, triplets=self.triplets)
+            loss, figures = self.step_module(images, labels)
             self.accelerator.backward(loss / parts)
         progress.recent.add({"loss": loss.detach(), **figures})
         progress.batches += 1
@@ -225,7 +223,7 @@ class Trainer:
                 if self.interrupted(first=number == 0):
                     return None
                 images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
-                loss, scalars = self.step_module(images, labels, triplets=self.triplets)
+                loss, scalars = self.step_module(images, labels)
                 average.add({"loss": loss, **scalars})
                 num_images += len(batch.labels)
         if not average.count:

@@ -36,7 +36,7 @@ class SoftmaxHead(Term):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
+        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = functional.linear(features, self.weight, self.bias)  # (B, I)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -86,7 +86,7 @@ class MarginHead(Term):
         self.weight = nn.Parameter(torch.randn(num_identities, embedding_size) / math.sqrt(embedding_size))
 
     def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
+        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         cosine = functional.linear(embedding, functional.normalize(self.weight))  # (B, I)
         own = labels[:, None]

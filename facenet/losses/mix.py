@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from facenet.data.layout import UNORDERED, Layout
 from facenet.errors import UserError
 from facenet.losses.term import Term
 
@@ -46,69 +47,65 @@ class LossMix(nn.Module):
         self.terms = nn.ModuleDict({name: terms[name]["loss"] for name, weight in self.weights.items() if weight > 0})
         if not self.terms:
             raise UserError("loss.terms: no term has a weight above 0; set loss.terms.<name>.weight")
+        self.layout = UNORDERED
 
-    def needing_triplets(self) -> list[str]:
-        """Names of the terms that only batches of given triplets will do for."""
-        return [name for name, term in self.terms.items() if getattr(term, "needs_triplets", False)]
+    def parts(self) -> Iterator[tuple[str, Term]]:
+        """Each term with its name."""
+        for name, term in self.terms.items():
+            assert isinstance(term, Term)
+            yield name, term
 
-    def needing_groups(self) -> list[str]:
-        """Names of the terms that want several images of each identity in a batch."""
-        return [name for name, term in self.terms.items() if getattr(term, "needs_groups", False)]
+    def misfits(self, layout: Layout) -> dict[str, str]:
+        """Why terms can do nothing with batches of this layout, by their names."""
+        found = {name: term.misfit(layout, f"loss.terms.{name}.loss") for name, term in self.parts()}
+        return {name: why for name, why in found.items() if why is not None}
 
-    def mining_terms(self, layout: str) -> list[str]:
+    def mining_terms(self, layout: Layout) -> list[str]:
         """Names of the terms that look for triplets themselves in batches of this layout."""
-        kinds = ("given", "auto") if layout == "triplet" else ("given",)
-        return [name for name, term in self.terms.items() if getattr(term, "mining", "given") not in kinds]
+        return [name for name, term in self.parts() if term.mines(layout)]
 
     def sharded_terms(self) -> list[str]:
         """Names of the terms whose identities are spread over the processes."""
-        return [name for name, term in self.terms.items() if getattr(term, "sharded", False)]
+        return [name for name, term in self.parts() if term.sharded]
 
     def sampled_terms(self) -> list[str]:
         """Names of the terms that draw identities for each batch."""
-        return [name for name, term in self.terms.items() if getattr(term, "sampled", False)]
+        return [name for name, term in self.parts() if term.sampled]
 
-    def expect_groups(self, images_per_identity: int) -> None:
-        """All batches will be P x K by position, so that no term has to look for positives."""
-        for term in self.terms.values():
-            assert isinstance(term, Term)
-            term.images_per_identity = images_per_identity
-
-    def start(self, *, embedding_size: int, num_identities: int) -> None:
-        """Makes the parameters of the heads: once, before the move to the device and before the optimizer is built."""
-        for term in self.terms.values():
-            assert isinstance(term, Term)
+    def start(self, *, embedding_size: int, num_identities: int, layout: Layout = UNORDERED) -> None:
+        """Makes the parameters of the heads: once, before the move to the device and before the optimizer is built. layout: of all batches to
+        come."""
+        self.layout = layout
+        for _, term in self.parts():
+            term.layout = layout
             term.start(embedding_size=embedding_size, num_identities=num_identities)
 
-    def forward(
-        self, features: torch.Tensor, labels: torch.Tensor, *, triplets: bool, gather: Gather | None = None
-    ) -> LossValue:
+    def forward(self, features: torch.Tensor, labels: torch.Tensor, *, gather: Gather | None = None) -> LossValue:
         """`features` (B, D) before normalisation, in any float type; the arithmetic is float32. `labels` (B,) int64.
 
-        `triplets` says that the rows are thirds: anchors, positives, negatives. `gather` turns rows of this process into those of
-        all, for the terms that ask for them; None where there is one process.
+        `gather` turns rows of this process into those of all, for the terms that ask for them; None where there is one process.
         """
         # Half precision cannot tell distances near the margin apart; doubles stay doubles, for gradient checks.
         features = features if features.dtype == torch.float64 else features.float()
         own = (features, functional.normalize(features), labels)
         everyone = own
         if gather is not None and any(term.gather for term in self.terms.values()):
-            every_feature, every_label = (whole_batch(rows, gather, triplets) for rows in (features, labels))
+            every_feature, every_label = (whole_batch(rows, gather, self.layout) for rows in (features, labels))
             everyone = (every_feature, functional.normalize(every_feature), every_label)
         total = features.new_zeros(())
         scalars: dict[str, torch.Tensor] = {}
         for name, term in self.terms.items():
-            loss, figures = term(*(everyone if term.gather else own), triplets=triplets)
+            loss, figures = term(*(everyone if term.gather else own))
             total = total + self.weights[name] * loss
             scalars[name] = loss.detach()
             scalars.update({f"{name}/{figure}": value for figure, value in figures.items()})
         return LossValue(total, scalars)
 
 
-def whole_batch(rows: torch.Tensor, gather: Gather, triplets: bool) -> torch.Tensor:
+def whole_batch(rows: torch.Tensor, gather: Gather, layout: Layout) -> torch.Tensor:
     """The rows (B, ...) of all processes; of batches of triplets all anchors first, then all positives, then all negatives."""
     gathered = gather(rows)
-    if not triplets:
+    if layout.kind != "triplet":
         return gathered
     thirds = gathered.reshape(-1, 3, len(rows) // 3, *rows.shape[1:])
     return thirds.transpose(0, 1).reshape(gathered.shape)

@@ -136,7 +136,7 @@ class ShardedSoftmaxHead(Spread, SoftmaxHead):
         self.bias = self.rows.fill_rows(lambda rows: rows.uniform_(-bound, bound))
 
     def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
+        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         everyone = collectives.gather_batch(features, in_parts=True)  # (N, D)
         drawn, places = self.rows.of_step(collectives.gather_batch(labels))
@@ -167,7 +167,7 @@ class ShardedMarginHead(Spread, MarginHead):
         self.weight = self.rows.fill_rows(lambda rows: rows.normal_().div_(math.sqrt(embedding_size)), embedding_size)
 
     def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
+        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         everyone = collectives.gather_batch(embedding, in_parts=True)  # (N, D)
         drawn, places = self.rows.of_step(collectives.gather_batch(labels))

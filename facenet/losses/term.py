@@ -5,36 +5,40 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from facenet.data.layout import UNORDERED, Layout
+
 
 class Term(nn.Module):
-    """One named part of a loss mix. Subclasses write `forward`; those with parameters make them in `start`, when the
-    identities are known."""
+    """One named part of a loss mix. A subclass writes `forward`, and `start` if it has parameters; all else may stay as it is.
 
-    needs_triplets = False
-    """True where only batches of given triplets will do."""
-    needs_groups = False
-    """True where a batch has to hold several images of each identity, P x K."""
-    images_per_identity: int | None = None
-    """K where batches are P x K by position; None where only the labels tell."""
+    `layout`: how the rows of every batch stand, known from `start` on. `gather`: the rows of all processes are wanted instead of this one's, which
+    makes the loss that of one process on the whole batch; each process computes it alike. `sharded`: each process holds the rows of its share of the
+    identities, and the loss is that of the batch of all processes. `sampled`: a training step computes some identities only, drawn anew for each
+    batch."""
+
+    layout = UNORDERED
     gather = False
-    """True where the rows of all processes are wanted instead of this one's, which makes the loss that of one process on the whole
-    batch. Each process computes it alike."""
-
     sharded = False
-    """True where each process holds the rows of its share of the identities. The loss is then that of the batch of all processes."""
     sampled = False
-    """True where a training step computes some identities only, drawn anew for each batch."""
+
+    def misfit(self, layout: Layout, key: str) -> str | None:
+        """Why batches of this layout are of no use to the term, and what to set; None where they are. Asked before anything is made. `key`: where the
+        term's options stand in the config."""
+        return None
+
+    def mines(self, layout: Layout) -> bool:
+        """Whether the term looks for triplets itself in batches of this layout, so that its loss is 0 where they hold none."""
+        return False
 
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         """Creates the parameters, before the model moves to its device; most terms have none."""
 
     def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
+        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss (0-d) of one batch, and 0-d figures to log, detached and still on the device: reading them is the
         caller's moment.
 
         `features` (B, D) float32 before normalisation, `embedding` (B, D) its unit rows, `labels` (B,) int64.
-        `triplets` says that the rows are thirds: anchors, then their positives, then their negatives.
         """
         raise NotImplementedError

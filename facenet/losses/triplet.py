@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from facenet.data.layout import Layout
 from facenet.errors import UserError
 from facenet.losses import rank_passes
 from facenet.losses.distance import l2, squared_l2
@@ -51,15 +52,28 @@ class TripletLoss(Term):
         self.distance = {"l2": l2, "squared_l2": squared_l2}[distance]
         self.mining = mining
         self.gather = gather
-        self.needs_triplets = mining == "given"
-        self.needs_groups = mining in ("semi_hard", "all", "distance_weighted")
+
+    def misfit(self, layout: Layout, key: str) -> str | None:
+        if self.mining == "given" and layout.kind != "triplet":
+            need = f"mining=given needs batches of triplets, and {layout.kind} batches have none"
+            return f"{need}; set sampler=triplet, or {key}.mining=batch_hard"
+        if self.mining in ("semi_hard", "all", "distance_weighted") and layout.kind != "pk":
+            need = "this mining needs several images of each identity in a batch"
+            return f"{need}, which {layout.kind} batches do not have; set sampler=identity, or {key}.mining=auto"
+        return None
+
+    def mines(self, layout: Layout) -> bool:
+        return not self.takes_given(layout)
+
+    def takes_given(self, layout: Layout) -> bool:
+        return self.mining == "given" or (self.mining == "auto" and layout.kind == "triplet")
 
     def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, *, triplets: bool
+        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.mining in ("all", "semi_hard"):
             return self.over_all(embedding, labels)
-        anchor, positive, negative, valid = self.choose(embedding, labels, triplets)
+        anchor, positive, negative, valid = self.choose(embedding, labels)
         rows = embedding[torch.stack([anchor, positive, negative])]  # (3, T, D); one gather, so one scatter backward
         pull, push = self.distance(rows[:1], rows[1:])  # (T,) each
         violation = pull - push + self.margin
@@ -69,17 +83,12 @@ class TripletLoss(Term):
         means = figures.masked_fill(~valid, 0).sum(dim=1) / valid.sum().clamp_min(1)  # (3,)
         return loss, dict(zip(("active", "positive_distance", "negative_distance"), means, strict=True))
 
-    def choose(self, embedding: torch.Tensor, labels: torch.Tensor, triplets: bool) -> Triplets:
-        if self.mining == "given" and not triplets:
-            raise UserError(
-                "triplet: mining=given needs batches of triplets, and this sampler makes none; "
-                "choose sampler=triplet, or mining: auto or batch_hard in the loss"
-            )
-        if triplets and self.mining in ("auto", "given"):
+    def choose(self, embedding: torch.Tensor, labels: torch.Tensor) -> Triplets:
+        if self.takes_given(self.layout):
             return given_triplets(len(labels), labels.device)
         if self.mining == "distance_weighted":
             return distance_weighted_triplets(embedding, self.positives(labels))
-        if self.images_per_identity is None:
+        if self.layout.images_per_identity is None:
             return hardest_by_label(embedding, labels)
         return hardest_in_chunks(embedding, self.positives(labels))
 
@@ -91,6 +100,6 @@ class TripletLoss(Term):
         return loss, {"active": count / num_triplets.clamp_min(1), "active_triplets": count}
 
     def positives(self, labels: torch.Tensor) -> Positives:
-        if self.images_per_identity is None:
+        if self.layout.images_per_identity is None:
             return positives_of(labels, most=len(labels))
-        return positives_in_groups(len(labels), self.images_per_identity, labels.device)
+        return positives_in_groups(len(labels), self.layout.images_per_identity, labels.device)

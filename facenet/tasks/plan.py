@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from facenet.data.identities import Faces, Subset
+from facenet.data.layout import Layout
 from facenet.data.sampling.sampler import Sampler
 from facenet.data.source import Data, ShardData
 from facenet.data.split import Indices, split_identities, split_images
@@ -138,7 +139,7 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
     """Raises UserError for a batch size that does not divide, data too small for one step, an absent device or one that
     lacks what is asked of it. rehearse: play the schedule through, 5 us a step, and tell what is odd; ranks obey a plan that was played."""
     data, sampler, trainer, schedule = recipe.data, recipe.sampler, recipe.trainer, recipe.schedule
-    check_terms(recipe.loss, sampler, in_order=isinstance(data, ShardData))
+    check_terms(recipe.loss, sampler.layout, in_order=isinstance(data, ShardData))
     device, reason = device_of(recipe, num_processes)
     images_per_step = sampler.images_per_step(data.batch_size, num_processes, trainer.accumulate)
     steps_per_epoch = len(material.train) // data.batch_size
@@ -165,7 +166,7 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
         num_heldout_identities=0 if material.heldout is None else len(material.heldout.identities),
         data_fingerprint=material.source.fingerprint,
         benchmark=str(material.pair_set or "none"),
-        layout=sampler.layout,
+        layout=sampler.layout.kind,
         batch_size=data.batch_size,
         images_per_step=images_per_step,
         batch_size_per_process=images_per_step // num_processes,
@@ -244,28 +245,22 @@ def check_heads(
         )
 
 
-def check_terms(loss: LossMix, sampler: Sampler, *, in_order: bool) -> None:
+def check_terms(loss: LossMix, layout: Layout, *, in_order: bool) -> None:
     """Raises UserError for batches that a term of the loss cannot use, or that images read `in_order`, from shards, cannot make."""
-    if in_order and sampler.layout != "shuffle":
+    if not isinstance(layout, Layout):
+        raise UserError(f"sampler: its layout has to be a facenet.data.Layout, got {layout!r}")
+    if in_order and layout.kind != "shuffle":
         raise UserError(
-            f"data=shards: {sampler.layout} batches take images from anywhere, and shards are read in order; set sampler=shuffle with a loss over "
+            f"data=shards: {layout.kind} batches take images from anywhere, and shards are read in order; set sampler=shuffle with a loss over "
             "identities such as loss=arcface, or use data=record"
         )
-    if in_order and (names := [*loss.needing_triplets(), *loss.needing_groups()]):
-        raise UserError(
-            f"loss.terms.{names[0]}: needs several images of each identity in a batch, which shards, read in order, do not give; set a loss over "
-            "identities such as loss=arcface, or use data=record"
-        )
-    if sampler.layout != "triplet" and (names := loss.needing_triplets()):
-        raise UserError(
-            f"loss.terms.{names[0]}: mining=given needs batches of triplets, and {sampler.layout} batches have none; "
-            f"set sampler=triplet, or loss.terms.{names[0]}.loss.mining=batch_hard"
-        )
-    if sampler.layout != "pk" and (names := loss.needing_groups()):
-        raise UserError(
-            f"loss.terms.{names[0]}: this mining needs several images of each identity in a batch, which {sampler.layout} batches do "
-            f"not have; set sampler=identity, or loss.terms.{names[0]}.loss.mining=auto"
-        )
+    for name, why in loss.misfits(layout).items():
+        if in_order:
+            why = (
+                "needs several images of each identity in a batch, which shards, read in order, do not give; set a loss over identities such as "
+                "loss=arcface, or use data=record"
+            )
+        raise UserError(f"loss.terms.{name}: {why}")
 
 
 def try_batch(sampler: Sampler, faces: Faces, batch_size: int, num_processes: int) -> None:
@@ -276,7 +271,7 @@ def try_batch(sampler: Sampler, faces: Faces, batch_size: int, num_processes: in
 
 def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_processes: int) -> tuple[int, int]:
     """(batch size, number of batches): whole batches, or one smaller one; (0, 0) where these images make none."""
-    unit = num_processes * sampler.multiple
+    unit = num_processes * sampler.layout.multiple
     size = min(batch_size, len(val) // unit * unit)
     if size == 0:
         return 0, 0

@@ -213,7 +213,7 @@ def check_parts(
 
 def no_triplet(sampler: Sampler, faces: Faces, rows: int) -> str | None:
     """Why no batch with so many rows has an anchor, a positive and a negative; None where some may."""
-    each = sampler.images_per_identity
+    each = sampler.layout.images_per_identity
     if each == 1:
         return "sampler.images_per_identity=1 gives no positive; set it to 2 or more"
     if each is not None and rows < 2 * each:
@@ -253,7 +253,7 @@ def tell_no_triplets(names: list[str], num_batches: int) -> None:
 
 def tell_never_drawn(sampler: Sampler, faces: Faces) -> None:
     alone = np.bincount(faces.labels) == 1
-    if (sampler.images_per_identity or 1) > 1 and alone.any():
+    if (sampler.layout.images_per_identity or 1) > 1 and alone.any():
         tell(
             f"sampler=identity: {alone.sum():,} of {len(alone):,} identities have one image to train on and are never drawn; "
             "leave them out with data.min_images=2, or set sampler=shuffle with a loss over identities"

@@ -77,7 +77,6 @@ def train(recipe: Recipe, run: Run) -> dict[str, Any]:
                 device,
                 recipe.trainer,
                 total_steps=plan.total_steps,
-                triplets=recipe.sampler.layout == "triplet",
                 observers=observers,
                 stop=lambda: bool(run.stop),
                 from_weights=recipe.weights is not None,
@@ -115,9 +114,8 @@ def network_and_losses(recipe: Recipe, plan: Plan, device: Accelerator) -> Train
         if recipe.weights is not None:
             tell(load_weights(recipe.backbone, recipe.weights), recipe.preprocess)
         check_input(recipe.backbone, recipe.preprocess)
-    recipe.loss.start(embedding_size=recipe.backbone.embedding_size, num_identities=plan.num_identities)
-    if recipe.sampler.images_per_identity is not None:
-        recipe.loss.expect_groups(recipe.sampler.images_per_identity)
+    sizes = {"embedding_size": recipe.backbone.embedding_size, "num_identities": plan.num_identities}
+    recipe.loss.start(**sizes, layout=recipe.sampler.layout)
     device.seed(recipe.seed)
     module = TrainStep(recipe.backbone, recipe.loss, recipe.preprocess, device).to(device.device)
     if recipe.trainer.compile:
@@ -134,7 +132,6 @@ def origin_of_batches(recipe: Recipe, run: Run, plan: Plan) -> dict[str, Any]:
     """Returns what is needed to repeat a batch, beside its images: the config, and the weights as they are now."""
     return {
         "config": run.config,
-        "triplets": recipe.sampler.layout == "triplet",
         "identities": plan.num_identities,
         "embedder": recipe.backbone.state_dict(),
         "loss": module_state(recipe.loss, everywhere=True),

@@ -30,10 +30,11 @@ def replay(path: Path, device: str = "auto") -> list[str]:
     content = read(path)
     parts = {
         name: configs.build(content["config"].get(name), name, of_others=True)
-        for name in ("backbone", "loss", "preprocess", "precision")
+        for name in ("backbone", "loss", "preprocess", "precision", "sampler")
     }
     backbone, loss = parts["backbone"], parts["loss"]
-    loss.start(embedding_size=backbone.embedding_size, num_identities=content["identities"])
+    sizes = {"embedding_size": backbone.embedding_size, "num_identities": content["identities"]}
+    loss.start(**sizes, layout=parts["sampler"].layout)
     backbone.load_state_dict(content["embedder"])
     loss.load_state_dict(content["loss"])
     with Accelerator.start(DeviceChoice(name=device), parts["precision"], alone=True) as accelerator:
@@ -43,7 +44,7 @@ def replay(path: Path, device: str = "auto") -> list[str]:
         lines = [f"step {content['step']}, process batch of {', '.join(content['names'])}"]
         for batch in content["batches"]:
             images, labels = accelerator.to_device(batch["images"]), accelerator.to_device(batch["labels"])
-            total, scalars = step(images, labels, triplets=content["triplets"])
+            total, scalars = step(images, labels)
             accelerator.backward(total / len(content["batches"]))
             figures = {"loss": total.detach(), **scalars}
             lines.append(", ".join(f"{name} {float(value):.6g}" for name, value in figures.items()))

@@ -215,13 +215,12 @@ def test_every_loss_learns_from_the_batches_of_every_sampler():
     for loss, sampler in itertools.product(CHOICES["loss"], CHOICES["sampler"]):
         torch.manual_seed(0)
         parts = configs.build({"loss": node("loss", loss), "sampler": node("sampler", sampler)})
-        parts["loss"].start(embedding_size=16, num_identities=8)
+        parts["loss"].start(embedding_size=16, num_identities=8, layout=parts["sampler"].layout)
         indices = next(
             parts["sampler"].batches(labels, batch_size=24, num_batches=1, epoch=0, seed=0, rank=0, world_size=1)
         )
         features = torch.randn(24, 16, requires_grad=True)
-        triplets = parts["sampler"].layout == "triplet"
-        value = parts["loss"](features, torch.from_numpy(labels[indices]), triplets=triplets)
+        value = parts["loss"](features, torch.from_numpy(labels[indices]))
         value.total.backward()
         assert torch.isfinite(value.total) and float(value.total.detach()) > 0, (loss, sampler)
         assert features.grad is not None and torch.isfinite(features.grad).all(), (loss, sampler)

@@ -131,7 +131,6 @@ def make_trainer(
         device,
         Settings(log_every=log_every, clip_grad_norm=clip_grad_norm),
         total_steps=100,
-        triplets=False,
         observers=[Losses()],
     )
     schedule.start(trainer.optimizer, batch_size=BATCH, steps_per_epoch=100, epochs=1)

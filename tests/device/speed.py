@@ -20,6 +20,7 @@ from facenet.backbones.inception_resnet_v1 import InceptionResNetV1
 from facenet.backbones.mobilenet_v1 import MobileNetV1
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.feed.loader import Batch
+from facenet.data.layout import Layout
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision, offered_precisions
@@ -50,7 +51,7 @@ def measure(name: str, dtype: Any, trunk: str, *, steps: int, size: int, image_s
         loss = LossMix(
             terms={"triplet": {"weight": 1.0, "loss": TripletLoss()}, "ce": {"weight": 1.0, "loss": SoftmaxHead()}}
         )
-        loss.start(embedding_size=128, num_identities=size // 3)
+        loss.start(embedding_size=128, num_identities=size // 3, layout=Layout("triplet"))
         preprocess = Preprocess(size=[image_size, image_size], fit="letterbox", mean=[0.0] * 3, std=[1.0] * 3)
         module = TrainStep(FaceNet(trunk=TRUNKS[trunk]()), loss, preprocess, device).to(device.device)
         schedule = Constant()
@@ -61,7 +62,6 @@ def measure(name: str, dtype: Any, trunk: str, *, steps: int, size: int, image_s
             device,
             Settings(log_every=10**9),
             total_steps=10**9,
-            triplets=True,
         )
         schedule.start(trainer.optimizer, batch_size=size, steps_per_epoch=steps, epochs=2)
 

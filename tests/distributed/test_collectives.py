@@ -87,6 +87,7 @@ assert wrapped.module.weight.grad.item() == 2.0 * (1 + world)
 """
 
 GATHERED = """
+from facenet.data.layout import Layout
 from facenet.losses.heads import SoftmaxHead
 from facenet.losses.mix import LossMix
 from facenet.losses.triplet import TripletLoss
@@ -95,24 +96,24 @@ LOCAL = 6
 generator = torch.Generator().manual_seed(0)
 images = torch.randn(world * LOCAL, 5, generator=generator, dtype=torch.float64)
 labels = torch.arange(world * LOCAL) % 4
-def step(mining, gather):
+def step(mining, gather, triplets):
     torch.manual_seed(1)
     loss = LossMix(terms={
         "triplet": {"weight": 1.0, "loss": TripletLoss(mining=mining, margin=0.5, gather=gather)},
         "ce": {"weight": 0.5, "loss": SoftmaxHead()},
     })
-    loss.start(embedding_size=3, num_identities=4)
+    loss.start(embedding_size=3, num_identities=4, layout=Layout("triplet" if triplets else "shuffle"))
     return nn.ModuleDict({"network": nn.Linear(5, 3), "loss": loss}).double()
 class Step(nn.Module):
     def __init__(self, parts):
         super().__init__()
         self.parts = parts
-    def forward(self, images, labels, triplets, gather):
-        value = self.parts["loss"](self.parts["network"](images), labels, triplets=triplets, gather=gather)
+    def forward(self, images, labels, gather):
+        value = self.parts["loss"](self.parts["network"](images), labels, gather=gather)
         return value.total, value.scalars
 for mining, triplets in (("batch_hard", False), ("given", True)):
-    whole = Step(step(mining, False))
-    total, expected = whole(images, labels, triplets, None)
+    whole = Step(step(mining, False, triplets))
+    total, expected = whole(images, labels, None)
     total.backward()
     if triplets:  # the rows of this process: its part of the anchors, the positives and the negatives
         thirds = torch.arange(world * LOCAL).reshape(3, world, LOCAL // 3)
@@ -120,8 +121,8 @@ for mining, triplets in (("batch_hard", False), ("given", True)):
     else:
         mine = torch.arange(rank * LOCAL, (rank + 1) * LOCAL)
     for gather in (True, False):
-        sharded = device.prepare(Step(step(mining, gather)))
-        total, figures = sharded(images[mine], labels[mine], triplets, collectives.gather_batch)
+        sharded = device.prepare(Step(step(mining, gather, triplets)))
+        total, figures = sharded(images[mine], labels[mine], collectives.gather_batch)
         total.backward()
         gaps = [
             (ours.grad - theirs.grad).abs().max().item()

@@ -9,6 +9,7 @@ from torch import nn
 
 from facenet.backbones.embedder import Embedder
 from facenet.data.feed.loader import Batch
+from facenet.data.layout import Layout
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
@@ -64,16 +65,14 @@ def batches(count, size=6, seed=0):
         yield Batch(images, torch.from_numpy(rng.integers(0, NUM_IDENTITIES, size)), np.arange(size))
 
 
-def parts(device, *terms, seed=0):
+def parts(device, *terms, seed=0, layout="shuffle"):
     torch.manual_seed(seed)
     loss = LossMix(terms={type(term).__name__: {"weight": 1.0, "loss": term} for term in terms or [SoftmaxHead()]})
-    loss.start(embedding_size=Tiny.embedding_size, num_identities=NUM_IDENTITIES)
+    loss.start(embedding_size=Tiny.embedding_size, num_identities=NUM_IDENTITIES, layout=Layout(layout))
     return TrainStep(Tiny(), loss, PREPROCESS, device)
 
 
-def make_trainer(
-    device, module, *, optimizer=None, schedule=None, total_steps=100, triplets=False, observers=(), **options
-):
+def make_trainer(device, module, *, optimizer=None, schedule=None, total_steps=100, observers=(), **options):
     stop, notes = options.pop("stop", lambda: False), Notes()
     schedule = schedule or Constant()
     trainer = Trainer(
@@ -83,7 +82,6 @@ def make_trainer(
         device,
         Settings(**options),
         total_steps=total_steps,
-        triplets=triplets,
         observers=[*observers, notes],
         stop=stop,
     )
@@ -97,14 +95,13 @@ def same(first, second):
 
 
 def test_steps_equal_a_loop_written_by_hand(device):
-    module, by_hand = (parts(device, SoftmaxHead(), TripletLoss(mining="given")) for _ in range(2))
+    module, by_hand = (parts(device, SoftmaxHead(), TripletLoss(), layout="triplet") for _ in range(2))
     make = WarmupCosine(warmup_epochs=0.4, min_lr_ratio=0.1)
     trainer, _ = make_trainer(
         device,
         module,
         optimizer=torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1),
         schedule=make,
-        triplets=True,
         clip_grad_norm=0.5,
     )
     trainer.train_epoch(batches(5), Progress())
@@ -117,9 +114,7 @@ def test_steps_equal_a_loop_written_by_hand(device):
         features = embedder.body(((images - 0.5) / 0.5).contiguous(memory_format=torch.channels_last))
         head = by_hand.loss.terms["SoftmaxHead"]
         ce = nn.functional.cross_entropy(features @ head.weight.T + head.bias, batch.labels)
-        triplet, _ = by_hand.loss.terms["TripletLoss"](
-            features, nn.functional.normalize(features), batch.labels, triplets=True
-        )
+        triplet, _ = by_hand.loss.terms["TripletLoss"](features, nn.functional.normalize(features), batch.labels)
         (ce + triplet).backward()
         nn.utils.clip_grad_norm_(by_hand.parameters(), 0.5)
         optimizer.step()
@@ -137,7 +132,7 @@ def test_one_step_is_bit_for_bit_what_its_parts_give(device):
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
     twin = twin.to(memory_format=torch.channels_last).train()
     features = twin.embedder(PREPROCESS.normalize(batch.images), normalize=False)
-    twin.loss(features, batch.labels, triplets=False).total.backward()
+    twin.loss(features, batch.labels).total.backward()
     optimizer.step()
     assert same(module, twin)
 
@@ -291,15 +286,15 @@ class Greedy(Tiny):
     ("limit", "options", "told"),
     [
         (4, {}, "4 at once fit: set data.batch_size=4, or trainer.accumulate=2 to compute the same batch in parts"),
-        (5, {"triplets": True}, "3 at once fit: set data.batch_size=3, or trainer.accumulate=2 to"),
+        (5, {"layout": "triplet"}, "3 at once fit: set data.batch_size=3, or trainer.accumulate=2 to"),
         (1, {"accumulate": 2}, "1 at once fit: set data.batch_size=2, or trainer.accumulate=12 to"),
         (0, {}, "not even the smallest batch fits; use a smaller data.image_size or backbone"),
     ],
 )
 def test_a_device_without_memory_is_told_with_the_batch_that_fits(device, limit, options, told):
-    module = parts(device)
+    module = parts(device, layout=options.get("layout", "shuffle"))
     module.embedder = Greedy(limit)
-    trainer, _ = make_trainer(device, module, **options)
+    trainer, _ = make_trainer(device, module, **{key: value for key, value in options.items() if key != "layout"})
     with pytest.raises(UserError) as raised:
         trainer.train_epoch(batches(2), Progress())
     assert str(raised.value).startswith("cpu ran out of memory with 6 images at once, at a peak of ")
@@ -338,7 +333,7 @@ def test_validation_changes_nothing_and_averages(device):
     with torch.no_grad():
         for batch in batches(3):
             features = before.embedder(PREPROCESS.normalize(batch.images), normalize=False)
-            losses.append(before.loss(features, batch.labels, triplets=False).total.item())
+            losses.append(before.loss(features, batch.labels).total.item())
     assert row["val/loss"] == pytest.approx(np.mean(losses), rel=1e-5) and same(module, before)
     assert set(row) == {"val/loss", "val/SoftmaxHead", "val/SoftmaxHead/accuracy"}
     assert validation.loss == row["val/loss"] and validation.num_batches == 3 and validation.images_per_s > 0

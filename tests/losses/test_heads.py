@@ -46,7 +46,7 @@ def angles_to(weight: torch.Tensor, embedding: torch.Tensor) -> list[list[float]
 def test_softmax_is_cross_entropy_on_the_features(smoothing: float) -> None:
     features, labels = batch()
     head = started(SoftmaxHead(label_smoothing=smoothing))
-    loss, figures = head(features, functional.normalize(features), labels, triplets=True)
+    loss, figures = head(features, functional.normalize(features), labels)
     logits = (features @ head.weight.T + head.bias).tolist()
     assert loss.item() == pytest.approx(cross_entropy(logits, labels.tolist(), smoothing))
     hits = [max(range(5), key=row.__getitem__) == label for row, label in zip(logits, labels.tolist(), strict=True)]
@@ -77,7 +77,7 @@ def test_margin_agrees_with_the_papers_formula(kind: Kind, margin: float) -> Non
     features, labels = batch()
     embedding = functional.normalize(features)
     head = started(MarginHead(kind=kind, scale=8.0, margin=margin))
-    loss, figures = head(features, embedding, labels, triplets=False)
+    loss, figures = head(features, embedding, labels)
     angles = angles_to(head.weight, embedding)
     logits = [
         [8.0 * (naive_margin(kind, angle, margin) if i == label else math.cos(angle)) for i, angle in enumerate(row)]
@@ -103,7 +103,7 @@ def test_the_margin_head_has_the_numeric_gradient() -> None:
     for kind in ("arcface", "cosface"):
         head = started(MarginHead(kind=kind, scale=4.0))
         assert torch.autograd.gradcheck(
-            lambda rows, head=head: head(rows, functional.normalize(rows), labels, triplets=False)[0],
+            lambda rows, head=head: head(rows, functional.normalize(rows), labels)[0],
             features.requires_grad_(),
         )
 
@@ -116,7 +116,7 @@ def test_the_arcface_gradient_is_finite_at_angles_zero_and_pi(sign: float) -> No
     features = (
         sign * functional.normalize(head.weight.detach())
     ).requires_grad_()  # float32: cosines of 1 + 1e-7 occur
-    loss, _ = head(features, functional.normalize(features), torch.arange(40), triplets=False)
+    loss, _ = head(features, functional.normalize(features), torch.arange(40))
     loss.backward()
     assert loss.isfinite()
     assert features.grad is not None
@@ -130,13 +130,13 @@ def test_the_margin_rises_over_the_first_training_batches_only() -> None:
     embedding = functional.normalize(features)
     head = started(MarginHead(kind="cosface", scale=4.0, margin=0.4, warmup_steps=4))
     fixed = [started(MarginHead(kind="cosface", scale=4.0, margin=m)) for m in (0.0, 0.1, 0.2, 0.3, 0.4)]
-    expected = [other(features, embedding, labels, triplets=False)[0].item() for other in fixed]
-    seen = [head(features, embedding, labels, triplets=False)[0].item() for _ in range(6)]
+    expected = [other(features, embedding, labels)[0].item() for other in fixed]
+    seen = [head(features, embedding, labels)[0].item() for _ in range(6)]
     assert seen == pytest.approx([*expected, expected[-1]])
     head.num_batches.fill_(2)
     head.eval()
     for _ in range(3):
-        assert head(features, embedding, labels, triplets=False)[0].item() == pytest.approx(expected[2])
+        assert head(features, embedding, labels)[0].item() == pytest.approx(expected[2])
     assert head.state_dict()["num_batches"].item() == 2
 
 

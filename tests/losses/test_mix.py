@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from facenet.data.layout import Layout
 from facenet.errors import UserError
 from facenet.losses.heads import MarginHead, SoftmaxHead
 from facenet.losses.mix import LossMix
@@ -27,6 +28,10 @@ def mix(**terms: tuple[Any, Any]) -> LossMix:
     return LossMix(terms={name: {"weight": weight, "loss": loss} for name, (weight, loss) in terms.items()})
 
 
+def layout_of(triplets: bool) -> Layout:
+    return Layout("triplet" if triplets else "shuffle")
+
+
 def from_file(path: Path) -> LossMix:
     built = instantiate(OmegaConf.load(path), _convert_="all")
     assert isinstance(built, LossMix)
@@ -37,10 +42,10 @@ def test_the_total_is_the_weighted_sum_and_every_term_is_logged() -> None:
     head = SoftmaxHead()
     value_of = mix(triplet=(0.5, TripletLoss()), ce=(2.0, head))
     value_of.start(embedding_size=8, num_identities=3)
-    total, scalars = value_of(rows(), LABELS, triplets=True)
+    total, scalars = value_of(rows(), LABELS)
     unit = functional.normalize(rows())
-    triplet, figures = TripletLoss()(rows(), unit, LABELS, triplets=True)
-    ce, head_figures = head(rows(), unit, LABELS, triplets=True)
+    triplet, figures = TripletLoss()(rows(), unit, LABELS)
+    ce, head_figures = head(rows(), unit, LABELS)
     torch.testing.assert_close(total, 0.5 * triplet + 2.0 * ce)
     assert {name: scalar.item() for name, scalar in scalars.items()} == {
         "triplet": triplet.item(),
@@ -57,7 +62,7 @@ def test_the_total_is_the_weighted_sum_and_every_term_is_logged() -> None:
 def test_a_term_of_weight_zero_is_left_out_with_its_parameters() -> None:
     value_of = mix(triplet=(1.0, TripletLoss()), ce=(0, SoftmaxHead()))
     value_of.start(embedding_size=8, num_identities=3)
-    assert "ce" not in value_of(rows(), LABELS, triplets=True).scalars
+    assert "ce" not in value_of(rows(), LABELS).scalars
     assert list(value_of.parameters()) == []
 
 
@@ -66,9 +71,9 @@ def test_half_precision_features_are_worked_on_in_float32(dtype: torch.dtype) ->
     value_of = mix(triplet=(1.0, TripletLoss()), ce=(1.0, SoftmaxHead()), arc=(1.0, MarginHead(kind="arcface")))
     value_of.start(embedding_size=8, num_identities=3)
     half = rows().to(dtype)
-    total, scalars = value_of(half, LABELS, triplets=True)
+    total, scalars = value_of(half, LABELS)
     assert {total.dtype, *(scalar.dtype for scalar in scalars.values())} == {torch.float32}
-    assert total.item() == value_of(half.float(), LABELS, triplets=True).total.item()
+    assert total.item() == value_of(half.float(), LABELS).total.item()
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -95,13 +100,13 @@ def test_the_counter_sees_a_read() -> None:
 @pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
 def test_no_loss_makes_the_host_wait(path: Path, triplets: bool) -> None:
     value_of = from_file(path)
-    value_of.start(embedding_size=8, num_identities=3)
+    value_of.start(embedding_size=8, num_identities=3, layout=layout_of(triplets))
     features = rows().requires_grad_()
     with Reads() as reads:  # type: ignore[no-untyped-call]
-        value_of(features, LABELS, triplets=triplets).total.backward()
+        value_of(features, LABELS).total.backward()
     assert reads.count == 0
     # The same without any numbers: tensors on "meta" have shapes only, and fail where a number is asked for.
-    value_of.to("meta")(torch.empty(9, 8, device="meta"), LABELS.to("meta"), triplets=triplets)
+    value_of.to("meta")(torch.empty(9, 8, device="meta"), LABELS.to("meta"))
 
 
 @pytest.mark.parametrize("triplets", [True, False])
@@ -109,16 +114,16 @@ def test_no_loss_makes_the_host_wait(path: Path, triplets: bool) -> None:
 def test_every_configured_loss_falls_when_trained(path: Path, triplets: bool) -> None:
     torch.manual_seed(0)
     value_of = from_file(path)
-    value_of.start(embedding_size=8, num_identities=3)
+    value_of.start(embedding_size=8, num_identities=3, layout=layout_of(triplets))
     features = rows().requires_grad_()
     optimizer = torch.optim.Adam([features, *value_of.parameters()], lr=0.2)
-    first = value_of(features, LABELS, triplets=triplets).total.item()
+    first = value_of(features, LABELS).total.item()
     for _ in range(40):
         optimizer.zero_grad()
-        value_of(features, LABELS, triplets=triplets).total.backward()
+        value_of(features, LABELS).total.backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in [features, *value_of.parameters()])
-    assert value_of(features, LABELS, triplets=triplets).total.item() < 0.5 * first
+    assert value_of(features, LABELS).total.item() < 0.5 * first
 
 
 def test_identical_images_never_break_training() -> None:
@@ -126,7 +131,8 @@ def test_identical_images_never_break_training() -> None:
     value_of.start(embedding_size=8, num_identities=3)
     for features in (torch.ones(9, 8), torch.zeros(9, 8)):
         for triplets in (True, False):
-            value_of(features.requires_grad_(), LABELS, triplets=triplets).total.backward()
+            value_of.start(embedding_size=8, num_identities=3, layout=layout_of(triplets))
+            value_of(features.requires_grad_(), LABELS).total.backward()
         assert features.grad is not None
         assert features.grad.isfinite().all()
 

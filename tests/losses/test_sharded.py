@@ -33,7 +33,7 @@ def batch(num_images: int = 8, size: int = 16) -> tuple[torch.Tensor, torch.Tens
 
 
 def ended(head: Any, features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    loss, figures = head(features, functional.normalize(features), labels, triplets=False)
+    loss, figures = head(features, functional.normalize(features), labels)
     return loss, figures
 
 
@@ -268,7 +268,7 @@ class Step(nn.Module):
     def forward(self, images, labels, gather=None):
         features = self.network(images)
         self.features = features
-        value = self.loss(features, labels, triplets=False, gather=gather)
+        value = self.loss(features, labels, gather=gather)
         return value.total, value.scalars
 
 
@@ -350,7 +350,7 @@ head.start(embedding_size=SIZE, num_identities=NUM_IDENTITIES)
 nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
 rows = torch.randn(2, SIZE)
 for label, hits in ((0, 1.0), (NUM_IDENTITIES - 1, 0.0)):
-    figures = head(rows, functional.normalize(rows), torch.full((2,), label), triplets=False)[1]
+    figures = head(rows, functional.normalize(rows), torch.full((2,), label))[1]
     assert figures["accuracy"].item() == hits
 """
 
@@ -389,7 +389,7 @@ assert torch.equal(head.weight, all_rows[own])
 features, labels = torch.randn(world * 2, SIZE, generator=generator), torch.tensor([0, NUM_IDENTITIES - 1] * world)
 here = slice(rank * 2, rank * 2 + 2)
 mine = features[here].clone().requires_grad_()
-loss, figures = head(mine, functional.normalize(mine), labels[here], triplets=False)
+loss, figures = head(mine, functional.normalize(mine), labels[here])
 loss.backward()
 places = head.weight.drawn.places
 sizes = [int(part) for part in collectives.gather(torch.tensor([len(places)]), [1] * world)]
@@ -399,7 +399,7 @@ assert {0, NUM_IDENTITIES - 1} <= set(everyone.tolist()) and len(set(everyone.to
 alone = MarginHead(kind="arcface", scale=8.0)
 alone.weight = nn.Parameter(all_rows[everyone])
 theirs = features.clone().requires_grad_()
-expected, expected_figures = alone(theirs, functional.normalize(theirs), torch.searchsorted(everyone, labels), triplets=False)
+expected, expected_figures = alone(theirs, functional.normalize(theirs), torch.searchsorted(everyone, labels))
 expected.backward()
 near(loss, expected, "sampled loss")
 near(figures["accuracy"], expected_figures["accuracy"], "sampled accuracy")
@@ -412,7 +412,7 @@ optimizer = torch.optim.SGD([head.weight], lr=1.0)
 before = head.weight.detach().clone()
 device.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
 for bad_rank, clip in ((world - 1, None), (world - 1, 1.0), (None, 1.0)):
-    loss, _ = head(mine, functional.normalize(mine), labels[here], triplets=False)
+    loss, _ = head(mine, functional.normalize(mine), labels[here])
     device.backward(loss)
     if rank == bad_rank:
         head.weight.drawn.rows.grad[0, 0] = torch.inf

@@ -1,22 +1,29 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch.nn import functional
 
+from facenet.data.layout import Layout
 from facenet.errors import UserError
 from facenet.losses.triplet import TripletLoss
 
 GOLDEN = [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0.1], [0.9, 0.1, 0], [1, 0, 0.2]]
 
 
+def layout_of(triplets: bool) -> Layout:
+    return Layout("triplet" if triplets else "shuffle")
+
+
 def value(
     loss: TripletLoss, rows: torch.Tensor, labels: torch.Tensor, *, triplets: bool
 ) -> tuple[float, dict[str, float]]:
-    total, figures = loss(rows, rows, labels, triplets=triplets)
+    loss.layout = layout_of(triplets)
+    total, figures = loss(rows, rows, labels)
     return total.item(), {name: figure.item() for name, figure in figures.items()}
 
 
@@ -98,7 +105,8 @@ def test_the_gradient_is_the_numeric_one(triplets: bool) -> None:
     rows = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 1, 2, 0])
     loss = TripletLoss(margin=3.0)
-    assert torch.autograd.gradcheck(lambda rows: loss(rows, rows, labels, triplets=triplets)[0], rows)
+    loss.layout = layout_of(triplets)
+    assert torch.autograd.gradcheck(lambda rows: loss(rows, rows, labels)[0], rows)
 
 
 @pytest.mark.parametrize("triplets", [True, False])
@@ -108,9 +116,9 @@ def test_the_gradient_is_finite_where_embeddings_coincide(
     triplets: bool, distance: Literal["l2", "squared_l2"], margin: float
 ) -> None:
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], requires_grad=True)
-    loss, _ = TripletLoss(margin=margin, distance=distance)(
-        rows, rows, torch.tensor([0, 1, 0, 1, 2, 2]), triplets=triplets
-    )
+    term = TripletLoss(margin=margin, distance=distance)
+    term.layout = layout_of(triplets)
+    loss, _ = term(rows, rows, torch.tensor([0, 1, 0, 1, 2, 2]))
     loss.backward()
     assert rows.grad is not None
     assert rows.grad.isfinite().all()
@@ -118,7 +126,7 @@ def test_the_gradient_is_finite_where_embeddings_coincide(
 
 def test_without_an_active_triplet_loss_and_gradient_are_zero() -> None:
     rows = torch.tensor([[0.0], [0.1], [5.0]], requires_grad=True)
-    loss, figures = TripletLoss()(rows, rows, torch.tensor([0, 0, 1]), triplets=True)
+    loss, figures = TripletLoss(mining="given")(rows, rows, torch.tensor([0, 0, 1]))
     loss.backward()
     assert loss.item() == 0
     assert figures["active"] == 0
@@ -129,7 +137,7 @@ def test_without_an_active_triplet_loss_and_gradient_are_zero() -> None:
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])
 def test_a_batch_without_any_triplet_gives_zeros(labels: list[int]) -> None:
     rows = torch.rand(3, 2, requires_grad=True)
-    loss, figures = TripletLoss(margin=9.0)(rows, rows, torch.tensor(labels), triplets=False)
+    loss, figures = TripletLoss(margin=9.0)(rows, rows, torch.tensor(labels))
     loss.backward()
     assert loss.item() == 0
     assert {figure.item() for figure in figures.values()} == {0.0}
@@ -141,13 +149,33 @@ def test_a_batch_without_any_triplet_gives_zeros(labels: list[int]) -> None:
 def test_a_nan_embedding_shows_in_the_loss(triplets: bool) -> None:
     rows = functional.normalize(torch.tensor(GOLDEN))
     rows[0] = torch.nan
-    assert TripletLoss()(rows, rows, torch.tensor([0, 1, 0, 1, 2, 2]), triplets=triplets)[0].isnan()
+    loss = TripletLoss()
+    loss.layout = layout_of(triplets)
+    assert loss(rows, rows, torch.tensor([0, 1, 0, 1, 2, 2]))[0].isnan()
 
 
-def test_mining_given_refuses_batches_without_triplets() -> None:
-    rows = torch.rand(3, 2)
-    with pytest.raises(UserError, match="choose sampler=triplet"):
-        TripletLoss(mining="given")(rows, rows, torch.tensor([0, 0, 1]), triplets=False)
+@pytest.mark.parametrize(
+    ("mining", "fits", "told"),
+    [
+        (
+            "given",
+            {"triplet"},
+            "mining=given needs batches of triplets, and shuffle .*set sampler=triplet, or key.mining=batch_hard",
+        ),
+        (
+            "semi_hard",
+            {"pk"},
+            "this mining needs several images .* shuffle batches do not .*sampler=identity, or key.mining=auto",
+        ),
+        ("auto", {"triplet", "pk", "shuffle"}, None),
+    ],
+)
+def test_a_term_says_which_layouts_it_can_use(mining: Any, fits: set[str], told: str | None) -> None:
+    loss, layouts = TripletLoss(mining=mining), [Layout("triplet"), Layout("pk", 4), Layout("shuffle")]
+    reasons = {layout.kind: loss.misfit(layout, "key") for layout in layouts}
+    assert {kind for kind, reason in reasons.items() if reason is None} == fits
+    assert told is None or re.search(told, reasons["shuffle"] or "")
+    assert [layout.multiple for layout in layouts] == [3, 4, 1]
 
 
 def test_a_negative_margin_is_refused() -> None:

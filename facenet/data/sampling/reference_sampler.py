@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 from facenet.data.identities import identity_index
+from facenet.data.layout import Layout
 from facenet.data.sampling.sampler import OWN, Indices, Sampler, need_triplets
 from facenet.errors import UserError
 
@@ -20,8 +21,7 @@ class ReferenceSampler(Sampler):
     are handed out to the workers in turn, so each comes `num_workers` times in a row, and every epoch is the first.
     """
 
-    layout = "triplet"
-    multiple = 3
+    layout = Layout("triplet")
     drop_remainder = True
 
     def __init__(self, *, repeat_batches: bool, num_workers: int) -> None:

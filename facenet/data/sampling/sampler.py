@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.identities import identity_index
+from facenet.data.layout import Layout
 from facenet.data.sampling.keyed_order import KeyedOrder
 from facenet.errors import UserError
 
@@ -25,14 +26,12 @@ HELD = 1 << 22  # images whose order is drawn at once: 34 MB, and as it was befo
 
 
 class Sampler:
-    """`layout`: how a batch is laid out. `multiple`: divides the images of a process. `drop_remainder`: a batch size that
+    """`layout`: how a batch is laid out, whose `multiple` divides the images of a process. `drop_remainder`: a batch size that
     does not divide is lessened and not refused.
     """
 
-    layout: str
-    multiple: int
+    layout: Layout
     drop_remainder: bool = False
-    images_per_identity: int | None = None  # K of P x K batches, whose identities come in groups of K
 
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int
@@ -48,14 +47,14 @@ class Sampler:
         """Images over all processes of a step in `accumulate` parts. UserError naming the nearest valid sizes where
         batch_size does not divide and nothing may be left out.
         """
-        unit = world_size * accumulate * self.multiple
+        unit = world_size * accumulate * self.layout.multiple
         below = batch_size // unit * unit
         if below == batch_size > 0 or (self.drop_remainder and below > 0):
             return below
         nearest = f"{below} or {below + unit}" if below else f"{unit}"
         raise UserError(
             f"data.batch_size={batch_size}: must be a multiple of {unit} ({world_size} process(es) x "
-            f"trainer.accumulate={accumulate} x {self.multiple} for {self.layout} batches); "
+            f"trainer.accumulate={accumulate} x {self.layout.multiple} for {self.layout.kind} batches); "
             f"the nearest valid values are {nearest}"
         )
 
@@ -68,8 +67,7 @@ class TripletSampler(Sampler):
     per image. Of several processes each draws from its own share of the identities, dealt anew in every epoch.
     """
 
-    layout = "triplet"
-    multiple = 3
+    layout = Layout("triplet")
 
     def __init__(self, *, drop_remainder: bool = False) -> None:
         self.drop_remainder = drop_remainder
@@ -126,14 +124,11 @@ class IdentitySampler(Sampler):
     each batch. Identities with one image are left out where K > 1: repeats of one image are no positives.
     """
 
-    layout = "pk"
-    images_per_identity: int
-
     def __init__(self, *, images_per_identity: int = 4) -> None:
         if images_per_identity < 1:
             raise UserError(f"sampler.images_per_identity: expected 1 or more, got {images_per_identity}")
         self.images_per_identity = images_per_identity
-        self.multiple = images_per_identity
+        self.layout = Layout("pk", images_per_identity)
 
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int
@@ -174,8 +169,7 @@ class ShuffleSampler(Sampler):
     before.
     """
 
-    layout = "shuffle"
-    multiple = 1
+    layout = Layout("shuffle")
 
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int
