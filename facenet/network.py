@@ -30,18 +30,19 @@ from facenet.evaluation.protocol import Protocol, distance_from_cosine
 from facenet.evaluation.verification import Distance, Flip, Floats, Threshold
 from facenet.files import trusted
 from facenet.tasks.as_trained import own_protocol
-from facenet.tasks.restore import checkpoint_in, from_checkpoint
+from facenet.tasks.restore import checkpoint_named, from_checkpoint
 
 
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", precision: str = "fp32", trust: str | Iterable[str] = ()
 ) -> Network:
-    """The network of a checkpoint, or of a run directory: its best, or its last where none is best. Nothing in the file is run.
+    """The network of a checkpoint, or of a run, by its directory or its id in MLflow: its best, or its last where none is best. Nothing in the file
+    is run.
 
     `device` is auto, sdaa, cuda or cpu; `precision` that of the forward pass; `trust` names packages or folders whose classes the network may be
     of. Raises UserError for a file that is missing, damaged or none of facenet's, and for a device that is not there.
     """
-    file = checkpoint_in(path)
+    file = checkpoint_named(path)
     with trusted.also([trust] if isinstance(trust, str) else trust):
         restored = from_checkpoint(str(file))
     content = restored.content

@@ -22,9 +22,9 @@ from facenet.devices import Accelerator, DeviceChoice, Precision
 from facenet.engine import checkpoint
 from facenet.evaluation.embed import embed
 from facenet.evaluation.protocol import Protocol, verify
-from facenet.evaluation.run import run_benchmark
+from facenet.evaluation.run import run_benchmarks
 from facenet.tasks.as_trained import as_trained
-from facenet.tasks.evaluate import pairs_of
+from facenet.tasks.evaluate import opened_on
 from facenet.tasks.restore import from_checkpoint
 
 ROUNDING = 1e-4  # of one image in batches of several sizes; two images here differ by 0.1
@@ -330,9 +330,9 @@ def test_its_decisions_are_those_behind_the_figures_of_its_run(compose_evaluate,
     assert network.protocol.flip == "concat" and network.embedding_size == 64
     restored = from_checkpoint(str(network.path))
     benchmark = build(compose_evaluate("benchmark=heldout")["benchmark"], "benchmark")
-    pairs = pairs_of(as_trained(benchmark, restored.content, []), restored, {})
+    (pairs,) = opened_on([as_trained(benchmark, restored.content, [])], restored, {})
     rows = network.embed(pairs.faces.load(index) for index in range(len(pairs.faces)))
-    judged = run_benchmark(network.embedder, pairs, network.preprocess, network.accelerator)
+    judged = run_benchmarks(network.embedder, [pairs], network.preprocess, network.accelerator)["heldout"]
     accepted = network.same(rows[pairs.left], rows[pairs.right])
     positive, negative = int(pairs.same.sum()), int((~pairs.same).sum())
     best = max(judged.roc.tpr * positive + (1 - judged.roc.fpr) * negative)

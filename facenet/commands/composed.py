@@ -193,15 +193,23 @@ def evaluate() -> None:
     settle()
     with told():
         refuse_flags(sys.argv[1:], "evaluate")
-        sys.argv[1:] = readable(without_secrets(flags_first(without_trust(sys.argv[1:]))))
+        sys.argv[1:] = of_evaluation(readable(without_secrets(flags_first(without_trust(sys.argv[1:])))))
     hydra_command(evaluate_job, "evaluate")
+
+
+def of_evaluation(arguments: list[str]) -> list[str]:
+    """The arguments; benchmarks under names are the checkpoint's, which the defaults do not have."""
+    return [f"++{each}" if each.startswith("benchmarks.") else each for each in arguments]
 
 
 def evaluate_job(composed: DictConfig) -> float | None:
     from facenet.tasks.evaluate import run_evaluation
 
     overrides = as_given(HydraConfig.get().overrides.task)
-    return run_evaluation(checked(composed), run_dir=output_dir(), overrides=overrides).objective
+    result = run_evaluation(checked(composed), run_dir=output_dir(), overrides=overrides)
+    if result.collapsed and HydraConfig.get().mode != RunMode.MULTIRUN:
+        fail(f"{result.checkpoint or 'weights'}: {result.collapsed}; take another checkpoint", FAILURE)
+    return result.objective
 
 
 def output_dir() -> Path:

@@ -62,7 +62,7 @@ def evaluate(overrides: Sequence[str] = ()) -> Result:
 def single(config_name: str, overrides: Sequence[str]) -> list[str]:
     """The overrides of one job, as Hydra takes them, their addresses as they may be recorded. Raises UserError for what only a command has."""
     from facenet.commands import torchrun
-    from facenet.commands.composed import going_on, readable, without_secrets
+    from facenet.commands.composed import going_on, of_evaluation, readable, without_secrets
 
     if torchrun.active():
         raise UserError(
@@ -82,7 +82,7 @@ def single(config_name: str, overrides: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{shown(each)}: is for the command facenet-train; from Python only {' and '.join(OF_HYDRA)} are"
             )
-    return going_on(arguments) if config_name == "train" else arguments
+    return going_on(arguments) if config_name == "train" else of_evaluation(arguments)
 
 
 def check_texts(overrides: Sequence[str]) -> None:

@@ -207,9 +207,9 @@ def root_of(config_name: str) -> Callable[..., Any]:
         from facenet.tasks.recipe import Recipe
 
         return Recipe
-    from facenet.tasks.evaluate import evaluate
+    from facenet.tasks.evaluate import Evaluation
 
-    return evaluate
+    return Evaluation
 
 
 def forced(override: str) -> str:

@@ -82,6 +82,10 @@ WORD = re.compile(r"[\w.+\- ]*")  # "relu", "resnet18.a1_in1k", "batch_hard": no
 def takes(path: str) -> Takes | None:
     """The row of a place such as "loss.terms.ce.loss"; None where nothing is built. Raises nothing."""
     head, _, inside = path.partition(".")
+    if head == "benchmarks":  # each under a name
+        if not inside:
+            return None
+        head, inside = "benchmark", inside.partition(".")[2]
     row = SLOTS.get(head, ANY)
     return row if row is ANY or not inside else row.within
 

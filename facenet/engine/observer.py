@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,13 +46,13 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedEpoch:
-    """epoch: how many are finished; row: all metrics of this one. tested: the benchmark that was run in it; collapsed: why that gave no accuracy."""
+    """epoch: how many are finished; row: all metrics of this one. tested: the benchmarks that were run in it; collapsed: why they gave no accuracy."""
 
     epoch: int
     step: int
     row: Mapping[str, float]
     validation: Validation | None = None
-    tested: str | None = None
+    tested: Sequence[str] = ()
     collapsed: str | None = None
 
 

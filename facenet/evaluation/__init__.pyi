@@ -2,4 +2,8 @@ from .benchmarks.choice import Bin as Bin
 from .benchmarks.choice import HeldOut as HeldOut
 from .benchmarks.choice import Lfw as Lfw
 from .benchmarks.choice import NoBenchmark as NoBenchmark
+from .benchmarks.pair_set import PairSet as PairSet
+from .contract import Benchmark as Benchmark
+from .contract import Opened as Opened
+from .contract import Outcome as Outcome
 from .protocol import Protocol as Protocol

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def embed(
     accelerator: Accelerator,
     *,
     batch_size: int,
-    flip: Flip = "none",
+    flip: Flip | Literal["both"] = "none",
     num_workers: int = 2,
     indices: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
@@ -54,7 +55,7 @@ def embed(
     shares = [np.concatenate([none, *batches[rank :: len(ranks)]]) for rank in ranks]  # positions in `chosen` by rank
     readable = Readable(faces, raises=unreadable is None)
     loader = Loader(readable, preprocess, num_workers=num_workers)
-    width = embedder.embedding_size * (2 if flip == "concat" else 1)
+    width = embedder.embedding_size * (2 if flip in ("concat", "both") else 1)
     rows, done, stopped = [torch.empty((0, width), device=accelerator.device)], 0, False
     stream = loader.epoch([chosen[batch] for batch in batches[accelerator.rank :: len(ranks)]])
     with contextlib.ExitStack() as stack:
@@ -83,12 +84,24 @@ def embed(
     return ordered
 
 
-def embed_batch(network: nn.Module, images: Tensor, flip: Flip) -> Tensor:
-    """(N, D) or (N, 2D) unit rows of images (N, 3, H, W), on their device."""
+def embed_batch(network: nn.Module, images: Tensor, flip: Flip | Literal["both"]) -> Tensor:
+    """(N, D) or (N, 2D) unit rows of images (N, 3, H, W), on their device; for "both" those of image and mirror image, which `combined` takes."""
     rows: Tensor = network(images)
     if flip == "none":
         return rows
     mirrored: Tensor = network(images.flip(dims=[3]))
+    if flip == "both":
+        return torch.cat([rows, mirrored], dim=1)
+    return joined(rows, mirrored, flip)
+
+
+def combined(rows: NDArray[np.float32], flip: Flip) -> NDArray[np.float32]:
+    """What `flip` makes of rows that were embedded for "both"."""
+    plain, mirrored = torch.from_numpy(rows).chunk(2, dim=1)
+    return plain.numpy() if flip == "none" else joined(plain, mirrored, flip).numpy()
+
+
+def joined(rows: Tensor, mirrored: Tensor, flip: Flip) -> Tensor:
     return F.normalize(torch.cat([rows, mirrored], dim=1) if flip == "concat" else rows + mirrored, dim=1)
 
 

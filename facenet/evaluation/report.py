@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facenet.errors import in_picture
+from facenet.evaluation.contract import Outcome
 from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification
 from facenet.files.atomic import replacing
 
-HIGHER = ("accuracy", "auc", *(f"tar_at_far_{target:g}" for target in FAR_TARGETS))  # better, of a benchmark
-RANKED = (*HIGHER, "eer")
+# Of pairs, the figures that tell better from worse, and whether lower is better.
+MEASURES = {"accuracy": False, "auc": False, **{f"tar_at_far_{each:g}": False for each in FAR_TARGETS}, "eer": True}
 TURNED = 0.25  # AUC; a network that has learned nothing is at 0.5
 ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
 
 
+def outcome(name: str, result: Verification) -> Outcome:
+    """All that a run keeps of a verification. Of a collapsed network no accuracies of folds and no threshold."""
+    collapsed = collapse_of(name, metrics(name, result))
+    return Outcome(
+        metrics=figures(result),
+        files={f"{name}.json": as_dict(name, result)},
+        threshold=None if collapsed else result.threshold,
+        folds=() if collapsed else result.fold_accuracies,
+        roc=result.roc,
+        said=summarize(result),
+        text=table(name, result),
+        collapsed=collapsed,
+    )
+
+
 def metrics(name: str, result: Verification) -> dict[str, float]:
-    """Flat numbers for a tracker, named `lfw/accuracy`, `lfw/tar_at_far_0.001`, ...: letters that MLflow allows. Of a collapsed network the spread
-    alone: what is not measured is not ranked."""
-    spread = {} if result.spread is None else {f"{name}/spread": result.spread}
+    """Flat numbers for a tracker, named `lfw/accuracy`, `lfw/tar_at_far_0.001`, ...: letters that MLflow allows."""
+    return {f"{name}/{figure}": value for figure, value in figures(result).items()}
+
+
+def figures(result: Verification) -> dict[str, float]:
+    """Of a collapsed network the spread alone: what is not measured is not ranked."""
+    spread = {} if result.spread is None else {"spread": result.spread}
     if result.collapsed:
         return spread
     values = {
@@ -32,7 +52,7 @@ def metrics(name: str, result: Verification) -> dict[str, float]:
         "threshold": result.threshold.value,
         **{f"tar_at_far_{target:g}": at.tar for target, at in result.tar_at_far.items()},
     }
-    return {**{f"{name}/{key}": float(value) for key, value in values.items()}, **spread}
+    return {**{key: float(value) for key, value in values.items()}, **spread}
 
 
 def collapse_of(name: str, row: Mapping[str, float]) -> str | None:
@@ -42,18 +62,24 @@ def collapse_of(name: str, row: Mapping[str, float]) -> str | None:
     return f"embeddings collapsed: two identities are {row[f'{name}/spread']:.2g} apart (median, L2 from 0 to 2), so {name} would measure rounding"
 
 
+def collapsed(outcomes: Mapping[str, Outcome]) -> str | None:
+    """Why a network is worth nothing that was tested so: images of one benchmark that are all alike are no collapse of the network."""
+    reasons = [each.collapsed for each in outcomes.values()]
+    return reasons[0] if reasons and all(reasons) else None
+
+
 def collapse_in(row: Mapping[str, float]) -> str | None:
-    """That of any test with figures in the row."""
-    tested = (key.removesuffix("/spread") for key in row if key.endswith("/spread"))
-    return next((why for name in tested if (why := collapse_of(name, row))), None)
+    """That of the tests with figures in the row, by the same rule."""
+    found = [collapse_of(key.removesuffix("/spread"), row) for key in row if key.endswith("/spread")]
+    return found[0] if all(found) and found else None
 
 
 def lower_is_better(metric: str) -> bool:
-    """Of `lfw/eer`, and of a loss: `val/loss`, `train/ce` (a term's own), and how far apart a term finds one identity; accuracies and rates of
-    acceptance are better when higher."""
+    """Of a loss: `val/loss`, `train/ce` (a term's own), and how far apart a term finds one identity. Of a benchmark by the figures of pairs, for
+    runs that are recorded without its own word on it."""
     source, _, figure = metric.partition("/")
-    if source not in ("train", "val") or figure in HIGHER:  # a set may be called val.bin
-        return figure == "eer"
+    if source not in ("train", "val") or not MEASURES.get(figure, True):  # a set may be called val.bin
+        return MEASURES.get(figure, False)
     return "/" not in figure or figure.rsplit("/", 1)[-1] in ("active", "active_triplets", "positive_distance")
 
 
@@ -63,13 +89,9 @@ def digits(value: float) -> str:
     return text if abs(value) >= 0.01 or abs(float(text) - value) <= 5e-4 * abs(value) else f"{value:.4g}"
 
 
-def fold_metrics(name: str, result: Verification) -> dict[str, float]:
+def fold_metrics(name: str, folds: Sequence[float]) -> dict[str, float]:
     """`folds/lfw/0`, ...: what a paired test of two runs needs."""
-    return (
-        {}
-        if result.collapsed
-        else {f"folds/{name}/{number}": float(accuracy) for number, accuracy in enumerate(result.fold_accuracies)}
-    )
+    return {f"folds/{name}/{number}": float(accuracy) for number, accuracy in enumerate(folds)}
 
 
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
@@ -129,20 +151,19 @@ def thin(roc: Roc) -> Roc:
     return Roc(roc.fpr[kept], roc.tpr[kept])
 
 
-def save_roc(path: Path, curves: dict[str, Verification]) -> None:
-    """A PNG with one curve per name, on linear and on logarithmic false-accept rate."""
+def save_roc(path: Path, outcomes: Mapping[str, Outcome]) -> bool:
+    """A PNG with the curve of each name that has one, on linear and on logarithmic false-accept rate; False where none has."""
+    if all(each.roc is None for each in outcomes.values()):
+        return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, and pyplot's global state left alone
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, scale in zip(figure.subplots(1, 2, sharey=True), ("linear", "log"), strict=True):
-        for name, result in curves.items():
-            axes.plot(
-                result.roc.fpr,
-                result.roc.tpr,
-                label=in_picture(f"{name}: {summarize(result)}"),
-            )
+        for name, each in outcomes.items():
+            if each.roc is not None:
+                axes.plot(each.roc.fpr, each.roc.tpr, label=in_picture(f"{name}: {each.said}"))
         limits = (0, 1) if scale == "linear" else (1e-4, 1)
         axes.set(xscale=scale, xlabel=f"false-accept rate ({scale})", xlim=limits, ylim=(0, 1.02))
         axes.grid(alpha=0.3)
@@ -150,3 +171,4 @@ def save_roc(path: Path, curves: dict[str, Verification]) -> None:
     figure.axes[0].legend(loc="lower right", fontsize=8)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=110, format=path.suffix.lstrip(".") or "png")
+    return True

@@ -71,6 +71,7 @@ class Study:
     jobs: tuple[Job, ...]
     missing: tuple[int, ...] = ()
     directory: str = ""
+    lower: bool | None = None  # is better; None in runs of earlier versions, whose metrics say it by their names
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -90,7 +91,7 @@ class Study:
 
     @property
     def lower_is_better(self) -> bool:
-        return lower_is_better(self.metric)
+        return lower_is_better(self.metric) if self.lower is None else self.lower
 
 
 def read_study(uri: str, sweep_id: str) -> Study:
@@ -115,13 +116,19 @@ def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:
         newest[int(record.tags.get("job_num", 0))] = record
     given = {number: values_of(record.tags) for number, record in newest.items()}
     keys = swept(list(newest.values()), list(given.values()))
-    metric = Counter(record.params.get("plan.select", "") for record in newest.values()).most_common(1)[0][0]
+    metric = Counter(map(selects, newest.values())).most_common(1)[0][0]
     jobs = [job_of(number, newest[number], given[number], keys, metric) for number in sorted(newest)]
     known = max((whole_number_in(record.tags, JOBS) or 0 for record in newest.values()), default=0)
     missing = tuple(number for number in range(known) if number not in newest)
     places = {os.path.dirname(record.tags.get("run_dir", "")) for record in newest.values()}
     directory = next((place for place in places if os.path.basename(place) == sweep_id), "")
-    return Study(sweep_id=sweep_id, metric=metric, jobs=tuple(jobs), missing=missing, directory=directory)
+    said = {record.params.get("plan.lower_is_better") for record in newest.values() if selects(record) == metric}
+    lower = "True" in said if said <= {"True", "False"} else None
+    return Study(sweep_id=sweep_id, metric=metric, jobs=tuple(jobs), missing=missing, directory=directory, lower=lower)
+
+
+def selects(record: RunRecord) -> str:
+    return record.params.get("plan.select", "")
 
 
 def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str], metric: str) -> Job:
@@ -136,7 +143,7 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
         axes={key: given.get(key, params.get(key, "")) for key in keys},
         value=value if value is not None and math.isfinite(value) and abs(value) < NOT_NUMBERS else None,
         folds=tuple(reading.folds(record).get(benchmark, ())) if figure == "accuracy" else (),
-        pairs=test_pairs(params),
+        pairs=test_pairs(params, benchmark),
         lr=number_in(params, "plan.lr"),
         batch_size=whole_number_in(params, "plan.batch_size"),
         images_per_step=whole_number_in(params, "plan.images_per_step"),
@@ -147,11 +154,14 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
     )
 
 
-def test_pairs(params: Mapping[str, str]) -> str:
-    """Equal for runs that were tested on the same pairs in the same folds. Those of held-out identities are drawn from the data."""
-    benchmark = params.get("plan.benchmark", "")
-    drawn_from = ("plan.data_fingerprint", "plan.num_heldout_identities", "benchmark.seed")
-    return " ".join([benchmark, *(params.get(key, "") for key in drawn_from if benchmark.startswith("heldout"))])
+def test_pairs(params: Mapping[str, str], name: str) -> str:
+    """Equal for runs whose benchmark of this name has the same pairs in the same folds. Those of held-out identities are drawn from the data."""
+    told = params.get("plan.benchmark", "").split("; ")  # one after the other
+    benchmark = next((each for each in told if each.startswith(f"{name}: ")), told[0])
+    key = f"benchmarks.{name}" if f"benchmarks.{name}._target_" in params else "benchmark"
+    heldout = benchmark.startswith("heldout") or params.get(f"{key}._target_", "").endswith("HeldOut")
+    drawn_from = ("plan.data_fingerprint", "plan.num_heldout_identities", f"{key}.seed")
+    return " ".join([benchmark, *(params.get(key, "") for key in drawn_from if heldout)])
 
 
 def values_of(tags: Mapping[str, str]) -> dict[str, str]:

@@ -45,19 +45,18 @@ def hide_addresses(config: DictConfig) -> None:
 
 def check_direction(config: DictConfig) -> None:
     """Raises UserError where a search would look for the worst."""
-    from facenet.evaluation.report import lower_is_better
     from facenet.sweeps.batch import resolved_as_job
     from facenet.sweeps.plans import Planner
     from facenet.sweeps.settings import split
 
     job, _ = split(resolved_as_job(config))
-    select = Planner(Path(config.hydra.sweep.dir).absolute()).plan_of(job).select
+    plan = Planner(Path(config.hydra.sweep.dir).absolute()).plan_of(job)
     asked = config.hydra.sweeper.direction
-    right = "minimize" if lower_is_better(select) else "maximize"
+    right = "minimize" if plan.lower_is_better else "maximize"
     if getattr(asked, "name", asked) != right:
         better = "lower" if right == "minimize" else "higher"
         raise UserError(
-            f"hydra.sweeper.direction: {select} is better when {better}; set hydra.sweeper.direction={right}"
+            f"hydra.sweeper.direction: {plan.select} is better when {better}; set hydra.sweeper.direction={right}"
         )
 
 

@@ -51,7 +51,7 @@ class Job:
 
 
 class Planner:
-    """Plans jobs. Data and benchmark that several share are opened once, and what is `auto` is settled once for all jobs in `sweep_dir`."""
+    """Plans jobs. Data and benchmarks that several share are opened once, and what is `auto` is settled once for all jobs in `sweep_dir`."""
 
     def __init__(self, sweep_dir: Path | None = None) -> None:
         self.sweep_dir = sweep_dir
@@ -95,9 +95,11 @@ class Planner:
         """Plans a job as `tasks.job.prepare` does. Raises UserError where that does, and for more processes than devices."""
         config, _ = settle(config, sweep_dir=self.sweep_dir)
         recipe = build_planned(config)
-        key = json.dumps([without(config["data"], AFTER_OPENING), config["benchmark"]], sort_keys=True)
+        key = json.dumps(
+            [without(config["data"], AFTER_OPENING), config["benchmark"], config.get("benchmarks")], sort_keys=True
+        )
         if key not in self.materials:
-            self.materials[key] = divide(recipe.data, recipe.benchmark)
+            self.materials[key] = divide(recipe.data, *recipe.tested)
         num_processes = recipe.distributed.num_processes
         plan = make_plan(self.materials[key], recipe, num_processes=num_processes)
         check_device_count(plan.device, num_processes)

@@ -8,19 +8,100 @@ import logging
 from typing import Any
 
 from facenet import config as configs
-from facenet.config.overrides import keys_said
-from facenet.evaluation.benchmarks.choice import Benchmark, HeldOut
+from facenet.config.overrides import key_of, keys_said
+from facenet.devices.table import check_precision
+from facenet.errors import UserError, shown
+from facenet.evaluation.benchmarks.choice import HeldOut, Lfw
+from facenet.evaluation.contract import Benchmark
 from facenet.evaluation.protocol import Protocol
+from facenet.tasks.own_runs import is_own
 
 log = logging.getLogger(__name__)
 DRAWN = ("num_pairs", "num_folds", "seed")  # of held-out pairs; folds of a set that lies in a file, too
 LEAST, MOST = {"num_pairs": 4, "num_folds": 2, "seed": 0}, 1_000_000  # that a checkpoint's word is enough for
 
 
+def of_run(config: dict[str, Any], content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The config of a test with the benchmarks and the precision of the checkpoint's run, as far as the command line says none and the run is this
+    user's own: what a stranger's checkpoint names is not opened on its word. Told. Raises UserError where that leaves nothing to test on."""
+    keys = {key_of(each) for each in overrides}
+    chosen = any(key.partition("@")[0] == "benchmark" for key in keys)
+    settings = {key: key.partition(".")[2] for key in keys if key.startswith("benchmark.")}
+    stored = content["config"].get("benchmark")
+    same = isinstance(stored, dict) and stored.get("_target_") == config["benchmark"]["_target_"]
+    others = [key for key in settings.values() if key.partition(".")[0] != "protocol"]
+    own = is_own(content)
+    if own and not chosen and isinstance(stored, dict) and (same or not others):
+        said = keys_said(each for each in overrides if "@" not in key_of(each))
+        config = with_benchmarks(config, content["config"], said)
+    elif not chosen and not others and not own:
+        raise UserError(
+            "benchmark: the checkpoint is of no run of yours on this machine, of which the benchmark would be taken; say benchmark=heldout, which "
+            "tests on the run's own data, or benchmark.root=LFW"
+        )
+    return with_precision(config, content["config"]) if own and not any(map(of_precision, keys)) else config
+
+
+def with_benchmarks(config: dict[str, Any], stored: dict[str, Any], said: set[str]) -> dict[str, Any]:
+    """Those of the run, but for keys that the command line says."""
+    given, named = config["benchmark"], config.get("benchmarks") or {}
+    short = {**stored["benchmark"], **{key: value for key, value in given.items() if f"benchmark.{key}" in said}}
+    runs = stored.get("benchmarks") or {}
+    merged = {
+        name: {**(runs.get(name) or {}), **(named.get(name) or {})} for name in [*runs, *(set(named) - set(runs))]
+    }
+    nodes = {"benchmark": short, **{f"benchmarks.{name}": node for name, node in merged.items()}}
+    for node in nodes.values():
+        if any(key.startswith(("benchmark/protocol", "benchmark.protocol")) for key in said):
+            node["protocol"] = {**(node.get("protocol") or {}), **said_of(given["protocol"], said)}
+    told = [f"{key}={kind(node)}" + where(node) for key, node in nodes.items() if kind(node) != "NoBenchmark"]
+    log.info("tested as in training: %s; benchmark= says otherwise", shown(", ".join(told)))
+    return {**config, "benchmark": short, **({"benchmarks": merged} if merged else {})}
+
+
+def said_of(protocol: dict[str, Any], said: set[str]) -> dict[str, Any]:
+    """What the command line says of it: all, or some of its keys."""
+    return {
+        key: each
+        for key, each in protocol.items()
+        if "benchmark/protocol" in said or f"benchmark.protocol.{key}" in said
+    }
+
+
+def kind(node: dict[str, Any]) -> str:
+    return str(node.get("_target_")).rpartition(".")[2]
+
+
+def where(node: dict[str, Any]) -> str:
+    places = [f"{key}={node[key]}" for key in ("root", "path", "pairs") if node.get(key) is not None]
+    return f" ({', '.join(places)})" if places else ""
+
+
+def of_precision(key: str) -> bool:
+    return key.partition(".")[0] == "precision"
+
+
+def with_precision(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """That of the run, where the device has it."""
+    node = stored.get("precision")
+    if not isinstance(node, dict) or node.get("dtype") == config["precision"]["dtype"]:
+        return config
+    try:
+        device = configs.build(config["accelerator"], "accelerator").resolve()[0]
+        check_precision(device, configs.build(node, "precision"))
+    except UserError as error:
+        log.warning("not in the run's precision: %s; tested in %s", error, config["precision"]["dtype"])
+        return config
+    log.info("tested in the run's precision: %s; precision= says otherwise", node["dtype"])
+    return {**config, "precision": node}
+
+
 def as_trained(benchmark: Benchmark, content: dict[str, Any], overrides: list[str]) -> Benchmark:
     """The benchmark with the checkpoint's own values in place of defaults; what the command line says stays. Both are told. What a damaged
     checkpoint says counts for nothing. Raises UserError where the two do not go together."""
-    stored = content.get("config", {}).get("benchmark")
+    config, name = content.get("config", {}), benchmark.key.partition(".")[2]
+    stored = (config.get("benchmarks") or {}).get(name) if name else None
+    stored = config.get("benchmark") if stored is None else stored
     if not isinstance(stored, dict) or not hasattr(benchmark, "protocol"):
         return benchmark
     said = keys_said(overrides)
@@ -29,12 +110,18 @@ def as_trained(benchmark: Benchmark, content: dict[str, Any], overrides: list[st
     told = [described(found.protocol)]
     if str(stored.get("_target_")).rpartition(".")[2] == type(benchmark).__name__:
         for key, value in own_numbers(stored).items():
-            if hasattr(found, key) and f"benchmark.{key}" not in said:
+            if hasattr(found, key) and f"{benchmark.key}.{key}" not in said:
                 setattr(found, key, value)
                 told.append(f"{key} {value:,}")
     if isinstance(found, HeldOut):
         found.check()
-    log.info("judged as the checkpoint's run was, but for what the command says: %s", ", ".join(told))
+    if isinstance(found, Lfw) and found.pairs is None and stored.get("pairs") is not None:
+        told.append(
+            f"but not on its pairs, those of {shown(str(stored['pairs']))}; {benchmark.key}.pairs=... says where they are"
+        )
+    log.info(
+        "%s: judged as the checkpoint's run was, but for what the command says: %s", benchmark.name, ", ".join(told)
+    )
     return found
 
 

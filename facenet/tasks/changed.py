@@ -17,6 +17,7 @@ from facenet.data.files import contents
 from facenet.data.identities import Subset
 from facenet.engine.run_state import misfit
 from facenet.errors import UserError
+from facenet.evaluation.contract import Opened
 from facenet.tasks.plan import Material
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ OWN_KEYS = ("resume", "resume_changed")  # of the command that goes on, not of t
 # Where the data lie: other places are the same training if the images are the same, which `changed_images` looks at.
 PLACES = (
     *("data.root", "data.depth", "data.list", "data.within", "data.path", "data.shards"),
-    *("benchmark.root", "benchmark.path", "benchmark.pairs"),
+    *("benchmark.root", "benchmark.path", "benchmark.pairs"),  # and of those under benchmarks
 )
 # By whom, how fast and with which notes: nothing that is trained follows from it.
 FREE = (
@@ -46,12 +47,15 @@ def is_free(key: str) -> bool:
 
 
 def is_within(key: str, parts: Sequence[str]) -> bool:
+    """`benchmarks.agedb.path` is what `benchmark.path` is."""
+    head, _, rest = key.partition(".")
+    key = f"benchmark.{rest.partition('.')[2]}".rstrip(".") if head == "benchmarks" else key
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
 def list_moved(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """Which data lie elsewhere, a line per place."""
-    return [line for key, line in differing(before, config) if key in PLACES]
+    return [line for key, line in differing(before, config) if is_within(key, PLACES)]
 
 
 def differences(before: Any, now: Any) -> list[str]:
@@ -88,31 +92,33 @@ def unsaid_values(before: dict[str, Any], now: dict[str, Any], path: str) -> dic
 
 def samples(material: Material, seed: int) -> dict[str, Any]:
     """Returns what a checkpoint records of the images and pairs, so that they are known again elsewhere."""
-    pairs = own_pairs(material)
-    tested = None if pairs is None else {**contents.sample(pairs.faces, seed), "pairs": pairs.fingerprint}
-    return {"data": contents.sample(material.source, seed), "benchmark": tested}
+    tested = {
+        each.key: {**contents.sample(each.faces, seed), "pairs": each.fingerprint} for each in own_images(material)
+    }
+    return {"data": contents.sample(material.source, seed), **tested}
 
 
 def changed_images(material: Material, before: Any) -> list[str]:
     """Says in which of the `samples` other pixels are now; empty for a run that left none."""
-    before, pairs = before if isinstance(before, dict) else {}, own_pairs(material)
+    before = before if isinstance(before, dict) else {}
     found = {"data": contents.find_changed(material.source, before.get("data"))}
-    if pairs is not None:
-        found["benchmark"] = contents.find_changed(pairs.faces, before.get("benchmark"))
+    found.update({each.key: contents.find_changed(each.faces, before.get(each.key)) for each in own_images(material)})
     return [f"{name}: {line}" for name, line in found.items() if line is not None]
 
 
 def other_pairs(material: Material, before: Any) -> bool:
     """Whether a run that noted the pairs it is tested on noted others."""
-    noted, pairs = before.get("benchmark") if isinstance(before, dict) else None, own_pairs(material)
-    return pairs is not None and isinstance(noted, dict) and noted.get("pairs") != pairs.fingerprint
+    noted = [(each, before.get(each.key)) for each in own_images(material)] if isinstance(before, dict) else []
+    return any(isinstance(was, dict) and was.get("pairs") != each.fingerprint for each, was in noted)
 
 
-def own_pairs(material: Material) -> Any:
-    """The benchmark's pairs where it has images of its own; held-out ones are the data's."""
-    pairs = material.pair_set
-    held = pairs is not None and isinstance(pairs.faces, Subset) and pairs.faces.parent is material.heldout
-    return None if held else pairs
+def own_images(material: Material) -> list[Opened]:
+    """The benchmarks that have images of their own; held-out ones are the data's."""
+    return [
+        each
+        for each in material.benchmarks
+        if not (isinstance(each.faces, Subset) and each.faces.parent is material.heldout)
+    ]
 
 
 def check_fits(content: dict[str, Any], path: Path, config: dict[str, Any], identities: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,15 @@ from facenet.engine.watch.alarm import way_out_of_collapse
 from facenet.engine.writer import Writer
 from facenet.errors import UserError
 from facenet.evaluation import report
-from facenet.evaluation.benchmarks.choice import PairSet
+from facenet.evaluation.contract import Outcome
 from facenet.evaluation.embed import Interrupted
-from facenet.evaluation.run import run_benchmark
-from facenet.evaluation.verification import Verification
+from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import replacing, writable
 from facenet.files.trusted import versions
 from facenet.launch.local import StopFlag
 from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
+from facenet.tasks.own_runs import mark
 from facenet.tasks.plan import SPLIT_SEED, Material, Plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.pruning import Pruner
@@ -194,7 +195,8 @@ class Epochs:
             return False
         if self.first:
             images = self.plan.steps_per_epoch * self.plan.images_per_step
-            self.pruned = self.run.pruner.hopeless(self.progress.history, self.plan.select, images)
+            select, lower = self.plan.select, self.plan.lower_is_better
+            self.pruned = self.run.pruner.hopeless(self.progress.history, select, images, lower=lower)
         if self.pruned is not None:
             log.info("pruned: %s", self.pruned)
             self.tracker.tag("pruned", self.pruned)
@@ -204,22 +206,22 @@ class Epochs:
     def after_epoch(self, row: dict[str, float]) -> None:
         """Validates and tests, then writes checkpoint, curves and metrics. The state is saved before, too: tests take long, and may end the run
         for an image that cannot be read. A stop signal meanwhile leaves it at that."""
-        pair_set, due = self.material.pair_set, self.progress.epoch % self.engine.settings.evaluate_every == 0
-        if pair_set is not None and not (due or self.progress.step >= self.plan.total_steps):
-            pair_set = None
+        due = self.progress.epoch % self.engine.settings.evaluate_every == 0
+        tested = bool(self.material.benchmarks) and (due or self.progress.step >= self.plan.total_steps)
         state, row = self.state(), dict(row)
-        if pair_set is not None or self.plan.num_val_batches:
+        if tested or self.plan.num_val_batches:
             self.save(state)
         validation = self.engine.validate(self.feed.val()) if self.plan.num_val_batches else None
         row.update({} if validation is None else validation.figures)
-        verification = None if pair_set is None or self.engine.stopped else self.test(pair_set)
+        outcomes = self.test() if tested and not self.engine.stopped else {}
         if self.engine.stopped:
             return
-        why = None
-        if pair_set is not None and verification is not None:
-            row.update(report.metrics(pair_set.name, verification))
-            if why := report.collapse_of(pair_set.name, row):
-                log.warning("epoch %d: %s; it is not ranked", self.progress.epoch, why)
+        for name, each in outcomes.items():
+            row.update({f"{name}/{figure}": float(value) for figure, value in each.metrics.items()})
+        why = report.collapsed(outcomes)
+        for each in outcomes.values():
+            if each.collapsed:
+                log.warning("epoch %d: %s; it is not ranked", self.progress.epoch, each.collapsed)
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
         finished = FinishedEpoch(
@@ -227,7 +229,7 @@ class Epochs:
             step=self.progress.step,
             row=row,
             validation=validation,
-            tested=None if pair_set is None else pair_set.name,
+            tested=tuple(outcomes),
             collapsed=why,
         )
         for observer in self.engine.observers:
@@ -237,19 +239,19 @@ class Epochs:
             self.best_score, self.best_row = score, dict(row)
         if self.first:  # before the checkpoint: a run that goes on from it does not come here again
             with writable(self.run.directory):
-                self.record(row, verification)
+                self.record(row, outcomes)
         self.untested = None
-        self.save(state, score=score, verification=verification, finished_epoch=True)
+        self.save(state, score=score, outcomes=outcomes, finished_epoch=True)
 
-    def test(self, pair_set: PairSet) -> Verification | None:
-        """None where a stop signal came before its end."""
+    def test(self) -> dict[str, Outcome]:
+        """By benchmark; nothing where a stop signal came before the end."""
         # Each process has seen other images, so its batch statistics differ; rank 0's are those that are saved.
         collectives.broadcast(self.engine.tested().buffers())
         try:
-            with image_bar(len(pair_set.faces), shown=self.first) as progress:
-                return run_benchmark(
+            with image_bar(shown=self.first) as progress:
+                return run_benchmarks(
                     self.engine.tested(),
-                    pair_set,
+                    self.material.benchmarks,
                     self.preprocess,
                     self.engine.accelerator,
                     progress=progress,
@@ -258,7 +260,7 @@ class Epochs:
                 )
         except Interrupted:
             self.engine.stopped = True
-            return None
+            return {}
 
     def score(self, row: dict[str, float]) -> float | None:
         """The selected metric, turned so that higher is better; None where this epoch did not measure it."""
@@ -270,7 +272,7 @@ class Epochs:
             if measured and report.collapse_of(source, row) is None:
                 raise UserError(f"trainer.select={self.plan.select}: not among {', '.join(measured)}")
             return None
-        return -value if report.lower_is_better(self.plan.select) else value
+        return -value if self.plan.lower_is_better else value
 
     def state(self) -> dict[str, Any]:
         """The tensors of a checkpoint, in host memory. All processes call it together."""
@@ -283,7 +285,7 @@ class Epochs:
         state: dict[str, Any],
         *,
         score: float | None = None,
-        verification: Verification | None = None,
+        outcomes: Mapping[str, Outcome] | None = None,
         finished_epoch: bool = False,
     ) -> None:
         """`state`, with all else as it is now, as `last.pt`, which the first process writes in the background. The threshold is stored with
@@ -293,6 +295,7 @@ class Epochs:
             return
         content = {
             "config": self.run.config,
+            "own": mark(self.run.config),
             "identities": list(self.material.train.identities),
             **state,
             "training": training,
@@ -303,13 +306,19 @@ class Epochs:
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "metrics": self.progress.history[-1] if finished_epoch else {},
-            "threshold": None if verification is None or verification.collapsed else verification.threshold.as_dict(),
+            "threshold": self.threshold(outcomes or {}),
             "data_fingerprint": self.plan.data_fingerprint,
             "samples": self.samples,
             "run_id": self.run_id,
         }
         write = functools.partial(self.write, content, score=score, finished_epoch=finished_epoch)
         self.writer.start(write, instead=finished_epoch)  # of the same epoch before it was tested
+
+    def threshold(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any] | None:
+        """That of the benchmark that selects, else of the first."""
+        selecting = outcomes.get(self.plan.select.partition("/")[0])
+        found = selecting or next(iter(outcomes.values()), None)
+        return None if found is None or found.threshold is None else found.threshold.as_dict()
 
     def write(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> None:
         """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was."""
@@ -324,15 +333,16 @@ class Epochs:
             self.tracker.tag(name, value)
         self.settled = True
 
-    def record(self, row: dict[str, float], verification: Verification | None) -> None:
-        """The epoch's line, metrics, curves and verification, each replacing the last epoch's."""
+    def record(self, row: dict[str, float], outcomes: Mapping[str, Outcome]) -> None:
+        """The epoch's line, metrics, curves and what the benchmarks keep, each replacing the last epoch's."""
         shown = {
             name: report.digits(value) for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))
         }
         log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value}" for name, value in shown.items()))
         best = {f"best/{name}": value for name, value in self.best_row.items()}
-        if verification is not None and self.material.pair_set is not None and self.best_row == row:
-            best.update(report.fold_metrics(self.material.pair_set.name, verification))
+        if self.best_row == row:
+            for name, each in outcomes.items():
+                best.update(report.fold_metrics(name, each.folds))
         samples = {"samples_seen": float(self.progress.step * self.plan.images_per_step)}
         tested = {name: value for name, value in row.items() if not name.startswith("train/")}
         means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
@@ -341,10 +351,9 @@ class Epochs:
         self.tracker.metrics({**tested, **means, **best, **memory, **samples}, step=self.progress.step)
         self.write_json("history.json", self.progress.history)
         self.written.update(save_curves(self.run.directory, self.progress.history))
-        if verification is not None and self.material.pair_set is not None:
-            name = self.material.pair_set.name
-            self.write_json(f"{name}.json", report.as_dict(name, verification))
-            report.save_roc(self.run.directory / "roc.png", {name: verification})
+        for file_name, content in [file for each in outcomes.values() for file in each.files.items()]:
+            self.write_json(file_name, content)
+        if report.save_roc(self.run.directory / "roc.png", outcomes):
             self.written.add(self.run.directory / "roc.png")
 
     def write_json(self, file_name: str, content: Any) -> None:

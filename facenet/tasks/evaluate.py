@@ -1,4 +1,4 @@
-"""Tests one network on one benchmark, in this process."""
+"""Tests one network on benchmarks, in this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import json
 import logging
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,108 +19,161 @@ from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
+from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation import report
-from facenet.evaluation.benchmarks.choice import Benchmark, PairSet
-from facenet.evaluation.run import run_benchmark
+from facenet.evaluation.benchmarks.choice import together
+from facenet.evaluation.contract import Benchmark, Opened, Outcome
+from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import replacing
 from facenet.privacy.addresses import masked_address
 from facenet.tasks import auto
-from facenet.tasks.as_trained import as_trained
+from facenet.tasks.as_trained import as_trained, of_run
 from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin, source_in
-from facenet.tasks.plan import Material, divide
+from facenet.tasks.plan import NEXT, Material, divide
 from facenet.tasks.progress import image_bar
-from facenet.tasks.restore import Restored, from_checkpoint, from_weights
+from facenet.tasks.restore import Restored, checkpoint_named, from_weights, restored
 from facenet.tasks.result import Result
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import RunFacts
+from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 MOST_DRAWN = 10_000_000  # faces
 PLACES = ("root", "list", "within", "path", "shards")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A test as its config describes it: the fields are the keys of `conf/evaluate.yaml`. Backbone and preprocessing are those of `weights`;
+    `data.image_size` is there for `preprocess`, the others of `data` for images that have moved since the run."""
+
+    checkpoint: str | None
+    weights: str | None
+    backbone: Embedder
+    preprocess: Preprocess
+    benchmark: Benchmark
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    tracking: MlflowTracking | NoTracking
+    accelerator: DeviceChoice
+    precision: Precision
+    num_workers: int
+    data: dict[str, Any]
+
+
 def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str]) -> Result:
-    """The objective is the accuracy, NaN of a network that has collapsed. Prints the table and writes ROC and JSON into `run_dir`.
+    """The objective is what the run was selected by, else the first figure of the first benchmark: NaN of a network that has collapsed. Prints the
+    table and writes ROC and JSON into `run_dir`.
 
     Raises UserError for a config that does not fit, a file that cannot be loaded and a benchmark that is not complete.
     """
-    configs.check(config, evaluate)
-    checkpoint = config["checkpoint"]
-    if (checkpoint is None) == (config["weights"] is None):
+    content, path = {}, config["weights"]
+    if (config["checkpoint"] is None) == (path is None):
         raise UserError(
             "give either checkpoint=FILE that facenet-train wrote, or weights=FILE with backbone= and preprocess="
         )
-    if checkpoint is not None:
-        refuse_second_network(checkpoint, overrides)
-        config = {**config, "backbone": None, "preprocess": None}
+    if config["checkpoint"] is not None:
+        refuse_second_network(config["checkpoint"], overrides)
+        path = str(
+            checkpoint_named(config["checkpoint"], getattr(configs.build(config["tracking"], "tracking"), "uri", None))
+        )
+        content = checkpoints.load(path)
+        config = {**of_run(config, content, overrides), "checkpoint": path}
+    configs.check(config, Evaluation)
     config, chosen = auto.settle(config)
     if chosen:
         log.info("%s", chosen)
     auto.warn_of_slow(config)
+    if content:
+        config = {**config, "backbone": None, "preprocess": None}
     parts = configs.build({name: node for name, node in config.items() if name != "data"})
-    return evaluate(**parts, data=config["data"], run_dir=run_dir, overrides=overrides)
+    found = Evaluation(**parts, data=config["data"])
+    network = restored(content, path) if content else from_weights(path, found.backbone, found.preprocess)
+    return evaluate(found, network, run_dir=run_dir, overrides=overrides)
 
 
-def evaluate(
-    *,
-    checkpoint: str | None,
-    weights: str | None,
-    backbone: Embedder,
-    preprocess: Preprocess,
-    benchmark: Benchmark,
-    tracking: MlflowTracking | NoTracking,
-    accelerator: DeviceChoice,
-    precision: Precision,
-    num_workers: int,
-    data: dict[str, Any],
-    run_dir: Path,
-    overrides: list[str],
-) -> Result:
-    """The parameters are the keys of `conf/evaluate.yaml`; `data.image_size` is there for `preprocess`, the others of `data` for images that
-    have moved since the run."""
-    restored = from_checkpoint(checkpoint) if checkpoint else from_weights(str(weights), backbone, preprocess)
-    if restored.content:
-        benchmark = as_trained(benchmark, restored.content, overrides)
-    places = {name: place for name, place in data.items() if name in PLACES and place is not None}
-    pair_set = pairs_of(benchmark, restored, places)
+def evaluate(evaluation: Evaluation, network: Restored, *, run_dir: Path, overrides: list[str]) -> Result:
+    """What `run_evaluation` returns for a network in memory."""
+    path, tracking = evaluation.checkpoint or str(evaluation.weights), evaluation.tracking
+    benchmarks = together(evaluation.benchmark, evaluation.benchmarks)
+    if network.content:
+        benchmarks = [as_trained(each, network.content, overrides) for each in benchmarks]
+    places = {name: place for name, place in evaluation.data.items() if name in PLACES and place is not None}
+    opened = opened_on(benchmarks, network, places)
     run_dir.mkdir(parents=True, exist_ok=True)
-    name = pair_set.name
     facts = RunFacts(
-        name=f"evaluate {Path(str(checkpoint or weights)).name} on {name}",
+        name=f"evaluate {Path(path).name} on {', '.join(each.name for each in opened)}",
         run_dir=run_dir,
-        config={"checkpoint": checkpoint, "weights": weights, "preprocess": restored.preprocess.as_dict()},
-        config_yaml=configs.to_yaml(restored.content.get("config", {})),
-        plan={"benchmark": str(pair_set), "precision": precision.dtype},
-        tags={
-            **origin("facenet-evaluate", overrides, restored.content.get("config", {})),
-            "trained_by_run": str(restored.content.get("run_id")),
+        config={
+            "checkpoint": evaluation.checkpoint,
+            "weights": evaluation.weights,
+            "preprocess": network.preprocess.as_dict(),
         },
-        datasets={"test": (name, tested_on(benchmark, restored, places), pair_set.faces.fingerprint)},
+        config_yaml=configs.to_yaml(network.content.get("config", {})),
+        plan={"benchmark": NEXT.join(map(str, opened)), "precision": evaluation.precision.dtype},
+        tags={
+            **origin("facenet-evaluate", overrides, network.content.get("config", {})),
+            "trained_by_run": str(network.content.get("run_id")),
+        },
+        datasets={
+            "test" if each is opened[0] else f"test {each.name}": (
+                each.name,
+                tested_on(benchmark, network, places),
+                each.faces.fingerprint,
+            )
+            for benchmark, each in zip(benchmarks, opened, strict=True)
+        },
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id, run_dir)) as tracker:
-        with (
-            Accelerator.start(accelerator, precision, alone=True) as device,
-            image_bar(len(pair_set.faces)) as progress,
-        ):
-            device.prepare(restored.embedder)  # laid out as in training: other layouts add in another order
-            result = run_benchmark(
-                restored.embedder, pair_set, restored.preprocess, device, num_workers=num_workers, progress=progress
+        with Accelerator.start(evaluation.accelerator, evaluation.precision, alone=True) as device, image_bar() as bar:
+            device.prepare(network.embedder)  # laid out as in training: other layouts add in another order
+            outcomes = run_benchmarks(
+                *(network.embedder, opened, network.preprocess, device),
+                num_workers=evaluation.num_workers,
+                progress=bar,
             )
-        written = run_dir / f"{name}.json"
-        with replacing(written) as partial:
-            partial.write_text(json.dumps(report.as_dict(name, result), indent=1), encoding="utf-8")
-        report.save_roc(run_dir / "roc.png", {name: result})
-        figures = {**report.metrics(name, result), **report.fold_metrics(name, result)}
-        tracker.metrics(figures, step=int(restored.content.get("step", 0)))
-        tracker.artifact(run_dir / "roc.png", "curves")
-        tracker.artifact(written, "records")
-    print(printable(f"{report.table(name, result)}\n\ndirectory   {run_dir}"))
+        figures = written(outcomes, run_dir, tracker, step=int(network.content.get("step", 0)))
+    print(printable("\n\n".join([*(text_of(*each) for each in outcomes.items()), f"directory   {run_dir}"])))
     if (view := tracking.view(run_id)) is not None:
         print(printable(f"see the run: {view}"))
-    accuracy = math.nan if result.collapsed else float(result.accuracy)
-    return Result(figures, run_dir, Path(checkpoint) if checkpoint else None, run_id, accuracy)
+    value = objective(opened, outcomes, network.content)
+    checkpoint = Path(path) if evaluation.checkpoint else None
+    return Result(figures, run_dir, checkpoint, run_id, value, report.collapsed(outcomes))
+
+
+def written(outcomes: dict[str, Outcome], run_dir: Path, tracker: Tracker, *, step: int) -> dict[str, float]:
+    """All figures. Files go into the run directory and to MLflow."""
+    figures: dict[str, float] = {}
+    for name, each in outcomes.items():
+        figures |= {f"{name}/{figure}": float(value) for figure, value in each.metrics.items()}
+        figures |= report.fold_metrics(name, each.folds)
+        for file_name, content in each.files.items():
+            with replacing(run_dir / file_name) as partial:
+                partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    tracker.metrics(figures, step=step)
+    if report.save_roc(run_dir / "roc.png", outcomes):
+        tracker.artifact(run_dir / "roc.png", "curves")
+    for file_name in [file_name for each in outcomes.values() for file_name in each.files]:
+        tracker.artifact(run_dir / file_name, "records")
+    if why := report.collapsed(outcomes):
+        tracker.tag("collapsed", why)
+    return figures
+
+
+def text_of(name: str, outcome: Outcome) -> str:
+    return outcome.text or "\n".join(
+        [name, *(f"  {figure:<16} {report.digits(value)}" for figure, value in outcome.metrics.items())]
+    )
+
+
+def objective(opened: Sequence[Opened], outcomes: dict[str, Outcome], content: dict[str, Any]) -> float:
+    """The figure that the run was selected by, if it is among these, else the first that tells better from worse."""
+    trainer = content.get("config", {}).get("trainer")
+    name, _, figure = str(trainer.get("select") if isinstance(trainer, dict) else None).partition("/")
+    if name not in outcomes or figure not in outcomes[name].metrics:
+        name, figure = opened[0].name, next(iter(opened[0].measures))
+    return float(outcomes[name].metrics.get(figure, math.nan))
 
 
 def tested_on(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> str:
@@ -128,21 +183,19 @@ def tested_on(benchmark: Benchmark, restored: Restored, places: dict[str, str]) 
     return masked_address(found) if found else benchmark.name
 
 
-def pairs_of(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> PairSet:
-    """Opens the benchmark; held-out identities are those of the data that the checkpoint names, or that lie at these `places` now."""
-    if not benchmark.needs_heldout:
+def opened_on(benchmarks: Sequence[Benchmark], restored: Restored, places: dict[str, str]) -> list[Opened]:
+    """Opens the benchmarks; held-out identities are those of the data that the checkpoint names, or that lie at these `places` now."""
+    if not benchmarks:
+        raise UserError("benchmark=none: there is nothing to test on; use benchmark=lfw")
+    if not any(each.needs_heldout for each in benchmarks):
         if places:
             raise UserError(f"data.{min(places)}: only benchmark=heldout tests on images of the run; leave it out")
-        pair_set = benchmark.open(None)
-    elif not restored.content:
+        return [found for each in benchmarks if (found := each.open(None)) is not None]
+    if not restored.content:
         raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
-    else:
-        material = divide(heldout_data(restored.content["config"], places), benchmark)
-        check_not_trained_on(material, restored.content)
-        pair_set = material.pair_set
-    if pair_set is None:
-        raise UserError("benchmark=none: there is nothing to test on; use benchmark=lfw")
-    return pair_set
+    material = divide(heldout_data(restored.content["config"], places), *benchmarks)
+    check_not_trained_on(material, restored.content)
+    return list(material.benchmarks)
 
 
 def placed(data: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:

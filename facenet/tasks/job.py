@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from facenet.devices.updates import leave_compiler_out
 from facenet.distributed.choice import Distributed
 from facenet.engine.watch.alarm import TRY
 from facenet.errors import printable
-from facenet.evaluation.benchmarks.readable import unreadable_in, without
+from facenet.evaluation.benchmarks.readable import unreadable_in
 from facenet.evaluation.report import digits
+from facenet.evaluation.run import image_keys
 from facenet.files import trusted
 from facenet.launch.local import LOCK, launch
 from facenet.privacy import addresses
@@ -131,7 +132,7 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
 def prepare(config: dict[str, Any]) -> tuple[Material, Plan]:
     """The divided data and the plan; builds only what they need, no network and no device."""
     recipe = build_planned(config)
-    material = divide(recipe.data, recipe.benchmark)
+    material = divide(recipe.data, *recipe.tested)
     plan = make_plan(material, recipe, num_processes=recipe.distributed.num_processes)
     check_pixels(config, material.train)
     return material, plan
@@ -159,9 +160,13 @@ def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any])
 
 def look_at_images(material: Material, *, num_workers: int) -> None:
     """Raises UserError for a benchmark with images that cannot be read: a test after the first epoch would be the end of the run."""
-    if material.pair_set is not None:
-        with image_bar(len(material.pair_set.faces)) as progress:
-            without(material.pair_set, unreadable_in(material.pair_set, num_workers=num_workers, progress=progress))
+    looked: dict[Hashable, str | None] = {}  # an image that several have is read once
+    for each, keys in zip(material.benchmarks, image_keys(material.benchmarks), strict=True):
+        left = [index for index, key in enumerate(keys) if key not in looked]
+        with image_bar() as progress:
+            bad = unreadable_in(each, num_workers=num_workers, indices=left, progress=progress)
+        looked.update({keys[index]: bad.get(index) for index in left} if len(material.benchmarks) > 1 else {})
+        each.without(bad | {index: why for index, key in enumerate(keys) if (why := looked.get(key)) is not None})
 
 
 def rank_environment(run_id: str | None, lock: int) -> dict[str, str]:
@@ -174,9 +179,10 @@ def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str
     data = config["data"]
     source = source_in(data) or str(data["_target_"])
     found = {"train": (Path(source).name or source, source, plan.data_fingerprint)}
-    if material.pair_set is not None:
-        pairs = material.pair_set
-        found["test"] = (pairs.name, source_in(config["benchmark"]) or source, pairs.faces.fingerprint)
+    for each in material.benchmarks:
+        node = config["benchmark"] if each.key == "benchmark" else config["benchmarks"][each.name]
+        context = f"test {each.name}" if "test" in found else "test"
+        found[context] = (each.name, source_in(node) or source, each.faces.fingerprint)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ from facenet.data.split import Indices, split_identities, split_images
 from facenet.devices.table import check_exchange, check_precision, is_host
 from facenet.engine.muon import Muon
 from facenet.errors import UserError
-from facenet.evaluation.benchmarks.choice import Benchmark, PairSet
-from facenet.evaluation.report import RANKED
+from facenet.evaluation.contract import Benchmark, Opened
+from facenet.evaluation.report import lower_is_better
 from facenet.losses.mix import LossMix
 from facenet.tasks.recipe import Planned
 from facenet.tasks.rehearsal import (
@@ -32,6 +33,7 @@ from facenet.tasks.rehearsal import (
 
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
 DEFAULT_HELDOUT = 0.1
+NEXT = "; "  # between benchmarks, of which none has it in its name
 BY_NUMBER = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon)  # Muon gives such heads to its AdamW
 
 
@@ -45,7 +47,7 @@ class Material:
     heldout: Faces | None
     val_indices: Indices
     heldout_indices: Indices
-    pair_set: PairSet | None
+    benchmarks: tuple[Opened, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Plan:
     lr_clipped: bool
     lr_note: str
     select: str
+    lower_is_better: bool
     chosen: str = (
         ""  # what `auto` became, with reasons; of the command that began, since the config of its processes says it
     )
@@ -99,7 +102,7 @@ class Plan:
         rows = {
             "data": f"{self.num_images:,} images of {self.num_identities:,} identities ({self.layout} batches), {validation}",
             "fingerprint": self.data_fingerprint,
-            "benchmark": self.benchmark,
+            "benchmark": self.benchmark.replace(NEXT, f"\n  {'':<12} "),
             "device": f"{self.device} ({self.device_reason}), {self.precision}, {self.num_processes} process(es)",
             **({"auto": self.chosen} if self.chosen else {}),
             "batch": batch,
@@ -110,20 +113,22 @@ class Plan:
         return "\n".join(["plan", *(f"  {name:<12} {value}" for name, value in rows.items())])
 
 
-def divide(data: Data, benchmark: Benchmark) -> Material:
-    """Opens the source and the benchmark and divides the images; reads no pixels. Raises UserError for data that cannot train or be tested."""
+def divide(data: Data, *benchmarks: Benchmark) -> Material:
+    """Opens the source and the benchmarks and divides the images; reads no pixels. Raises UserError for data that cannot train or be tested."""
     source = data.open()
     share = data.val_identities
     if share is None:
-        share = DEFAULT_HELDOUT if benchmark.needs_heldout else 0.0
+        share = DEFAULT_HELDOUT if any(each.needs_heldout for each in benchmarks) else 0.0
     rest, heldout = split_identities(source, share, SPLIT_SEED)
     training = Subset(source, rest)
     in_order = isinstance(data, ShardData)  # whole shards validate: scattered images would take a pass over all of them
     train, val = split_images(training, data.val_images, None if in_order else SPLIT_SEED)
     held = Subset(source, heldout) if len(heldout) else None
-    pair_set = benchmark.open(held)
-    if pair_set is not None and benchmark.needs_heldout:  # these images are the user's own, as those that train
-        pair_set = dataclasses.replace(pair_set, max_unreadable=data.max_unreadable)
+    opened = []
+    for benchmark in benchmarks:
+        if (each := benchmark.open(held)) is not None:
+            own = benchmark.needs_heldout  # images of the user's own, as those that train
+            opened.append(dataclasses.replace(each, max_unreadable=data.max_unreadable) if own else each)
     return Material(
         source=source,
         train=Subset(training, train, keep_labels=True),
@@ -131,7 +136,7 @@ def divide(data: Data, benchmark: Benchmark) -> Material:
         heldout=held,
         val_indices=rest[val],
         heldout_indices=heldout,
-        pair_set=pair_set,
+        benchmarks=tuple(opened),
     )
 
 
@@ -154,6 +159,7 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
         check_rates(schedule, steps=total_steps)
         tell_never_drawn(sampler, material.train)
     val_batch_size, num_val_batches = validation_of(material.val, recipe, images_per_step, num_processes, tell=rehearse)
+    select, lower = select_metric(trainer.select, material.benchmarks, num_val_batches)
     lr = schedule.effective(float(recipe.optimizer.keywords["lr"]), data.batch_size)
     return Plan(
         device=device,
@@ -165,7 +171,7 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
         num_val_images=len(material.val),
         num_heldout_identities=0 if material.heldout is None else len(material.heldout.identities),
         data_fingerprint=material.source.fingerprint,
-        benchmark=str(material.pair_set or "none"),
+        benchmark=NEXT.join(map(str, material.benchmarks)) or "none",
         layout=sampler.layout.kind,
         batch_size=data.batch_size,
         images_per_step=images_per_step,
@@ -180,7 +186,8 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
         min_lr=lr.min_lr,
         lr_clipped=lr.clipped,
         lr_note=lr.note,
-        select=select_metric(trainer.select, material.pair_set, num_val_batches),
+        select=select,
+        lower_is_better=lower,
     )
 
 
@@ -283,20 +290,20 @@ def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_proces
     return size, count
 
 
-def select_metric(asked: str | None, pair_set: PairSet | None, num_val_batches: int) -> str:
-    """The metric that chooses the best epoch. Raises UserError for one that no part of this run measures."""
-    sources = [
-        *([pair_set.name] if pair_set is not None else []),
-        *(["val"] if num_val_batches else []),
-        "train",
-    ]
+def select_metric(asked: str | None, benchmarks: Sequence[Opened], num_val_batches: int) -> tuple[str, bool]:
+    """The metric that chooses the best epoch, and whether lower is better. Raises UserError for one that no part of this run measures."""
+    measured = {each.name: each.measures for each in benchmarks}
+    sources = [*measured, *(["val"] if num_val_batches else []), "train"]
     if asked is None:
-        return f"{sources[0]}/{'loss' if pair_set is None else 'accuracy'}"
-    if asked.split("/")[0] not in sources or "/" not in asked:
-        measured = ", ".join(f"{source}/..." for source in sources)
-        raise UserError(f"trainer.select={asked}: this run measures {measured}; the default is null")
-    source, figure = asked.split("/", 1)
-    if source not in ("train", "val") and figure not in RANKED:
-        known = ", ".join(f"{source}/{each}" for each in RANKED)
+        figure = next(iter(measured[sources[0]])) if measured else "loss"
+        asked = f"{sources[0]}/{figure}"
+    source, _, figure = asked.partition("/")
+    if source not in sources or not figure:
+        known = ", ".join(f"{each}/..." for each in sources)
+        raise UserError(f"trainer.select={asked}: this run measures {known}; the default is null")
+    if figure in measured.get(source, {}):
+        return asked, measured[source][figure]
+    if source not in ("train", "val"):  # a set may be called val.bin
+        known = ", ".join(f"{source}/{each}" for each in measured[source])
         raise UserError(f"trainer.select={asked}: not among {known}, the figures that tell better from worse")
-    return asked
+    return asked, lower_is_better(asked)

@@ -48,14 +48,15 @@ def step_bar(total_steps: int, *, shown: bool) -> Iterator[Observer]:
 
 
 @contextlib.contextmanager
-def image_bar(total: int, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+def image_bar(total: int | None = None, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar of images done; call what it gives with (done, in all)."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     with tqdm(total=total, unit="image", disable=not (shown and terminal), dynamic_ncols=True, leave=False) as bar:
 
-        def progress(done: int, _: int) -> None:
+        def progress(done: int, total: int) -> None:
+            bar.total = total
             bar.update(done - bar.n)
 
         yield progress

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from facenet.errors import UserError
-from facenet.evaluation.report import collapse_in, digits, lower_is_better
+from facenet.evaluation.report import collapse_in, digits
 from facenet.tracking import reading
 from facenet.tracking.facts import safe_name
 
@@ -52,17 +52,19 @@ class Pruner:
     def from_environment(cls) -> Pruner | None:
         return cls(**json.loads(os.environ[VARIABLE])) if VARIABLE in os.environ else None
 
-    def hopeless(self, history: Sequence[dict[str, float]], select: str, images_per_epoch: int) -> str | None:
+    def hopeless(
+        self, history: Sequence[dict[str, float]], select: str, images_per_epoch: int, *, lower: bool
+    ) -> str | None:
         """Why a run with these rows of finished epochs should end; None to go on, also where the last epoch did not measure `select`
-        and where MLflow does not answer. An epoch whose network had collapsed is worse than any other."""
+        and where MLflow does not answer. `lower`: whether that is better. An epoch whose network had collapsed is worse than any other."""
         epoch = len(history)
-        scores = [score_of(row, select) for row in history]
+        scores = [score_of(row, select, lower) for row in history]
         if epoch < self.warmup_epochs or scores[-1] is None:
             return None
         images = [row["epoch"] * images_per_epoch for row in history]
         own = [(seen, score) for seen, score in zip(images, scores, strict=True) if score is not None]
         try:
-            others = self.others(select)
+            others = self.others(select, lower)
         except UserError as error:
             log.warning("sweep.prune: %s; the run goes on", error)
             return None
@@ -70,34 +72,31 @@ class Pruner:
         if found is None:
             return None
         best, median, count = found
-        sign, worse = (-1, "above") if lower_is_better(select) else (1, "below")
+        sign, worse = (-1, "above") if lower else (1, "below")
         if (why := collapse_in(history[-1])) and best == -math.inf:
             return f"epoch {epoch}: {why}, and the median of {count} others is {digits(sign * median)}"
         return f"epoch {epoch}: {select} {digits(sign * best)} at best is {worse} {digits(sign * median)}, the median of {count} others"
 
-    def others(self, select: str) -> list[Curve]:
+    def others(self, select: str, lower: bool) -> list[Curve]:
         """Returns the scores of the other jobs that finished or run."""
         name = safe_name(f"epoch/{select}" if select.startswith("train/") else select)  # train/...: of some steps each
         return [
-            [
-                (step * float(run.params["plan.images_per_step"]), score_or_worst(value, select))
-                for step, value in points
-            ]
+            [(step * float(run.params["plan.images_per_step"]), score_or_worst(value, lower)) for step, value in points]
             for run in reading.runs_of_sweep(self.uri, self.sweep_id)
             if run.tags.get("job_num") != self.job_num and run.status in ("FINISHED", "RUNNING")
             if name in run.metrics and (points := reading.history(self.uri, run.id, name))
         ]
 
 
-def score_of(row: dict[str, float], select: str) -> float | None:
+def score_of(row: dict[str, float], select: str, lower: bool) -> float | None:
     """None where the epoch did not measure it."""
     if collapse_in(row):
         return -math.inf
-    return score_or_worst(row[select], select) if select in row else None
+    return score_or_worst(row[select], lower) if select in row else None
 
 
-def score_or_worst(value: float, select: str) -> float:
+def score_or_worst(value: float, lower: bool) -> float:
     """Higher is better, and the worst for a value that is no number: of a loss that left them behind."""
     if not math.isfinite(value) or abs(value) > LARGEST:
         return -math.inf
-    return -value if lower_is_better(select) else value
+    return -value if lower else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from facenet import config as configs
@@ -17,7 +17,8 @@ from facenet.distributed.choice import Distributed
 from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings
 from facenet.engine.watch.choice import Watch
-from facenet.evaluation.benchmarks.choice import Benchmark
+from facenet.evaluation.benchmarks.choice import together
+from facenet.evaluation.contract import Benchmark
 from facenet.losses.mix import LossMix
 from facenet.tracking.choice import MlflowTracking, NoTracking
 
@@ -32,10 +33,16 @@ class Planned:
     optimizer: functools.partial[Any]
     schedule: Schedule
     benchmark: Benchmark
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
     trainer: Settings
     accelerator: DeviceChoice
     precision: Precision
     distributed: Distributed
+
+    @property
+    def tested(self) -> list[Benchmark]:
+        """All benchmarks of the run. Raises UserError for names that do not go together."""
+        return together(self.benchmark, self.benchmarks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,4 +62,5 @@ class Recipe(Planned):
 
 def build_planned(config: dict[str, Any]) -> Planned:
     """The parts of a checked config that its plan needs. Raises UserError for one that cannot be built."""
-    return Planned(**configs.build({field.name: config[field.name] for field in dataclasses.fields(Planned)}))
+    names = [each.name for each in dataclasses.fields(Planned)]
+    return Planned(**configs.build({name: config[name] for name in names if name in config}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from facenet.backbones.published import advice
 from facenet.backbones.weights import LoadReport, load_weights
 from facenet.data.transforms import Preprocess
 from facenet.engine import checkpoint as checkpoints
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
+from facenet.files.home import expand_home
+from facenet.privacy.addresses import masked_address
 from facenet.tasks.rehearsal import LARGEST_SIDE, check_input, check_preprocess
 
 log = logging.getLogger(__name__)
+RUN_ID = re.compile("[0-9a-f]{32}")
 # Making one of ours takes 2.5 operations a tensor and 3 times its bytes; what a zoo's adds are tables and masks.
 TIMES, SPARE_TENSORS, SPARE_BYTES = 10, 2000, 2**28
 
@@ -70,9 +74,37 @@ def checkpoint_in(path: str | os.PathLike[str]) -> Path:
     return first
 
 
+def checkpoint_named(name: str | os.PathLike[str], uri: str | None = None) -> Path:
+    """The checkpoint of a file, a run directory or an MLflow run, which the store at `uri` (None: that of commands) has on record. Raises UserError
+    where there is none."""
+    place = expand_home(str(name))
+    if os.path.exists(place) or not RUN_ID.fullmatch(str(name)):
+        return checkpoint_in(place)
+    from facenet.tracking import reading
+    from facenet.tracking.store import where
+
+    store = where(uri)
+    try:
+        directory = reading.run(store, str(name)).tags.get("run_dir", "")
+    except UserError as error:
+        raise UserError(
+            f"checkpoint={name}: no file or directory here, and no run in MLflow at {masked_address(store)}; "
+            "set tracking.uri or MLFLOW_TRACKING_URI to the store that has it"
+        ) from error
+    if not os.path.isdir(directory):
+        raise UserError(
+            f"checkpoint={name}: its run directory {shown(directory)!r} is not here; name the checkpoint's file"
+        )
+    return checkpoint_in(directory)
+
+
 def from_checkpoint(path: str) -> Restored:
     """Strict: the file's own config builds the network, and every tensor must fit. Raises UserError for a damaged or foreign file."""
-    content = checkpoints.load(path)
+    return restored(checkpoints.load(path), path)
+
+
+def restored(content: dict[str, Any], path: str) -> Restored:
+    """The same of a file that has been loaded."""
     try:
         return network_in(content, path)
     except UserError:

@@ -19,6 +19,7 @@ from facenet.config.slots import addresses_in, openings, strangers_in
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
+from facenet.evaluation.benchmarks.choice import together
 from facenet.files import atomic
 from facenet.files.home import expand_home
 from facenet.files.reading import text_of
@@ -294,10 +295,9 @@ def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
     earlier = earlier_in(run_dir)
     if earlier is None:
         return False
-    material, noted = (
-        divide(configs.build(config["data"], "data"), configs.build(config["benchmark"], "benchmark")),
-        earlier.content.get("samples"),
-    )
+    parts = configs.build({name: config[name] for name in ("data", "benchmark", "benchmarks") if name in config})
+    material = divide(parts["data"], *together(parts["benchmark"], parts.get("benchmarks", {})))
+    noted = earlier.content.get("samples")
     same_names = earlier.content["data_fingerprint"] == material.source.fingerprint
     return same_names and not changed_images(material, noted) and not other_pairs(material, noted)
 

@@ -66,7 +66,7 @@ def train(recipe: Recipe, run: Run) -> dict[str, Any]:
         leave_compiler_out()
     with Accelerator.start(recipe.accelerator, recipe.precision, timeout_s=recipe.distributed.timeout_s) as device:
         with told_already():
-            material = divide(recipe.data, recipe.benchmark)
+            material = divide(recipe.data, *recipe.tested)
         plan = make_plan(material, recipe, num_processes=device.world_size, rehearse=False)
         module = network_and_losses(recipe, plan, device)
         with observing(recipe, run, plan, device, name=material.train.name) as (tracker, observers):

@@ -86,7 +86,7 @@ def look(watcher, figures=GOOD, features=None, step=20, steps=20):
 
 
 def epoch_of(row, tested):
-    return FinishedEpoch(epoch=1, step=20, row=row, tested=tested)
+    return FinishedEpoch(epoch=1, step=20, row=row, tested=() if tested is None else (tested,))
 
 
 def test_variance_and_rank_of_rows_placed_by_hand():
@@ -262,7 +262,7 @@ def test_only_a_run_that_does_not_classify_is_told_to(watching, caplog):
         watcher, _ = watching()
         for _ in range(2):
             row = {f"train/{name}": value for name, value in figures.items()}
-            watcher.on_epoch(FinishedEpoch(epoch=1, step=1, row=row, tested="lfw", collapsed="embeddings collapsed"))
+            watcher.on_epoch(FinishedEpoch(epoch=1, step=1, row=row, tested=("lfw",), collapsed="embeddings collapsed"))
         assert ("add a classification term" in caplog.text) == told and "lower optimizer.lr" in caplog.text
 
 

@@ -47,7 +47,7 @@ def test_one_image_apart_does_not_hide_a_collapse():
 def test_a_collapsed_test_gives_its_spread_and_nothing_to_rank():
     result = judged(1e-3)
     assert report.metrics("lfw", result) == {"lfw/spread": result.spread}
-    assert report.fold_metrics("lfw", result) == {}
+    assert report.outcome("lfw", result).folds == () and report.outcome("lfw", result).threshold is None
     written = report.as_dict("lfw", result)
     assert written["collapsed"] is True and written["accuracy"] is None and written["threshold"] is None
     assert report.summarize(result) == "embeddings collapsed"
@@ -84,17 +84,17 @@ def test_which_way_a_metric_is_better(metric, lower):
 
 @pytest.mark.parametrize("figure", ["threshold", "spread", "accuracy_std", "acuracy"])
 def test_what_is_better_neither_way_selects_nothing(figure):
-    class Pairs:
-        name = "lfw"
+    from types import SimpleNamespace
 
+    pairs = [SimpleNamespace(name="lfw", measures=report.MEASURES)]
     from facenet.errors import UserError
 
     with pytest.raises(
         UserError, match=r"trainer.select=lfw/.*: not among lfw/accuracy, lfw/auc, lfw/tar_at_far_0.1, "
     ):
-        select_metric(f"lfw/{figure}", Pairs(), 1)  # type: ignore[arg-type]
-    assert select_metric("lfw/tar_at_far_0.001", Pairs(), 1) == "lfw/tar_at_far_0.001"  # type: ignore[arg-type]
-    assert select_metric("train/ce", Pairs(), 1) == "train/ce"  # type: ignore[arg-type]
+        select_metric(f"lfw/{figure}", pairs, 1)  # type: ignore[arg-type]
+    assert select_metric("lfw/tar_at_far_0.001", pairs, 1) == ("lfw/tar_at_far_0.001", False)  # type: ignore[arg-type]
+    assert select_metric("train/ce", pairs, 1) == ("train/ce", True)  # type: ignore[arg-type]
 
 
 def pruner(monkeypatch, *others):
@@ -105,18 +105,25 @@ def pruner(monkeypatch, *others):
 def test_a_collapsed_epoch_is_worse_than_any_other_job(monkeypatch):
     rule = pruner(monkeypatch, 0.55, 0.56)
     collapsed = {"epoch": 1.0, "lfw/spread": 1e-4}
-    reason = rule.hopeless([collapsed], "lfw/accuracy", 10)
+    reason = rule.hopeless([collapsed], "lfw/accuracy", 10, lower=False)
     assert reason == (
         "epoch 1: embeddings collapsed: two identities are 0.0001 apart (median, L2 from 0 to 2), so lfw would measure rounding, "
         "and the median of 2 others is 0.5550"
     )
-    assert rule.hopeless([{"epoch": 1.0, "lfw/accuracy": 0.57, "lfw/spread": 0.9}], "lfw/accuracy", 10) is None
-    assert rule.hopeless([{"epoch": 1.0, "train/loss": 2.0}], "lfw/accuracy", 10) is None  # not tested in this epoch
+    assert (
+        rule.hopeless([{"epoch": 1.0, "lfw/accuracy": 0.57, "lfw/spread": 0.9}], "lfw/accuracy", 10, lower=False)
+        is None
+    )
+    assert (
+        rule.hopeless([{"epoch": 1.0, "train/loss": 2.0}], "lfw/accuracy", 10, lower=False) is None
+    )  # not tested in this epoch
     by_loss = {"epoch": 1.0, "val/loss": 1.0, "lfw/spread": 1e-4}  # whatever selects, it is nothing to offer
-    assert "embeddings collapsed" in (pruner(monkeypatch, -3.0, -3.0).hopeless([by_loss], "val/loss", 10) or "")
-    assert rule.hopeless([{"epoch": 1.0, "val/loss": 1.0}], "val/loss", 10) is None
+    assert "embeddings collapsed" in (
+        pruner(monkeypatch, -3.0, -3.0).hopeless([by_loss], "val/loss", 10, lower=True) or ""
+    )
+    assert rule.hopeless([{"epoch": 1.0, "val/loss": 1.0}], "val/loss", 10, lower=True) is None
     recovered = [{"epoch": 1.0, "lfw/accuracy": 0.57, "lfw/spread": 0.9}, {**collapsed, "epoch": 2.0}]
-    assert rule.hopeless(recovered, "lfw/accuracy", 10) is None  # its best so far counts
+    assert rule.hopeless(recovered, "lfw/accuracy", 10, lower=False) is None  # its best so far counts
 
 
 def test_a_sweep_says_which_job_collapsed():

@@ -15,7 +15,7 @@ from facenet.errors import UserError
 from facenet.evaluation.benchmarks.choice import HeldOut, PairSet
 from facenet.evaluation.embed import embed, evaluating
 from facenet.evaluation.protocol import Protocol
-from facenet.evaluation.run import run_benchmark
+from facenet.evaluation.run import run_benchmarks
 
 SIZE = 8
 PREPROCESS = Preprocess(size=[SIZE, SIZE])
@@ -148,10 +148,10 @@ def test_an_unreadable_image_is_named_and_no_thread_is_left(accelerator, num_wor
 def test_a_benchmark_forwards_each_image_once(accelerator, flip, times):
     benchmark = HeldOut(num_pairs=100, num_folds=5, protocol=Protocol(flip=flip), batch_size=16)
     pair_set, embedder = benchmark.open(Patches()), Projection()
-    result = run_benchmark(embedder, pair_set, PREPROCESS, accelerator)
+    result = run_benchmarks(embedder, [pair_set], PREPROCESS, accelerator)["heldout"]
     assert embedder.num_images == times * len(pair_set.faces) < 2 * len(pair_set.same)
-    assert result.num_pairs == 100 and len(result.fold_accuracies) == 5 and result.threshold.flip == flip
-    assert result.accuracy > 0.95  # a random projection keeps patterns apart
+    assert result.files["heldout.json"]["num_pairs"] == 100 and len(result.folds) == 5 and result.threshold.flip == flip
+    assert result.metrics["accuracy"] > 0.95  # a random projection keeps patterns apart
 
 
 def test_pairs_are_judged_on_their_own_images(accelerator):
@@ -161,8 +161,8 @@ def test_pairs_are_judged_on_their_own_images(accelerator):
     shown = PairSet(
         name="x", faces=faces, left=left, right=right, same=same, folds=folds, protocol=Protocol(), batch_size=9
     )
-    result = run_benchmark(Projection(), shown, PREPROCESS, accelerator)
-    assert result.accuracy == 1.0 and 0 < result.threshold.value < 2
+    result = run_benchmarks(Projection(), [shown], PREPROCESS, accelerator)["x"]
+    assert result.metrics["accuracy"] == 1.0 and 0 < result.threshold.value < 2
 
 
 def test_embeddings_that_are_not_finite_are_refused(accelerator):
@@ -171,7 +171,7 @@ def test_embeddings_that_are_not_finite_are_refused(accelerator):
         embedder.layer.bias[3] = float("nan")
     pair_set = HeldOut(num_pairs=40, num_folds=4, protocol=Protocol()).open(Patches())
     with pytest.raises(UserError, match=r"heldout: \d+ of \d+ embeddings are not finite, first that of \w/\d+.jpg"):
-        run_benchmark(embedder, pair_set, PREPROCESS, accelerator)
+        run_benchmarks(embedder, [pair_set], PREPROCESS, accelerator)
 
 
 SHARED = """

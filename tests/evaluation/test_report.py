@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet.evaluation.report import ROC_POINTS, as_dict, metrics, save_roc, table, thin
+from facenet.evaluation.contract import Outcome
+from facenet.evaluation.report import ROC_POINTS, as_dict, metrics, outcome, save_roc, table, thin
 from facenet.evaluation.verification import evaluate_pairs
 
 
@@ -56,6 +57,7 @@ def test_table_shows_percent_and_the_unit_of_the_threshold(result):
 
 
 def test_roc_picture(result, tmp_path):
-    save_roc(tmp_path / "roc.png", {"lfw": result, "heldout": result})
+    save_roc(tmp_path / "roc.png", {name: outcome(name, result) for name in ("lfw", "heldout")})
+    assert not save_roc(tmp_path / "none.png", {"lfw": Outcome(metrics={})}) and not (tmp_path / "none.png").exists()
     with Image.open(tmp_path / "roc.png") as image:
         assert image.size[0] > 800 and len(image.convert("L").getcolors(256) or []) > 10

@@ -81,7 +81,7 @@ def test_a_run_without_a_benchmark_leaves_the_default():
     assert isinstance(as_trained(NoBenchmark(), content(), []), NoBenchmark)
 
 
-PAIRS = SimpleNamespace(name="lfw", faces=SimpleNamespace(fingerprint="f"))
+PAIRS = SimpleNamespace(name="lfw", key="benchmark", faces=SimpleNamespace(fingerprint="f"))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ PAIRS = SimpleNamespace(name="lfw", faces=SimpleNamespace(fingerprint="f"))
 )
 def test_mlflow_has_the_source_of_the_test_set(benchmark, source):
     config = {"data": {"_target_": "FolderData", "root": "/p"}, "benchmark": benchmark}
-    found = datasets(config, SimpleNamespace(pair_set=PAIRS), SimpleNamespace(data_fingerprint="d"))
+    found = datasets(config, SimpleNamespace(benchmarks=[PAIRS]), SimpleNamespace(data_fingerprint="d"))
     assert found["test"] == ("lfw", source, "f") and found["train"] == ("p", "/p", "d")
 
 

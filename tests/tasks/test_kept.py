@@ -15,8 +15,8 @@ from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.identities import ImageList
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.evaluation.benchmarks.choice import PairSet
-from facenet.evaluation.benchmarks.readable import unreadable_in, without
+from facenet.evaluation.benchmarks.pair_set import PairSet
+from facenet.evaluation.benchmarks.readable import unreadable_in
 from facenet.evaluation.protocol import Protocol
 from facenet.launch.signals import StopFlag
 from facenet.tasks import epochs
@@ -97,7 +97,7 @@ def test_an_epoch_whose_test_fails_is_kept_and_tested_when_the_run_goes_on(train
         raise UserError("lfw: a disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "run_benchmark", fails)
+        patch.setattr(epochs, "run_benchmarks", fails)
         with pytest.raises(UserError, match="a disk is gone"):
             train()
     last = tmp_path / "run" / "checkpoints" / "last.pt"
@@ -113,7 +113,7 @@ def test_an_epoch_whose_test_fails_is_kept_and_tested_when_the_run_goes_on(train
 @pytest.mark.parametrize("where", ["test", "validation"])
 def test_a_stop_signal_ends_tests_between_two_batches(train, undisturbed, tmp_path, monkeypatch, where):
     stop, seen = StopFlag(30.0), []
-    place, name = (epochs, "run_benchmark") if where == "test" else (epochs.Trainer, "validate")
+    place, name = (epochs, "run_benchmarks") if where == "test" else (epochs.Trainer, "validate")
     real = getattr(place, name)
 
     def signalled(*arguments, **options):
@@ -192,21 +192,21 @@ def test_all_images_are_looked_at_and_what_is_cut_is_named(tmp_path, num_workers
     with pytest.raises(
         UserError, match=r"lfw: 3 of 8 images cannot be read, first .*/3\.jpg: .*; mend or replace them"
     ) as raised:
-        without(pairs, found)
+        pairs.without(found)
     assert "\n" not in str(raised.value)
 
 
 def test_a_share_of_a_users_own_images_may_be_unreadable(tmp_path, caplog):
     pairs = pair_set(tmp_path / "faces", max_unreadable=0.2)
-    fewer = without(pairs, {7: "cut"})
+    fewer = pairs.without({7: "cut"})
     assert list(zip(fewer.left, fewer.right, strict=True)) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
     assert fewer.same.tolist() == [True, False] * 3 and fewer.folds.tolist() == [0, 0, 0, 0, 1, 1]
     assert "1 of 8 images cannot be read" in caplog.text and "2 of 8 pairs are left out" in caplog.text
     with pytest.raises(UserError, match=r"2 of 8 images .* that are more than data.max_unreadable=0.2 allows"):
-        without(pairs, {6: "cut", 7: "cut"})
+        pairs.without({6: "cut", 7: "cut"})
     with pytest.raises(UserError, match="fold 1 has not both kinds"):
-        without(pair_set(tmp_path / "faces", max_unreadable=0.5), {5: "cut", 7: "cut"})
-    assert without(pairs, {}) is pairs
+        pair_set(tmp_path / "faces", max_unreadable=0.5).without({5: "cut", 7: "cut"})
+    assert pairs.without({}) is pairs
 
 
 def test_a_benchmark_that_cannot_be_read_is_refused_before_anything_is_written(compose, people, tmp_path):

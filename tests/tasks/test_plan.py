@@ -41,6 +41,7 @@ def test_every_number_of_the_plan(planned):
         "lr_note": "lr 0.001 x batch 12 / 64 = 0.0001875, clipped to 0.0003 by schedule.lr_limits [0.0003, 0.001]; "
         "schedule.batch_rule=false keeps 0.001",
         "select": "heldout/accuracy",
+        "lower_is_better": False,
         "chosen": "",
     }
 
@@ -177,8 +178,8 @@ def test_nothing_that_is_tested_is_trained_on(planned):
     trained, tested = set(material.train.identities), set(material.heldout.identities)
     assert not trained & tested and len(trained) == 8 and len(tested) == 4
     assert not names(material.train) & names(material.val)
-    assert not names(material.train) & names(material.pair_set.faces)
-    assert names(material.pair_set.faces) <= names(material.heldout)
+    assert not names(material.train) & names(material.benchmarks[0].faces)
+    assert names(material.benchmarks[0].faces) <= names(material.heldout)
     assert material.val.identities == material.train.identities  # one numbering for the classifier
     assert set(np.unique(material.train.labels)) == set(range(8))
     source = material.source

@@ -61,9 +61,9 @@ def test_diverged_others_are_the_worst_and_not_a_hole():
 
 
 def test_the_score_of_a_loss_is_turned_and_no_number_is_the_worst():
-    assert score_or_worst(0.25, "val/loss") == -0.25 and score_or_worst(0.25, "lfw/eer") == -0.25
-    assert score_or_worst(0.25, "lfw/accuracy") == 0.25
-    assert {score_or_worst(value, "val/loss") for value in (math.nan, math.inf, 1.797e308, -math.inf)} == {-math.inf}
+    assert score_or_worst(0.25, True) == -0.25
+    assert score_or_worst(0.25, False) == 0.25
+    assert {score_or_worst(value, True) for value in (math.nan, math.inf, 1.797e308, -math.inf)} == {-math.inf}
 
 
 @pytest.fixture(scope="module")
@@ -94,23 +94,27 @@ def rows(*losses: float) -> list[dict[str, float]]:
 
 def test_runs_of_the_sweep_decide_and_the_reason_has_the_figures(store):
     # running averages after two epochs: 0.9, 1.1 and 1.9
-    told = pruner(store).hopeless(rows(1.5, 1.3), "val/loss", 1000)
+    told = pruner(store).hopeless(rows(1.5, 1.3), "val/loss", 1000, lower=True)
     assert told == "epoch 2: val/loss 1.3000 at best is above 1.1000, the median of 3 others"
-    assert pruner(store).hopeless(rows(1.5, 1.0), "val/loss", 1000) is None
-    assert pruner(store).hopeless(rows(1.3), "val/loss", 1000) == (
+    assert pruner(store).hopeless(rows(1.5, 1.0), "val/loss", 1000, lower=True) is None
+    assert pruner(store).hopeless(rows(1.3), "val/loss", 1000, lower=True) == (
         "epoch 1: val/loss 1.3000 at best is above 1.2000, the median of 3 others"
     )
-    assert "nan" not in pruner(store).hopeless(rows(math.nan), "val/loss", 1000)
+    assert "nan" not in pruner(store).hopeless(rows(math.nan), "val/loss", 1000, lower=True)
 
 
 def test_warm_up_unmeasured_epochs_and_few_others_decide_nothing(store):
-    assert pruner(store, warmup_epochs=3).hopeless(rows(9, 9), "val/loss", 1000) is None
-    assert pruner(store, min_jobs=4).hopeless(rows(9, 9), "val/loss", 1000) is None
-    assert pruner(store, job_num="0").hopeless(rows(9, 9), "val/loss", 1000) is None, "a job is not its own rival"
-    assert pruner(store).hopeless([*rows(9), {"epoch": 2.0}], "val/loss", 1000) is None
-    assert pruner(store).hopeless([{"epoch": 1.0, "val/eer": 0.9}], "val/eer", 1000) is None, "no other measured it"
+    assert pruner(store, warmup_epochs=3).hopeless(rows(9, 9), "val/loss", 1000, lower=True) is None
+    assert pruner(store, min_jobs=4).hopeless(rows(9, 9), "val/loss", 1000, lower=True) is None
+    assert pruner(store, job_num="0").hopeless(rows(9, 9), "val/loss", 1000, lower=True) is None, (
+        "a job is not its own rival"
+    )
+    assert pruner(store).hopeless([*rows(9), {"epoch": 2.0}], "val/loss", 1000, lower=True) is None
+    assert pruner(store).hopeless([{"epoch": 1.0, "val/eer": 0.9}], "val/eer", 1000, lower=True) is None, (
+        "no other measured it"
+    )
 
 
 def test_a_store_that_does_not_answer_lets_the_run_go_on(tmp_path, caplog):
-    assert pruner(f"sqlite:///{tmp_path}/none.db").hopeless(rows(9), "val/loss", 1000) is None
+    assert pruner(f"sqlite:///{tmp_path}/none.db").hopeless(rows(9), "val/loss", 1000, lower=True) is None
     assert "the run goes on" in caplog.text

@@ -95,7 +95,7 @@ def test_fold_accuracies_are_those_of_the_best_epoch(mlflow, facts, tmp_path):
     with mlflow.run(facts()) as run_id:
         tracker = mlflow.tracker(run_id, tmp_path)
         for step, result in ((10, first), (20, best)):
-            tracker.metrics(fold_metrics("lfw", result), step=step)
+            tracker.metrics(fold_metrics("lfw", result.fold_accuracies), step=step)
         tracker.metrics({"folds/my/pairs/0": 0.5}, step=20)
         tracker.close()
     found = reading.folds(reading.run(mlflow.uri, run_id))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from unicodedata import normalize
 
@@ -14,61 +15,29 @@ from numpy.typing import NDArray
 
 from facenet.data.files.decode import IMAGE_SUFFIXES
 from facenet.data.files.folder_index import descend, is_image
-from facenet.data.identities import Faces, ImageList, Subset, hex_digest
+from facenet.data.identities import Faces, ImageList, Subset
 from facenet.errors import UserError, shown
 from facenet.evaluation.benchmarks.bin_file import BinFaces
 from facenet.evaluation.benchmarks.drawn_pairs import draw_different, draw_same
 from facenet.evaluation.benchmarks.folds import consecutive, dealt, have_both
+from facenet.evaluation.benchmarks.pair_set import PairSet
 from facenet.evaluation.benchmarks.pairs_file import read_pairs
+from facenet.evaluation.contract import Benchmark, way_without
 from facenet.evaluation.protocol import Protocol
 from facenet.files.home import expand_home
 
 log = logging.getLogger(__name__)
 MOST_PAIRS = 10_000_000  # held-out ones; all of LFW's images would give 0.24 million of one identity
 ALWAYS_DRAWN = 100_000  # different pairs, as many as asked for: below, what is drawn depends on the number
+# First parts of a run's metrics, and its own files.
+RESERVED = ("train", "val", "best", "epoch", "folds", "system", "history", "split", "unreadable", "none")
 PREFERRED = (".jpeg", ".png", ".jpg")  # the last of an image that is there twice
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairSet:
-    """P pairs over the images of `faces`, each of which occurs in some pair; left and right (P,) index them.
-
-    num_asked: pairs that the configuration asked for, where the images gave fewer. max_unreadable: share of the images that may be unreadable;
-    their pairs are then left out.
-    """
-
-    name: str
-    faces: Faces
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    same: NDArray[np.bool_]
-    folds: NDArray[np.int64]
-    protocol: Protocol
-    batch_size: int
-    num_asked: int | None = None
-    max_unreadable: float = 0.0
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits over name, images and pairs."""
-        arrays = (self.left, self.right, self.same, self.folds)
-        parts = [
-            self.name.encode(),
-            self.faces.fingerprint.encode(),
-            *(array.astype("<i8").tobytes() for array in arrays),
-        ]
-        return hex_digest(parts)
-
-    def __str__(self) -> str:
-        asked = f" of {self.num_asked:,} asked for" if self.num_asked else ""
-        num_folds = len(np.unique(self.folds))
-        return f"{self.name}: {len(self.same):,} pairs{asked} in {num_folds} folds, {len(self.faces):,} images"
 
 
 class NoBenchmark:
     """No pairs are tested, whatever `protocol` a preset chooses for those of other benchmarks."""
 
-    name = "none"
+    name, key = "none", "benchmark"
     needs_heldout = False
 
     def __init__(self, *, protocol: Protocol | None = None) -> None:
@@ -85,7 +54,7 @@ class Lfw:
     pairs: the list; where null, pairs.txt in root or beside it. batch_size: images per forward pass.
     """
 
-    name = "lfw"
+    name, key = "lfw", "benchmark"
     needs_heldout = False
 
     def __init__(self, *, root: str, protocol: Protocol, pairs: str | None = None, batch_size: int = 64) -> None:
@@ -96,13 +65,14 @@ class Lfw:
 
     def open(self, heldout: Faces | None = None) -> PairSet:
         """UserError for a missing or empty root, a missing or wrong list, and missing images of the list."""
-        _check_root(self.root)
+        self._check_root()
         path = self.pairs or self._found_list()
         listed = read_pairs(path)
         images = sorted({*listed.left, *listed.right})
         number = {image: position for position, image in enumerate(images)}
         return PairSet(
             name=self.name,
+            key=self.key,
             faces=self._faces(images, path),
             left=np.array([number[image] for image in listed.left]),
             right=np.array([number[image] for image in listed.right]),
@@ -112,12 +82,20 @@ class Lfw:
             batch_size=self.batch_size,
         )
 
+    def _check_root(self) -> None:
+        hint = f"set {self.key}.root to the folder of <identity>/<image>, or {way_without(self.key)}"
+        if not os.path.isdir(self.root):
+            raise UserError(f"{self.name}: {self.root} is not a folder; {hint}")
+        with os.scandir(self.root) as entries:
+            if next(entries, None) is None:
+                raise UserError(f"{self.name}: {self.root} is empty; {hint}")
+
     def _found_list(self) -> Path:
         for folder in (self.root, self.root.absolute().parent, descend(self.root)):
             if os.path.isfile(place := folder / "pairs.txt"):
                 return place
         raise UserError(
-            f"lfw: no pairs.txt in {self.root} or beside it; set benchmark.pairs to the list, or benchmark=none"
+            f"{self.name}: no pairs.txt in {self.root} or beside it; set {self.key}.pairs to the list, or {way_without(self.key)}"
         )
 
     def _faces(self, images: list[str], pairs: Path) -> ImageList:
@@ -135,8 +113,8 @@ class Lfw:
         if missing:
             first = missing[0] if _suffix(missing[0]) in IMAGE_SUFFIXES else f"{missing[0]}.jpg"
             raise UserError(
-                f"lfw: {len(missing)} files named by {pairs.name} are missing under {root}, "
-                f"first {shown(first)}; set benchmark.root, or benchmark=none"
+                f"{self.name}: {len(missing)} files named by {pairs.name} are missing under {root}, "
+                f"first {shown(first)}; set {self.key}.root, or {way_without(self.key)}"
             )
         identities, labels = np.unique([image.rpartition("/")[0] or image for image in images], return_inverse=True)
         return ImageList([path for path in paths if path is not None], labels, [str(name) for name in identities])
@@ -147,6 +125,7 @@ class Bin:
     these would hold one kind of pair alone, of each kind dealt out in turn. batch_size: images per forward pass.
     """
 
+    key = "benchmark"
     needs_heldout = False
 
     def __init__(self, *, path: str, protocol: Protocol, num_folds: int = 10, batch_size: int = 64) -> None:
@@ -160,19 +139,19 @@ class Bin:
         try:
             faces = BinFaces(self.path)
         except UserError as error:
-            hint = "" if os.path.exists(self.path) else "; if it has moved, say where it is now: benchmark.path=NEW"
-            raise UserError(f"benchmark.path: {error}{hint}") from error
+            hint = "" if os.path.exists(self.path) else f"; if it has moved, say where it is now: {self.key}.path=NEW"
+            raise UserError(f"{self.key}.path: {error}{hint}") from error
         num_pairs = len(faces.same)
         if self.num_folds < 2 or num_pairs < 2 * self.num_folds:
             raise UserError(
                 f"{self.name}: {num_pairs} pairs in {self.num_folds} folds; "
-                "benchmark.num_folds must be at least 2 and at most half the pairs"
+                f"{self.key}.num_folds must be at least 2 and at most half the pairs"
             )
         fewest = int(min(faces.same.sum(), (~faces.same).sum()))
         if fewest < self.num_folds:
             raise UserError(
-                f"{self.name}: {faces.same.sum():,} pairs of one identity and {(~faces.same).sum():,} of two, benchmark.num_folds={self.num_folds} "
-                f"of each are needed; {'lower it to ' + str(fewest) if fewest > 1 else 'choose another set'}, or train with benchmark=none"
+                f"{self.name}: {faces.same.sum():,} pairs of one identity and {(~faces.same).sum():,} of two, {self.key}.num_folds={self.num_folds} "
+                f"of each are needed; {'lower it to ' + str(fewest) if fewest > 1 else 'choose another set'}, or {way_without(self.key)}"
             )
         if num_alike := int((faces.left == faces.right).sum()):
             log.warning(
@@ -188,6 +167,7 @@ class Bin:
             folds = dealt(faces.same, self.num_folds)
         return PairSet(
             name=self.name,
+            key=self.key,
             faces=faces,
             left=faces.left,
             right=faces.right,
@@ -205,7 +185,7 @@ class HeldOut:
     num_pairs: half of them of one identity. batch_size: images per forward pass.
     """
 
-    name = "heldout"
+    name, key = "heldout", "benchmark"
     needs_heldout = True
 
     def __init__(
@@ -219,19 +199,19 @@ class HeldOut:
         """Raises UserError for numbers that no pairs can have."""
         if self.num_folds < 2 or self.num_pairs < 2 * self.num_folds:
             raise UserError(
-                f"heldout: {self.num_pairs} pairs in {self.num_folds} folds; "
-                "benchmark.num_folds must be at least 2 and benchmark.num_pairs at least twice that"
+                f"{self.name}: {self.num_pairs} pairs in {self.num_folds} folds; "
+                f"{self.key}.num_folds must be at least 2 and {self.key}.num_pairs at least twice that"
             )
         if self.num_pairs > MOST_PAIRS:
-            raise UserError(f"benchmark.num_pairs: at most {MOST_PAIRS:,} are drawn, got {self.num_pairs:,}")
+            raise UserError(f"{self.key}.num_pairs: at most {MOST_PAIRS:,} are drawn, got {self.num_pairs:,}")
 
     def open(self, heldout: Faces | None = None) -> PairSet:
         """A warning where the images give fewer pairs than asked; UserError below one of each kind per fold."""
         if heldout is None or len(heldout.identities) < 2:
             count = 0 if heldout is None else len(heldout.identities)
             raise UserError(
-                f"heldout: {count} identities are held out, at least 2 are needed; "
-                "raise data.val_identities, or train with benchmark=none"
+                f"{self.name}: {count} identities are held out, at least 2 are needed; "
+                f"raise data.val_identities, or {way_without(self.key)}"
             )
         rng = np.random.default_rng(self.seed)
         same = draw_same(heldout.labels, self.num_pairs // 2, rng)
@@ -240,13 +220,13 @@ class HeldOut:
         half = min(len(same[0]), len(different[0])) // self.num_folds * self.num_folds
         if half == 0:
             raise UserError(
-                f"heldout: {len(heldout.identities)} held-out identities give {len(same[0])} pairs of one identity and "
-                f"{len(different[0])} of two, benchmark.num_folds={self.num_folds} of each are needed; "
+                f"{self.name}: {len(heldout.identities)} held-out identities give {len(same[0])} pairs of one identity and "
+                f"{len(different[0])} of two, {self.key}.num_folds={self.num_folds} of each are needed; "
                 "raise data.val_identities"
             )
         pair_set = self._pair_set(heldout, same, different, half)
         if half < self.num_pairs // 2 // self.num_folds * self.num_folds:
-            log.warning("%s; raise data.val_identities or lower benchmark.num_pairs", pair_set)
+            log.warning("%s; raise data.val_identities or lower %s.num_pairs", pair_set, self.key)
         return pair_set
 
     def _pair_set(
@@ -261,6 +241,7 @@ class HeldOut:
         folds = np.arange(half, dtype=np.int64) % self.num_folds
         return PairSet(
             name=self.name,
+            key=self.key,
             faces=Subset(heldout, used),
             left=numbers[: 2 * half],
             right=numbers[2 * half :],
@@ -276,15 +257,6 @@ def _positive(name: str, value: int) -> int:
     if value < 1:
         raise UserError(f"benchmark.{name}: expected at least 1, got {value}")
     return value
-
-
-def _check_root(root: Path) -> None:
-    hint = "set benchmark.root to the folder of <identity>/<image>, or benchmark=none"
-    if not os.path.isdir(root):
-        raise UserError(f"lfw: {root} is not a folder; {hint}")
-    with os.scandir(root) as entries:
-        if next(entries, None) is None:
-            raise UserError(f"lfw: {root} is empty; {hint}")
 
 
 def _existing(root: Path, images: list[str]) -> list[str | None]:
@@ -317,4 +289,19 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-Benchmark = Lfw | Bin | HeldOut | NoBenchmark
+def together(short: Benchmark, named: Mapping[str, Benchmark]) -> list[Benchmark]:
+    """The benchmarks of a run: that of `benchmark=`, under its own name, and those of `benchmarks`, each under the name that it has there. Raises
+    UserError for a name that two have, or that figures or files of a run have."""
+    found = [] if isinstance(short, NoBenchmark) else [short]
+    for name, each in named.items():
+        if isinstance(each, NoBenchmark):
+            continue
+        key = f"benchmarks.{name}"
+        if name in RESERVED or not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f"{shown(key)}: figures and files of a run are called so; give it another name")
+        if name in [other.name for other in found]:
+            raise UserError(f"{key}: benchmark= is called {name}, too; give this one another name, such as {name}_2")
+        each = copy.copy(each)
+        each.name, each.key = name, key
+        found.append(each)
+    return found

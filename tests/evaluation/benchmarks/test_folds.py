@@ -46,9 +46,9 @@ def test_a_set_of_mixed_pairs_keeps_consecutive_folds(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("same", "told"),
     [
-        ([True] * 16, "16 pairs of one identity and 0 of two.* choose another set, or train with benchmark=none"),
+        ([True] * 16, "16 pairs of one identity and 0 of two.* choose another set, or benchmark=none"),
         ([False] * 16, "0 pairs of one identity and 16 of two"),
-        ([True] * 13 + [False] * 3, "benchmark.num_folds=4 of each are needed; lower it to 3, or train"),
+        ([True] * 13 + [False] * 3, "benchmark.num_folds=4 of each are needed; lower it to 3, or benchmark=none"),
     ],
 )
 def test_a_set_that_cannot_be_judged_is_refused_when_it_is_opened(tmp_path, same, told):

@@ -1,0 +1,82 @@
+"""Pairs of images, each of one identity or of two, and the protocol by which they are judged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facenet.data.identities import hex_digest
+from facenet.errors import UserError
+from facenet.evaluation import report
+from facenet.evaluation.contract import Opened, Outcome, way_without
+from facenet.evaluation.protocol import Protocol, verify
+from facenet.evaluation.verification import Flip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSet(Opened):
+    """P pairs over the images of `faces`, each of which occurs in some pair; left and right (P,) index them.
+
+    num_asked: pairs that the configuration asked for, where the images gave fewer. Pairs of unreadable images are left out.
+    """
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    same: NDArray[np.bool_]
+    folds: NDArray[np.int64]
+    protocol: Protocol
+    num_asked: int | None = None
+
+    @property
+    def flip(self) -> Flip:
+        return self.protocol.flip
+
+    @property
+    def measures(self) -> Mapping[str, bool]:
+        return report.MEASURES
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over name, images and pairs."""
+        arrays = (self.left, self.right, self.same, self.folds)
+        parts = [
+            self.name.encode(),
+            self.faces.fingerprint.encode(),
+            *(array.astype("<i8").tobytes() for array in arrays),
+        ]
+        return hex_digest(parts)
+
+    def run(self, rows: NDArray[np.float32]) -> Outcome:
+        return report.outcome(self.name, verify(rows, self.left, self.right, self.same, self.folds, self.protocol))
+
+    def without(self, unreadable: Mapping[int, str]) -> PairSet:
+        """The pairs whose images can be read. Raises UserError where more cannot than `max_unreadable` allows, which is none for a published list:
+        its figures would not be comparable; and where a fold loses all its pairs of a kind."""
+        if not unreadable:
+            return self
+        told = self.told_unreadable(unreadable)
+        if len(unreadable) > self.max_unreadable * len(self.faces):
+            allowed = f" than data.max_unreadable={self.max_unreadable:g} allows" if self.max_unreadable else ""
+            more = f"; that are more{allowed}" if allowed else ""
+            raise UserError(f"{told}{more}; mend or replace them, or {way_without(self.key)}")
+        kept = ~(np.isin(self.left, list(unreadable)) | np.isin(self.right, list(unreadable)))
+        arrays = {name: getattr(self, name)[kept] for name in ("left", "right", "same", "folds")}
+        fewer = replace(self, **arrays)
+        for fold in np.unique(self.folds):
+            if len(np.unique(fewer.same[fewer.folds == fold])) < 2:
+                raise UserError(
+                    f"{told}; without them fold {fold} has not both kinds of pairs, so mend or replace them"
+                )
+        log.warning("%s; %d of %d pairs are left out", told, (~kept).sum(), len(kept))
+        return fewer
+
+    def __str__(self) -> str:
+        asked = f" of {self.num_asked:,} asked for" if self.num_asked else ""
+        num_folds = len(np.unique(self.folds))
+        return f"{self.name}: {len(self.same):,} pairs{asked} in {num_folds} folds, {len(self.faces):,} images"
