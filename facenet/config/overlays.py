@@ -206,8 +206,13 @@ def fine_default(default: Any) -> bool:
 
 
 def in_its_place(group: str, package: str | None) -> bool:
-    """Whether a file is put where its group is. What it may say depends on its place, which a package (`@_here_`, `@_global_`, `@data`) moves."""
-    return package is None or (group.startswith("/") and package == group[1:].replace("/", "."))
+    """Whether a file is put where its group is, or a benchmark under a name. What it may say depends on its place, which a package (`@_here_`,
+    `@_global_`, `@data`) moves."""
+    own = group[1:].replace("/", ".")
+    named = re.fullmatch(r"benchmarks\.\w+((?:\.protocol)?)", package or "")
+    return package is None or (
+        group.startswith("/") and (package == own or (named is not None and own == f"benchmark{named[1]}"))
+    )
 
 
 def is_part(target: Any) -> bool:

@@ -32,6 +32,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "default into its own place, a launcher's": ("hydra/launcher/x", "defaults: [facenet, /preset/quick@_here_]"),
     "default to the root": ("preset/x", G + "defaults: [/extra/more@_global_]"),
     "default to another group": ("preset/x", G + "defaults: [{/extra@data: more}]"),
+    "default to a benchmark's place": ("preset/x", G + "defaults: [{/loss@benchmarks.x: more}]"),
+    "benchmark below a benchmark": ("preset/x", G + "defaults: [{/benchmark@benchmarks.x.y: bin}]"),
     "default to another group, relative": ("preset/x", G + "defaults: [{loss@loss: more}]"),
     "text of a dict in an axis": (
         "preset/x",
@@ -126,6 +128,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
 }
 TAKEN: dict[str, tuple[str, str]] = {
+    "a second benchmark": (
+        "preset/x",
+        G + "defaults: [{/benchmark@benchmarks.x: heldout}, {/benchmark/protocol@benchmarks.x.protocol: flip}]",
+    ),
     "values": (
         "preset/x",
         G + "defaults: [{override /loss: ce}, _self_]\nseed: 3\ndata: {batch_size: 12}\nweights: a.pth",

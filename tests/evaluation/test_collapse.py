@@ -98,7 +98,7 @@ def test_what_is_better_neither_way_selects_nothing(figure):
 
 
 def pruner(monkeypatch, *others):
-    monkeypatch.setattr(Pruner, "others", lambda self, select: [[(10.0, each)] for each in others])
+    monkeypatch.setattr(Pruner, "others", lambda self, select, lower: [[(10.0, each)] for each in others])
     return Pruner(uri="", sweep_id="", job_num="9", min_jobs=2, warmup_epochs=1)
 
 
