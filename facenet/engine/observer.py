@@ -46,7 +46,7 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedEpoch:
-    """epoch: how many are finished; row: all metrics of this one. tested: the benchmarks that were run in it; collapsed: why they gave no accuracy."""
+    """epoch: how many are finished; row: all metrics of this one. tested: the benchmarks that were run in it; collapsed: why none has an accuracy."""
 
     epoch: int
     step: int

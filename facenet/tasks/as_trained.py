@@ -24,22 +24,24 @@ LEAST, MOST = {"num_pairs": 4, "num_folds": 2, "seed": 0}, 1_000_000  # that a c
 def of_run(config: dict[str, Any], content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The config of a test with the benchmarks and the precision of the checkpoint's run, as far as the command line says none and the run is this
     user's own: what a stranger's checkpoint names is not opened on its word. Told. Raises UserError where that leaves nothing to test on."""
-    keys = {key_of(each) for each in overrides}
-    chosen = any(key.partition("@")[0] == "benchmark" for key in keys)
-    settings = {key: key.partition(".")[2] for key in keys if key.startswith("benchmark.")}
-    stored = content["config"].get("benchmark")
+    keys, own, stored = {key_of(each) for each in overrides}, is_own(content), content["config"].get("benchmark")
+    settings = [key.split(".")[1] for key in keys if key.startswith("benchmark.")]
+    unsaid = is_unsaid(config) and not set(settings) - {"protocol"}
     same = isinstance(stored, dict) and stored.get("_target_") == config["benchmark"]["_target_"]
-    others = [key for key in settings.values() if key.partition(".")[0] != "protocol"]
-    own = is_own(content)
-    if own and not chosen and isinstance(stored, dict) and (same or not others):
+    if own and isinstance(stored, dict) and "benchmark" not in keys and (same or unsaid):
         said = keys_said(each for each in overrides if "@" not in key_of(each))
         config = with_benchmarks(config, content["config"], said)
-    elif not chosen and not others and not own:
+    elif unsaid and "benchmark" not in keys and not config.get("benchmarks"):
         raise UserError(
             "benchmark: the checkpoint is of no run of yours on this machine, of which the benchmark would be taken; say benchmark=heldout, which "
             "tests on the run's own data, or benchmark.root=LFW"
         )
     return with_precision(config, content["config"]) if own and not any(map(of_precision, keys)) else config
+
+
+def is_unsaid(config: dict[str, Any]) -> bool:
+    """Whether `benchmark` is the default, which tests on nothing until its place is said."""
+    return bool(config["benchmark"].get("root") == "???")
 
 
 def with_benchmarks(config: dict[str, Any], stored: dict[str, Any], said: set[str]) -> dict[str, Any]:

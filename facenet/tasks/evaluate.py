@@ -28,7 +28,7 @@ from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import replacing
 from facenet.privacy.addresses import masked_address
 from facenet.tasks import auto
-from facenet.tasks.as_trained import as_trained, of_run
+from facenet.tasks.as_trained import as_trained, is_unsaid, of_run
 from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin, source_in
 from facenet.tasks.plan import NEXT, Material, divide
@@ -80,6 +80,8 @@ def run_evaluation(config: dict[str, Any], *, run_dir: Path, overrides: list[str
         )
         content = checkpoints.load(path)
         config = {**of_run(config, content, overrides), "checkpoint": path}
+    if is_unsaid(config) and config.get("benchmarks"):
+        config = {**config, "benchmark": {"_target_": "facenet.evaluation.NoBenchmark"}}
     configs.check(config, Evaluation)
     config, chosen = auto.settle(config)
     if chosen:

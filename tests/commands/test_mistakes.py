@@ -203,5 +203,5 @@ def test_an_evaluation_is_told_its_own_keys():
     ):
         mistakes.refuse_flags(["--eval_batch_size", "4", "--checkpoint", "x.pt"], "evaluate")
     config = mistakes.default_config("evaluate")
-    problems = configs.problems_of({**config, "batch_size": 4}, evaluate.evaluate)
+    problems = configs.problems_of({**config, "batch_size": 4}, evaluate.Evaluation)
     assert f"batch_size: {NO_KEY} 'batch_size'; write benchmark.batch_size=4" in problems
