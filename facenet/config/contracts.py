@@ -55,13 +55,14 @@ def misfits(found: Any, contract: Contract, target: str) -> Iterator[str]:
         return
     module, _, own = contract.base.rpartition(".")
     base: type = getattr(importlib.import_module(module), own)
-    if not issubclass(found, base):
+    alike = getattr(base, "_is_protocol", False)  # what its classes are like, whatever they derive from
+    if not alike and not issubclass(found, base):
         yield f"{target} is no {contract.called}: it has to derive from {contract.base}"
         return
     if found is base:
         yield f"{target} is the base of every {contract.called} and does nothing by itself"
     for name in contract.methods:
-        expected, written = getattr(base, name), getattr(found, name)
+        expected, written = getattr(base, name), getattr(found, name, getattr(base, name))
         if written is expected:
             yield f"{target} lacks {name}{said(expected)}, which a {contract.called} writes"
         elif (problem := misfit_call(expected, written)) is not None:
@@ -99,7 +100,8 @@ def misfit_call(expected: Any, written: Any) -> str | None:
 
 def sets(found: type, base: type, name: str) -> bool:
     """Whether the class itself, or a method of it, gives the attribute a value."""
-    for kind in found.__mro__[: found.__mro__.index(base)]:
+    own = found.__mro__.index(base if base in found.__mro__ else object)
+    for kind in found.__mro__[:own]:
         if name in kind.__dict__ or name in inspect.get_annotations(kind):
             return True
         codes = [getattr(each, "__code__", None) for each in kind.__dict__.values()]

@@ -70,9 +70,7 @@ def run_job(
     material, plan = prepare(config)
     plan = dataclasses.replace(plan, chosen=chosen)
     tracking = configs.build(config["tracking"], "tracking")
-    versions = trusted.versions(config)
-    others = "".join(f"\n  {'trusted':<12} {name} {version}" for name, version in versions.items())
-    print(printable(f"{plan}\n  {'tracking':<12} {tracking.said()}{others}"), flush=True)
+    print(printable(f"{plan}\n  {'tracking':<12} {tracking.said()}{trusted_lines(config)}"), flush=True)
     if plan.lr_clipped:
         log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
     auto.warn_of_slow(config)
@@ -110,6 +108,11 @@ def run_job(
         print(printable(summary(result, run_dir, tracking.view(run_id))), flush=True)
     objective = None if result["objective"] is None else float(result["objective"])
     return Result(result["metrics"], run_dir, Path(result["checkpoint"]), run_id, objective)
+
+
+def trusted_lines(config: dict[str, Any]) -> str:
+    """What the plan says of packages of others: each with its version."""
+    return "".join(f"\n  {'trusted':<12} {name} {version}" for name, version in trusted.versions(config).items())
 
 
 @contextlib.contextmanager
