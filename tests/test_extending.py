@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from jobs import BIN, TINY
+from PIL import Image
 
 from facenet import config as configs
 from facenet.commands import from_python
@@ -33,6 +35,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 MOST = {
     "my_faces/losses.py": 15,
     "my_faces/backbones.py": 15,
+    "my_faces/nearest.py": 20,
     "my_faces/device.py": 30,
     "my_faces/metric.py": 15,
 }
@@ -115,6 +118,23 @@ def test_a_choice_of_the_directory_needs_trust(place: Path, tmp_path: Path, monk
     monkeypatch.chdir(place)
     with pytest.raises(UserError, match=r"small\.yaml: backbone\._target_: .*trust=my_faces"):
         composed(place, tmp_path, "backbone=small")
+
+
+def test_the_benchmark_judges(trust: None, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    overrides = ["benchmark=nearest", f"benchmark.root={faces(tmp_path / 'people')}", f"trust={place / 'my_faces'}"]
+    config = composed(place, tmp_path, *overrides)
+    configs.check(config, Recipe)
+    opened = configs.build(config["benchmark"], "benchmark").open()
+    rows = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
+    assert opened.run(rows).metrics == {"rank1": 0.5} and opened.measures == {"rank1": False}
+
+
+def faces(folder: Path) -> Path:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return folder
 
 
 @pytest.fixture

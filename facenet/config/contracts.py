@@ -23,6 +23,7 @@ class Contract:
 
 PART = Contract("part of a network or a loss", "torch.nn.Module", ("forward",))
 AUGMENTATION = Contract("augmentation", "albumentations.core.transforms_interface.BasicTransform")
+BENCHMARK = "facenet.evaluation.Benchmark"
 CONTRACTS = {  # by place, the first that fits; elsewhere nothing of a stranger's is built
     r"loss\.terms\.[^.]+\.loss": Contract("loss term", "facenet.losses.Term", ("forward",)),
     r"loss\..+": Contract("part of a loss", "torch.nn.Module"),
@@ -31,6 +32,7 @@ CONTRACTS = {  # by place, the first that fits; elsewhere nothing of a stranger'
     r"backbone\..+": PART,
     r"sampler": Contract("sampler", "facenet.data.Sampler", ("batches",), ("layout",)),
     r"data": Contract("source of faces", "facenet.data.Data", ("open",)),
+    r"benchmark|benchmarks\.\w+": Contract("benchmark", BENCHMARK, ("open",), ("name", "key", "needs_heldout")),
     r"augment\..+": AUGMENTATION,
     r"optimizer": Contract("optimizer", "torch.optim.Optimizer", ("step",)),
     r"tracking": Contract("tracker", "facenet.tracking.NoTracking", ("tracker",)),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
-from facenet.config.slots import addresses_in, openings, strangers_in
+from facenet.config.slots import addresses_in, openings, openings_of_strangers
 from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
@@ -219,8 +219,8 @@ def check_sources(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path)
 
 def sources_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, node in config.items():
-        inside = name in BUILT_INSIDE or (name != "data" and strangers_in(node))
-        found = openings(node, name) if inside else addresses_in(node, name) if name == "data" else ()
+        openings_in = openings if name in BUILT_INSIDE else addresses_in if name == "data" else openings_of_strangers
+        found = openings_in(node, name)
         yield from ((path, str(value)) for path, value in found)
 
 

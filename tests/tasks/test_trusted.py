@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from facenet.commands import composed
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.files import trusted
+from facenet.launch.local import safe_path
 from facenet.tasks import resume
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.restore import from_checkpoint
@@ -187,6 +189,22 @@ def test_no_record_of_a_command_holds_it_and_what_repeats_it_does(
     assert trusted.arguments() == [f"trust={unseen}"]
 
 
-def test_it_goes_with_the_task_to_other_launchers(command: Callable[..., list[str]], unseen: Path) -> None:
+def test_it_goes_with_the_task_to_other_launchers(
+    command: Callable[..., list[str]], unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """joblib, submitit and Ray send the task to processes of theirs by cloudpickle."""
+    cloudpickle, tasks = pytest.importorskip("cloudpickle"), []
+    monkeypatch.setattr(composed.hydra, "main", lambda **_: lambda task: lambda: tasks.append(cloudpickle.dumps(task)))
+    monkeypatch.setattr(composed, "hide_addresses", lambda: None)
+    monkeypatch.setattr(composed, "output_dir", lambda: tmp_path / "absent")
+    monkeypatch.setattr(sys, "argv", ["facenet-train"])
+    for name in ("HYDRA_FULL_ERROR", *safe_path()):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     command(f"trust={unseen}")
-    assert pickle.loads(pickle.dumps(trusted.packages())) == (trusted.Package(NAME, str(unseen)),)
+    composed.hydra_command(trusted_here, "train")
+    trusted.said.set(())
+    assert pickle.loads(tasks[0])(None) == [str(unseen)]
+
+
+def trusted_here(_: Any) -> list[str | None]:
+    return [package.place for package in trusted.packages()]
