@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from facenet.files.atomic import replacing
 # Of pairs, the figures that tell better from worse, and whether lower is better.
 MEASURES = {"accuracy": False, "auc": False, **{f"tar_at_far_{each:g}": False for each in FAR_TARGETS}, "eer": True}
 TURNED = 0.25  # AUC; a network that has learned nothing is at 0.5
+Z = 1.959964  # of a normal distribution: 2.5 % lie above
 ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
 
 
@@ -89,9 +92,19 @@ def digits(value: float) -> str:
     return text if abs(value) >= 0.01 or abs(float(text) - value) <= 5e-4 * abs(value) else f"{value:.4g}"
 
 
-def fold_metrics(name: str, folds: Sequence[float]) -> dict[str, float]:
-    """`folds/lfw/0`, ...: what a paired test of two runs needs."""
-    return {f"folds/{name}/{number}": float(accuracy) for number, accuracy in enumerate(folds)}
+def tags(name: str, outcome: Outcome) -> dict[str, str]:
+    """`folds.lfw`: the accuracies that a paired test of two runs needs, as JSON; `interval.lfw`: where the accuracy is with a chance of 95 %."""
+    counts = [each["num_pairs"] for each in outcome.files.values() if isinstance(each, dict) and "num_pairs" in each]
+    accuracy = outcome.metrics.get("accuracy")
+    found = {f"interval.{name}": interval(accuracy, counts[0])} if counts and accuracy is not None else {}
+    folds = {f"folds.{name}": json.dumps([round(float(each), 6) for each in outcome.folds])} if outcome.folds else {}
+    return {**folds, **found}
+
+
+def interval(share: float, count: int) -> str:
+    """`0.9886 – 0.9932`: Wilson's 95 % interval of a share of so many pairs, as if they were independent (J. Am. Stat. Assoc. 22, 1927)."""
+    middle, width = share + Z**2 / (2 * count), Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return " – ".join(digits((middle + sign * width) / (1 + Z**2 / count)) for sign in (-1, 1))
 
 
 def as_dict(name: str, result: Verification) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from facenet.evaluation.report import lower_is_better
 from facenet.launch.failure import one_line
 from facenet.privacy.addresses import masked_address
 from facenet.tracking import reading
-from facenet.tracking.facts import AXES, GIVEN, JOBS, values_in
+from facenet.tracking.facts import AXES, GIVEN, JOBS, planned, values_in
 from facenet.tracking.reading import RunRecord
 
 NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
@@ -118,7 +118,7 @@ def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:
     keys = swept(list(newest.values()), list(given.values()))
     metric = Counter(map(selects, newest.values())).most_common(1)[0][0]
     jobs = [job_of(number, newest[number], given[number], keys, metric) for number in sorted(newest)]
-    known = max((whole_number_in(record.tags, JOBS) or 0 for record in newest.values()), default=0)
+    known = max((whole_number_in(record.tags.get(JOBS, "")) or 0 for record in newest.values()), default=0)
     missing = tuple(number for number in range(known) if number not in newest)
     places = {os.path.dirname(record.tags.get("run_dir", "")) for record in newest.values()}
     directory = next((place for place in places if os.path.basename(place) == sweep_id), "")
@@ -144,9 +144,9 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
         value=value if value is not None and math.isfinite(value) and abs(value) < NOT_NUMBERS else None,
         folds=tuple(reading.folds(record).get(benchmark, ())) if figure == "accuracy" else (),
         pairs=test_pairs(params, benchmark),
-        lr=number_in(params, "plan.lr"),
-        batch_size=whole_number_in(params, "plan.batch_size"),
-        images_per_step=whole_number_in(params, "plan.images_per_step"),
+        lr=number_in(planned(params, "lr")),
+        batch_size=whole_number_in(planned(params, "batch_size")),
+        images_per_step=whole_number_in(planned(params, "images_per_step")),
         command=tags.get("command", ""),
         error=tags.get("error", ""),
         pruned=tags.get("pruned", ""),
@@ -191,15 +191,15 @@ def axes_of(tags: Mapping[str, str]) -> list[str]:
     return []
 
 
-def number_in(params: Mapping[str, str], name: str) -> float | None:
+def number_in(text: str) -> float | None:
     try:
-        return float(params.get(name, ""))
+        return float(text)
     except ValueError:
         return None
 
 
-def whole_number_in(params: Mapping[str, str], name: str) -> int | None:
-    value = number_in(params, name)
+def whole_number_in(text: str) -> int | None:
+    value = number_in(text)
     return None if value is None else int(value)
 
 

@@ -341,8 +341,8 @@ class Epochs:
         log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value}" for name, value in shown.items()))
         best = {f"best/{name}": value for name, value in self.best_row.items()}
         if self.best_row == row:
-            for name, each in outcomes.items():
-                best.update(report.fold_metrics(name, each.folds))
+            for tag, value in [item for name, each in outcomes.items() for item in report.tags(name, each).items()]:
+                self.tracker.tag(tag, value)
         samples = {"samples_seen": float(self.progress.step * self.plan.images_per_step)}
         tested = {name: value for name, value in row.items() if not name.startswith("train/")}
         means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}

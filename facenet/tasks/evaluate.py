@@ -149,7 +149,8 @@ def written(outcomes: dict[str, Outcome], run_dir: Path, tracker: Tracker, *, st
     figures: dict[str, float] = {}
     for name, each in outcomes.items():
         figures |= {f"{name}/{figure}": float(value) for figure, value in each.metrics.items()}
-        figures |= report.fold_metrics(name, each.folds)
+        for tag, value in report.tags(name, each).items():
+            tracker.tag(tag, value)
         for file_name, content in each.files.items():
             with replacing(run_dir / file_name) as partial:
                 partial.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -30,15 +30,16 @@ from facenet.evaluation.run import image_keys
 from facenet.files import trusted
 from facenet.launch.local import LOCK, launch
 from facenet.privacy import addresses
-from facenet.tasks import auto, pace
+from facenet.tasks import auto, pace, page
 from facenet.tasks import resume as resuming
+from facenet.tasks.compared import params_to_compare, run_name
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe, build_planned
 from facenet.tasks.registration import network_of
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.result import Result
-from facenet.tracking.facts import RunFacts, run_name
+from facenet.tracking.facts import RunFacts
 
 log = logging.getLogger(__name__)
 Start = Callable[[Path, Distributed, dict[str, str]], Any]
@@ -85,22 +86,16 @@ def run_job(
     config = {**addresses.hide_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     if config["tracking"].get("uri"):
         config["tracking"] = {**config["tracking"], "uri": addresses.hide_secrets(tracking.where())}
-    facts = RunFacts(
-        name=run_name(overrides, tags),
-        run_dir=run_dir,
-        config=config,
-        config_yaml=configs.to_yaml(config),
-        plan=plan.as_dict(),
-        tags={**origin("facenet-train", overrides, config), "config_hash": configs.fingerprint(config), **tags},
-        datasets=datasets(config, material, plan),
-    )
+    facts = facts_of(config, material, plan, overrides, tags, run_dir)
     stopped = contextlib.nullcontext() if "sweep_id" in tags else way_on_told(run_dir, overrides, alone=start is launch)
     with stopped, resuming.alone_in(run_dir) as lock, resuming.write_config(config, run_dir):
         with tracking.run(facts, run_id=earlier.run_id if earlier else None, begun=begun_here) as run_id:
             distributed: Distributed = configs.build(config["distributed"], "distributed")
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
                 resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
-            result = start(run_dir, distributed, rank_environment(run_id, lock))
+            with page.of_run(tracking.tracker(run_id, run_dir), facts) as told:
+                result = start(run_dir, distributed, rank_environment(run_id, lock))
+                told.update(result)
             if result.get("collapsed") is None:  # nothing to offer to others
                 tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         if earlier is None and result["pruned"] is None:
@@ -113,6 +108,25 @@ def run_job(
 def trusted_lines(config: dict[str, Any]) -> str:
     """What the plan says of packages of others: each with its version."""
     return "".join(f"\n  {'trusted':<12} {name} {version}" for name, version in trusted.versions(config).items())
+
+
+def facts_of(
+    config: dict[str, Any], material: Material, plan: Plan, overrides: list[str], tags: dict[str, str], run_dir: Path
+) -> RunFacts:
+    """What MLflow is told of a run before its first step."""
+    tags = {**origin("facenet-train", overrides, config), "config_hash": configs.fingerprint(config), **tags}
+    compared = params_to_compare(config, plan.as_dict(), overrides, tags)
+    return RunFacts(
+        name=run_name(config, overrides, tags, clock=time.strftime("%H:%M")),
+        run_dir=run_dir,
+        config=config,
+        config_yaml=configs.to_yaml(config),
+        plan=plan.as_dict(),
+        tags={page.NOTE: page.begun(compared, str(plan), tags["command"], tags["code"]), **tags},
+        datasets=datasets(config, material, plan),
+        compared=compared,
+        select=plan.select,
+    )
 
 
 @contextlib.contextmanager
@@ -202,7 +216,8 @@ def origin(program: str, overrides: list[str], config: dict[str, Any]) -> dict[s
         "command": command,
         "hydra.overrides": " ".join(overrides),
         "mlflow.user": user_name(),
-        "mlflow.source.name": command,
+        "mlflow.source.name": program,
+        "mlflow.source.type": "LOCAL",
         "python": platform.python_version(),
     }
     for package in ("facenet", "torch", "numpy", "hydra-core", "mlflow", "albumentations"):
@@ -211,7 +226,10 @@ def origin(program: str, overrides: list[str], config: dict[str, Any]) -> dict[s
         except metadata.PackageNotFoundError:  # run from a source tree without an installation
             continue
     tags |= {f"version.{name}": version for name, version in trusted.versions(config).items()}
-    return {**tags, **git_state(Path.cwd())}
+    git = git_state(Path.cwd())
+    commit, dirty = git.get("mlflow.source.git.commit"), " and changes" if git.get("git.dirty") == "true" else ""
+    code = f"git {commit[:12]}{dirty}" if commit else f"facenet {tags.get('version.facenet', 'from a source tree')}"
+    return {**tags, **git, "code": code}
 
 
 def user_name() -> str:

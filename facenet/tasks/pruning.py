@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from facenet.errors import UserError
 from facenet.evaluation.report import collapse_in, digits
 from facenet.tracking import reading
-from facenet.tracking.facts import safe_name
+from facenet.tracking.facts import planned, safe_name
 
 log = logging.getLogger(__name__)
 VARIABLE = "FACENET_PRUNING"  # JSON of a Pruner, from the launcher to its ranks
@@ -81,7 +81,10 @@ class Pruner:
         """Returns the scores of the other jobs that finished or run."""
         name = safe_name(f"epoch/{select}" if select.startswith("train/") else select)  # train/...: of some steps each
         return [
-            [(step * float(run.params["plan.images_per_step"]), score_or_worst(value, lower)) for step, value in points]
+            [
+                (step * float(planned(run.params, "images_per_step")), score_or_worst(value, lower))
+                for step, value in points
+            ]
             for run in reading.runs_of_sweep(self.uri, self.sweep_id)
             if run.tags.get("job_num") != self.job_num and run.status in ("FINISHED", "RUNNING")
             if name in run.metrics and (points := reading.history(self.uri, run.id, name))

@@ -56,12 +56,14 @@ class NoTracking:
 class MlflowTracking:
     """`uri: null` means MLFLOW_TRACKING_URI, or `mlflow.db` in the directory the command was started in. `experiment`, `run_name`: null means
     MLFLOW_EXPERIMENT_NAME (or _ID) and MLFLOW_RUN_NAME. MLFLOW_RUN_ID is a run begun elsewhere, which this one goes into, or under which the jobs
-    of a sweep stand. `register`: name under which the best network of a finished run goes to the model registry."""
+    of a sweep stand. `every_metric`: also those that few compare, which are always in `metrics.jsonl`. `register`: name under which the best network
+    of a finished run goes to the model registry."""
 
     uri: str | None = None
     experiment: str | None = None
     run_name: str | None = None
     system_metrics: bool = True
+    every_metric: bool = False
     register: str | None = None
     dllogger: bool = False
 
@@ -73,6 +75,7 @@ class MlflowTracking:
         """The id of a new MLflow run, of the one given, or of the one `begun` for the same training, that ends FINISHED, FAILED on an exception, or
         KILLED on Ctrl-C and stop signals. Raises UserError when the store cannot be used."""
         uri, outer = self.where(), os.environ.get(RUN_ID) or None if run_id is None else None
+        facts = replace(facts, select=None) if self.every_metric else facts
         if outer and in_sweep(facts):
             facts, outer = replace(facts, tags={**facts.tags, PARENT: outer}), None
         opened = open_run(uri, self.chosen_experiment(), self.chosen_name(facts), facts, run_id, outer, begun)

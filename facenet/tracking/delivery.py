@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facenet.errors import UserError
+from facenet.tracking.facts import is_shown
 from facenet.tracking.journal import Mark, Record, header, marked, read
 from facenet.tracking.store import first_line, mlflow_command
 
@@ -54,11 +55,12 @@ class Delivered:
 def deliver(client: MlflowClient, path: Path) -> Delivered:
     """Sends what MLflow has not. Raises what the client raises when the store is away; what it took until then stays marked as sent."""
     delivered = Delivered()
-    run_id = str(header(path)["run"])
+    first = header(path)
+    run_id, select = str(first["run"]), first.get("select")
     with marked(path) as mark:
         for records, end in batches(path, mark):
             try:
-                send(client, run_id, path.parent, records, delivered)
+                send(client, run_id, path.parent, records, delivered, select if isinstance(select, str) else None)
             except Exception as error:
                 if not hopeless(error):
                     raise
@@ -88,11 +90,18 @@ def batches(path: Path, mark: Mark) -> Iterator[tuple[list[Record], int]]:
         yield together, end
 
 
-def send(client: MlflowClient, run_id: str, run_dir: Path, records: list[Record], delivered: Delivered) -> None:
+def send(
+    client: MlflowClient, run_id: str, run_dir: Path, records: list[Record], delivered: Delivered, select: str | None = None
+) -> None:
     first = records[0]
     if "metrics" in first:
         points = [
-            (name, value, each["time"], each["step"]) for each in records for name, value in each["metrics"].items()
+            (name, value, each["time"], each["step"])
+            for each in records
+            for name, value in sorted(
+                each["metrics"].items(), key=lambda one: (one[0] != select, one[0].startswith("system/"))
+            )
+            if is_shown(name, select)
         ]
         log_points(client, run_id, points)
         delivered.points += len(points)

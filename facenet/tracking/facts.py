@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import json
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facenet.errors import shown
 from facenet.privacy.addresses import mask
 
 if TYPE_CHECKING:
@@ -31,13 +29,24 @@ AXES, GIVEN = (
     "sweep.axes",
     "sweep.given",
 )  # tags, JSON: key -> value; of the swept keys, where they are known, or of all overrides
+ASKED = {
+    "lr": "optimizer.lr",
+    "batch_size": "data.batch_size",
+    "images_per_step": "data.batch_size",
+}  # of a plan, where it is as asked for
 JOBS = "sweep.jobs"  # a tag: how many jobs the sweep has
-UNNAMED = ("hydra.", "hydra/", "tracking", "resume", "sweep")  # say nothing of what is trained
+OF_BENCHMARKS = ("accuracy", "auc", "eer", "tar_at_far_0.001")
+SHOWN = re.compile(  # of the metrics that a run measures; all of them are in its journal
+    r"epoch|samples_seen|pruned_at_epoch|best/epoch|best/[^/]+/accuracy|system/.*|train/(lr|images_per_s)|(train|val)/loss"
+    rf"|train/[^/]+(/(accuracy|active))?|(?!train/|val/|best/|epoch/|folds/)[^/]+/({'|'.join(map(re.escape, OF_BENCHMARKS))})"
+)
+UNSHOWN = ("train/embedding_variance", "train/embedding_rank")
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """`run_dir` is where the run's journal and the files are that it logs."""
+    """`run_dir` is where the run's journal and the files are that it logs. `compared`: the params, None for all of config and plan. `select`: the
+    metric beside which MLflow gets those that people compare, None for all metrics."""
 
     name: str
     run_dir: Path
@@ -46,14 +55,19 @@ class RunFacts:
     plan: dict[str, Any]
     tags: dict[str, str]
     datasets: dict[str, tuple[str, str, str]]  # context -> (name, source, fingerprint)
+    compared: dict[str, Any] | None = None
+    select: str | None = None
 
 
-def run_name(overrides: list[str], tags: dict[str, str]) -> str:
-    """The values that were changed; in a sweep those of the swept keys."""
-    named = [override.lstrip("+~") for override in overrides]
-    chosen = [f"{key}={value}" for key, value in values_in(tags, AXES).items()]
-    chosen = chosen or [override for override in named if not override.startswith(UNNAMED)]
-    return shown(mask(", ".join(chosen)))[:200] or "default"
+def is_shown(name: str, select: str | None) -> bool:
+    """Whether MLflow gets a metric of a run that is judged by `select`: the figures that people compare, some 15; all of them for None."""
+    if (
+        select is None
+        or name in (select, f"best/{select}")
+        or (select.startswith("train/") and name == f"epoch/{select}")
+    ):
+        return True
+    return name not in UNSHOWN and SHOWN.fullmatch(name) is not None
 
 
 def value_tags(name: str, values: dict[str, str]) -> dict[str, str]:
@@ -73,12 +87,8 @@ def values_in(tags: Mapping[str, str], name: str) -> dict[str, str]:
 
 
 def params(facts: RunFacts) -> dict[str, str]:
-    """Config and plan, flat. Learning rates also as logarithms: MLflow's compare page has no logarithmic axis."""
-    flat = {**flatten(facts.config), **{f"plan.{key}": value for key, value in facts.plan.items()}}
-    for key, twin in (("optimizer.lr", "optimizer.log10_lr"), ("plan.lr", "plan.log10_lr")):
-        value = flat.get(key)
-        if isinstance(value, (int, float)) and value > 0:
-            flat[twin] = round(math.log10(value), 6)
+    """What is compared, by names that MLflow takes."""
+    flat = everything(facts) if facts.compared is None else facts.compared
     named: dict[str, str] = {}
     for key, value in flat.items():
         name = safe_name(key)
@@ -86,6 +96,16 @@ def params(facts: RunFacts) -> dict[str, str]:
             name += "_"
         named[name] = shorten(value, LONGEST_PARAM)
     return named
+
+
+def planned(params: Mapping[str, str], name: str) -> str:
+    """A number of the plan, which is among the params where it is not what was asked for; empty where neither is."""
+    return params.get(f"plan.{name}") or params.get(ASKED[name], "")
+
+
+def everything(facts: RunFacts) -> dict[str, Any]:
+    """Config and plan, flat."""
+    return {**flatten(facts.config), **{f"plan.{key}": value for key, value in facts.plan.items()}}
 
 
 def describe(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
@@ -98,7 +118,7 @@ def describe(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
     for start in range(0, len(listed), PARAMS_PER_BATCH):
         client.log_batch(run_id, params=listed[start : start + PARAMS_PER_BATCH])
     client.log_text(run_id, facts.config_yaml, "config/resolved.yaml")
-    client.log_dict(run_id, facts.plan, "config/plan.json")
+    client.log_dict(run_id, everything(facts), "config/everything.json")
     inputs = []
     for context, (name, source, fingerprint) in facts.datasets.items():
         dataset = MetaDataset(CodeDatasetSource({"source": source}), name=name, digest=fingerprint[:36])

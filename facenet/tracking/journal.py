@@ -1,8 +1,8 @@
 """What a run records, first of all on disk: `metrics.jsonl` in its directory, one JSON object a line, for MLflow and for anybody else.
 
-The first line names the run, {"run": id, "store": address}. The others are {"time": ms, "step": n, "metrics": {...}},
+The first line names the run, {"run": id, "store": address, "select": metric}. The others are {"time": ms, "step": n, "metrics": {...}},
 {"time", "tag", "value"}, {"time", "artifact": path, "folder"} and {"time", "end": state, "error"}. `metrics.jsonl.sent` holds how many
-bytes of it MLflow has.
+bytes of it MLflow has, which gets the metrics that `facts.is_shown` beside the selected one, or all where the first line names none.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Journal:
         os.close(self.descriptor)
 
 
-def begin(run_dir: Path, run_id: str, store: str | None) -> Path:
+def begin(run_dir: Path, run_id: str, store: str | None, select: str | None = None) -> Path:
     """The journal of a run: the one it has, else a new one. Another run's stays beside it while MLflow lacks some of it."""
     path = run_dir / NAME
     if path.is_file() and not path.is_symlink():
@@ -70,7 +70,7 @@ def begin(run_dir: Path, run_id: str, store: str | None) -> Path:
                 mark_path(path).rename(mark_path(other))
     mark_path(path).unlink(missing_ok=True)
     with open(path, "w", encoding="utf-8", opener=own) as file:
-        file.write(json.dumps({"run": run_id, "store": store}) + "\n")
+        file.write(json.dumps({"run": run_id, "store": store, **({"select": select} if select else {})}) + "\n")
     return path
 
 

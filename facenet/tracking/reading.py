@@ -17,7 +17,8 @@ from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FOLDS = "folds/"  # folds/<benchmark>/<number>: accuracy of one fold in the epoch of best/<benchmark>/accuracy
+# Accuracy of each fold in the epoch of best/<benchmark>/accuracy: tag folds.<benchmark>, JSON; earlier metrics folds/<benchmark>/<number>.
+FOLDS, FOLDS_TAG = "folds/", "folds."
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,18 @@ def folds(run: RunRecord) -> dict[str, list[float]]:
         if key.startswith(FOLDS):
             benchmark, number = key.removeprefix(FOLDS).rsplit("/", 1)
             found.setdefault(benchmark, {})[int(number)] = value
-    return {benchmark: [values[number] for number in sorted(values)] for benchmark, values in sorted(found.items())}
+    metrics = {benchmark: [values[number] for number in sorted(values)] for benchmark, values in found.items()}
+    tagged = {
+        key.removeprefix(FOLDS_TAG): numbers_in(text) for key, text in run.tags.items() if key.startswith(FOLDS_TAG)
+    }
+    return dict(sorted({**metrics, **{name: values for name, values in tagged.items() if values}}.items()))
+
+
+def numbers_in(text: str) -> list[float]:
+    """Those of a JSON list; empty where it is none of numbers."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        return [float(each) for each in json.loads(text)]
+    return []
 
 
 def compare_url(uri: str, runs: Sequence[RunRecord]) -> str:

@@ -83,7 +83,7 @@ def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts
     run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
     try:
         describe(client, run_id, facts)
-        return run_id, begin(facts.run_dir, run_id, uri)
+        return run_id, begin(facts.run_dir, run_id, uri, facts.select)
     except BaseException:
         with contextlib.suppress(Exception):
             client.set_terminated(run_id, "FAILED")
@@ -91,13 +91,15 @@ def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts
 
 
 def described_so(client: MlflowClient, run_id: str, experiment_id: str, facts: RunFacts) -> bool:
-    """Whether a run is there, not deleted, in this experiment and of the same params: those of MLflow's runs cannot be changed."""
+    """Whether a run is there, not deleted, in this experiment and of the same config and params: those of MLflow's runs cannot be changed. Earlier
+    versions' runs have more params."""
     with contextlib.suppress(Exception):  # of a store that does not know it
         run = client.get_run(run_id)
         there = run.info.lifecycle_stage == "active" and run.info.experiment_id == experiment_id
         there = there and run.info.status != "FINISHED"
         gone = not (process.of_this_host(run.data.tags) and process.alive(run.data.tags))
-        return there and gone and dict(run.data.params) == params(facts)
+        own, same = params(facts), run.data.tags.get("config_hash") == facts.tags.get("config_hash")
+        return there and gone and same and {name: run.data.params.get(name) for name in own} == own
     return False
 
 
@@ -124,9 +126,9 @@ def whereabouts(facts: RunFacts) -> dict[str, str]:
     return {**this_process(), "run_dir": str(facts.run_dir.absolute())}
 
 
-def begin(run_dir: Path, run_id: str, uri: str) -> Path:
+def begin(run_dir: Path, run_id: str, uri: str, select: str | None = None) -> Path:
     """Opens the run's journal, which names the store."""
-    return journal.begin(run_dir, run_id, addresses.masked_address(uri))
+    return journal.begin(run_dir, run_id, addresses.masked_address(uri), select)
 
 
 def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts, origin: str = "resume") -> Path:
@@ -145,7 +147,7 @@ def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts, origin
             f"{mlflow_command(uri)} runs restore --run-id {run_id}, or set tracking=none"
         )
     check_place(uri, info.artifact_uri)
-    path = begin(facts.run_dir, run_id, uri)
+    path = begin(facts.run_dir, run_id, uri, facts.select)
     deliver(client, path)
     return path
 

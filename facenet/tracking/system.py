@@ -36,10 +36,14 @@ def sample(path: Path, run_id: str, uri: str, every_s: float, closing: threading
 
     # As a collector: its own thread ends when the store is away. Without the address it would make a database in this directory.
     monitor = SystemMetricsMonitor(run_id, tracking_uri=uri)
-    step = 1 + last_steps(path).get(FIRST, -1)
+    known = last_steps(path)
+    step = 1 + known.get(FIRST, -1)
     with contextlib.closing(Journal(path)) as journal, contextlib.suppress(UserError):  # which rank 0 meets as well
         monitor.collect_metrics()  # the load since the sample before: the first has none
         while not closing.wait(every_s):
+            known = known or last_steps(path)
+            if not known:  # of a run's metrics these are the last: MLflow's pages show first what came first
+                continue
             for each in monitor.monitors:
                 each.clear_metrics()
             monitor.collect_metrics()

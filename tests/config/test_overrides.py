@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from facenet.config.overrides import given, key_in, key_of
 from facenet.reports.ranking import rank
 from facenet.reports.study import study_of
-from facenet.tracking.facts import AXES, GIVEN, LONGEST_TAG, run_name, value_tags
+from facenet.tasks.compared import run_name
+from facenet.tracking.facts import AXES, GIVEN, LONGEST_TAG, value_tags
 from facenet.tracking.reading import RunRecord
 
 
@@ -66,7 +67,7 @@ def test_a_command_longer_than_a_tag_keeps_its_settings():
 
 def test_a_run_is_named_after_what_is_swept():
     tags = value_tags(AXES, given(["++optimizer.eps=1e-8"]))
-    assert run_name(["++optimizer.eps=1e-8", "data.batch_size=12"], tags) == "optimizer.eps=1e-08"
+    assert run_name({}, ["++optimizer.eps=1e-8", "data.batch_size=12"], tags, "12:00") == "eps 1e-8"
 
 
 def test_what_is_said_anew_replaces_however_it_is_applied():

@@ -48,6 +48,7 @@ def test_a_collapsed_test_gives_its_spread_and_nothing_to_rank():
     result = judged(1e-3)
     assert report.metrics("lfw", result) == {"lfw/spread": result.spread}
     assert report.outcome("lfw", result).folds == () and report.outcome("lfw", result).threshold is None
+    assert report.tags("lfw", report.outcome("lfw", result)) == {}
     written = report.as_dict("lfw", result)
     assert written["collapsed"] is True and written["accuracy"] is None and written["threshold"] is None
     assert report.summarize(result) == "embeddings collapsed"

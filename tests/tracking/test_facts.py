@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from facenet.tracking import facts as facts_module
-from facenet.tracking.facts import AXES, flatten, params, run_name, safe_name, shorten, value_tags
+from facenet.tracking.facts import flatten, is_shown, params, safe_name, shorten
 
 
 @pytest.mark.parametrize(
@@ -34,29 +34,57 @@ def test_no_param_is_cut_silently(facts):
     assert (found["tar_far"], found["tar_far_"]) == ("1", "2"), "two keys that MLflow would spell alike are both there"
 
 
-def test_learning_rates_are_also_there_as_logarithms(facts):
-    found = params(facts())
-    assert (found["optimizer.lr"], found["optimizer.log10_lr"]) == ("0.1", "-1.0")
-    assert (found["plan.lr"], found["plan.log10_lr"]) == ("0.01", "-2.0"), "what trains, which a rule may have changed"
-    assert "optimizer.log10_lr" not in params(facts(config={"optimizer": {"lr": 0.0}}))
+def test_only_what_is_compared_is_a_param(facts):
+    assert params(facts(compared={"optimizer.lr": 0.1, "plan.lr": 0.01})) == {"optimizer.lr": "0.1", "plan.lr": "0.01"}
+    assert params(facts())["plan.device"] == "here" and "weights" in params(facts())
 
 
-@pytest.mark.parametrize(
-    ("overrides", "axes", "name"),
-    [
-        ([], {}, "default"),
-        (["optimizer.lr=1e-3", "hydra.run.dir=x", "tracking.uri=http://a:b@c", "resume=auto"], {}, "optimizer.lr=1e-3"),
-        (["data.root=http://a:b@c"], {}, "data.root=http://***@c"),
-        (
-            ["+preset=x", "optimizer.lr=1e-3", "seed=1"],
-            {"optimizer.lr": "0.001", "seed": "1"},
-            "optimizer.lr=0.001, seed=1",
-        ),
-        (["preset=x", "optimizer.lr=1e-3"], {"preset": "x"}, "preset=x"),
-    ],
-)
-def test_a_run_is_named_by_what_was_changed_and_in_a_sweep_by_what_differs(overrides, axes, name):
-    assert run_name(overrides, value_tags(AXES, axes) if axes else {}) == name
+SHOWN = [
+    "lfw/accuracy",
+    "best/lfw/accuracy",
+    "best/cfp/accuracy",
+    "best/epoch",
+    "epoch",
+    "samples_seen",
+    "train/loss",
+    "train/ce",
+]
+SHOWN += [
+    "train/ce/accuracy",
+    "train/triplet/active",
+    "train/lr",
+    "train/images_per_s",
+    "val/loss",
+    "lfw/auc",
+    "cfp/eer",
+    "system/x",
+]
+UNSHOWN = [
+    "lfw/threshold",
+    "lfw/spread",
+    "best/lfw/auc",
+    "best/train/loss",
+    "val/ce",
+    "val/ce/accuracy",
+    "folds/lfw/0",
+    "folds/lfw/accuracy",
+]
+UNSHOWN += [
+    "epoch/train/loss",
+    "train/triplet/positive_distance",
+    "train/embedding_rank",
+    "lfw/tar_at_far_0.1",
+    "unreadable_images",
+]
+
+
+@pytest.mark.parametrize("select", ["lfw/accuracy", "train/loss", "val/mine/odd", None])
+def test_mlflow_gets_the_metrics_that_people_compare(select):
+    assert all(is_shown(name, select) for name in [*SHOWN, *([] if select is None else [select, f"best/{select}"])])
+    own = [] if select is None else [select, f"best/{select}", f"epoch/{select}"]
+    assert {name for name in UNSHOWN if is_shown(name, select)} == {
+        name for name in UNSHOWN if select is None or name in own
+    }
 
 
 @pytest.mark.parametrize(

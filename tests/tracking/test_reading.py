@@ -4,7 +4,8 @@ import time
 import pytest
 
 from facenet.errors import UserError
-from facenet.evaluation.report import fold_metrics
+from facenet.evaluation.contract import Outcome
+from facenet.evaluation.report import tags
 from facenet.tracking import reading
 from facenet.tracking.process import this_process
 
@@ -86,20 +87,20 @@ def test_the_history_of_a_metric(sweep):
 
 
 def test_fold_accuracies_are_those_of_the_best_epoch(mlflow, facts, tmp_path):
-    class Verified:
-        collapsed = False
-        fold_accuracies: tuple[float, ...]
-
-    first, best = Verified(), Verified()
-    first.fold_accuracies, best.fold_accuracies = tuple(n / 20 for n in range(12)), tuple(n / 12 for n in range(12))
+    first, best = (
+        Outcome(metrics={"accuracy": 0.5}, folds=tuple(n / most for n in range(12)), files={"lfw.json": {"num_pairs": 40}})
+        for most in (20, 12)
+    )
     with mlflow.run(facts()) as run_id:
         tracker = mlflow.tracker(run_id, tmp_path)
         for step, result in ((10, first), (20, best)):
-            tracker.metrics(fold_metrics("lfw", result.fold_accuracies), step=step)
-        tracker.metrics({"folds/my/pairs/0": 0.5}, step=20)
+            for name, value in tags("lfw", result).items():
+                tracker.tag(name, value)
+            tracker.metrics({f"folds/my/pairs/{step}": 0.5}, step=step)  # as earlier versions had them
         tracker.close()
     found = reading.folds(reading.run(mlflow.uri, run_id))
-    assert found == {"lfw": [n / 12 for n in range(12)], "my/pairs": [0.5]}
+    assert reading.run(mlflow.uri, run_id).tags["interval.lfw"] == "0.3520 – 0.6480"
+    assert found == {"lfw": pytest.approx([n / 12 for n in range(12)], abs=1e-6), "my/pairs": [0.5, 0.5]}
 
 
 def test_where_runs_are_compared(sweep):

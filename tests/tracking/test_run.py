@@ -24,14 +24,12 @@ def test_a_run_that_ends_is_finished_and_described(mlflow, client, store, facts)
     assert client.get_experiment(run.info.experiment_id).name == "study one"
     assert run.data.params == {
         "optimizer.lr": "0.1",
-        "optimizer.log10_lr": "-1.0",
         "loss.terms.0.w": "1",
         "loss.terms.1.w": "2.5",
         "weights": "None",
         "plan.total_steps": "8",
         "plan.device": "here",
         "plan.lr": "0.01",
-        "plan.log10_lr": "-2.0",
     }
     inputs = {
         each.tags[0].value: (each.dataset.name, each.dataset.digest, each.dataset.source)
@@ -42,7 +40,7 @@ def test_a_run_that_ends_is_finished_and_described(mlflow, client, store, facts)
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(store / "mlartifacts" / "study_one")
     assert (folder / "config" / "resolved.yaml").read_text() == "optimizer: {lr: 0.1}\n"
-    assert (folder / "config" / "plan.json").is_file()
+    assert (folder / "config" / "everything.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,153 @@
+"""What of a run people compare with others: some 25 params, and a name of 40 characters. All else is in the files of the run."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from facenet.config.overrides import given
+from facenet.errors import shown
+from facenet.privacy.addresses import mask
+from facenet.tracking.facts import ASKED, AXES, flatten, values_in
+
+CHOSEN = ("backbone", "loss", "data", "sampler", "augment", "preprocess", "optimizer", "schedule", "precision")
+KEYS = (  # of a config; those that are null say nothing
+    *("seed", "weights", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "data.image_size"),
+    *("backbone.embedding_size", "trainer.epochs", "trainer.max_steps", "trainer.clip_grad_norm", "trainer.accumulate"),
+    *("loss.terms.*.loss.margin", "benchmark*.seed", "benchmarks.*._target_"),
+)
+DERIVED = (  # of a plan
+    *("device", "num_processes", "num_identities", "num_images", "num_heldout_identities", "data_fingerprint"),
+    *("benchmark", "total_steps", "select"),
+)
+UNCOMPARED = ("hydra", "tracking", "resume", "resume_changed", "sweep")  # say nothing of what is trained
+LONGEST, SHORTEST = 40, 6  # characters of a name, and of a word in it that had to be cut
+WHOLE = ("lr ", "bs ")
+WORDS = {
+    **{"optimizer.lr": "lr", "data.batch_size": "bs", "optimizer.weight_decay": "wd", "trainer.max_steps": "steps"},
+    **{"backbone.embedding_size": "dim", "data.image_size": "px", "trainer.ema_decay": "ema", "trainer.epochs": "ep"},
+}
+
+
+def params_to_compare(
+    config: dict[str, Any], plan: dict[str, Any], overrides: list[str], tags: dict[str, str]
+) -> dict[str, Any]:
+    """Param -> value: what most studies vary, and whatever this command or its sweep gave a value."""
+    flat, changed = flatten(config), {**given(overrides), **values_in(tags, AXES)}
+    found: dict[str, Any] = {group: choice(config, group, changed) for group in CHOSEN if group in config}
+    for key, value in flat.items():
+        if (value is not None and any(fnmatchcase(key, each) for each in KEYS)) or is_changed(key, changed):
+            found[key] = value
+    for key, value in changed.items():
+        if (
+            key not in found
+            and key.partition(".")[0] not in UNCOMPARED
+            and not any(is_below(each, key) for each in found)
+        ):
+            found[key] = mask(str(flat.get(key, value)))
+    found.update({f"plan.{name}": plan[name] for name in DERIVED if name in plan})
+    found.update(
+        {f"plan.{name}": plan[name] for name, key in ASKED.items() if plan.get(name, flat.get(key)) != flat.get(key)}
+    )
+    return found
+
+
+def is_changed(key: str, changed: Iterable[str]) -> bool:
+    return key.partition(".")[0] not in UNCOMPARED and any(is_below(key, each) for each in changed if "." in each)
+
+
+def is_below(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.")
+
+
+def choice(config: dict[str, Any], group: str, changed: dict[str, str] | None = None) -> str:
+    """Name of the file in conf/ that a part of a config is built from: the one given, else the one of the same classes and most equal values. Of
+    parts that are in no file, the classes' own names."""
+    if changed and group in changed:
+        return mask(changed[group])
+    node = flatten(config[group])
+    classes = {key: value for key, value in node.items() if key.endswith("_target_")}
+    fitting = {
+        name: sum(node.get(key) == value for key, value in kind.items())
+        for name, kind in kinds(group).items()
+        if {key: value for key, value in kind.items() if key.endswith("_target_")} == classes
+    }
+    if fitting:
+        return max(fitting, key=lambda name: fitting[name])
+    terms = config[group].get("terms") if isinstance(config[group], dict) else None
+    return "+".join(terms or (str(value).rpartition(".")[2] for value in classes.values())) or "none"
+
+
+@functools.cache
+def kinds(group: str) -> dict[str, dict[str, Any]]:
+    """Name -> what its file says, flat."""
+    folder = files("facenet.conf").joinpath(group)
+    found = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".yaml"): flatten(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        for file in found
+    }
+
+
+def run_name(config: dict[str, Any], overrides: list[str], tags: dict[str, str], clock: str) -> str:
+    """What differs from the other runs, in the field's words: of a job of a sweep the swept values, lr and batch first; else preset, backbone, loss,
+    data and the time of day."""
+    axes = values_in(tags, AXES)
+    if axes:
+        order = [key for key in ("optimizer.lr", "data.batch_size") if key in axes]
+        parts = [worded(key, axes[key], axes) for key in (*order, *(key for key in axes if key not in order))]
+        return fitted(parts, f"#{tags.get('job_num', '?')}")
+    changed = given(overrides)
+    names = [choice(config, group, changed) for group in ("backbone", "loss") if group in config]
+    return fitted([*([changed["preset"]] if "preset" in changed else []), *names, *data_name(config), clock], clock)
+
+
+def data_name(config: dict[str, Any]) -> list[str]:
+    data = config.get("data", {})
+    place = next((str(data[key]) for key in ("root", "list", "path", "shards") if data.get(key)), None)
+    return [PurePath(mask(place)).name or place] if place else [choice(config, "data")] if data else []
+
+
+def worded(key: str, value: str, axes: Iterable[str] = ()) -> str:
+    """`lr 2e-3` for optimizer.lr=0.002, `mobilenet_v1` for backbone=mobilenet_v1. Keys that end alike keep what they differ in."""
+    value = PurePath(value).name if value.startswith("/") else value
+    if "." not in key and key != "seed":
+        return value
+    word = WORDS.get(key, key.rpartition(".")[2])
+    if sum(each.rpartition(".")[2] == key.rpartition(".")[2] for each in axes) > 1 and key not in WORDS:
+        word = ".".join(part for part in key.split(".") if part not in ("loss", "terms", "backbone", "data"))
+    return f"{word} {short_number(value)}"
+
+
+def short_number(text: str) -> str:
+    """2e-3 for 0.002 and 2.0e-03; what is no number as it is."""
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text):
+        return text
+    plain = f"{float(text):g}"
+    if "e" not in plain and len(plain) <= 4:
+        return plain
+    mantissa, _, power = f"{float(text):.3e}".partition("e")
+    return min(plain, f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}", key=len)
+
+
+def fitted(parts: list[str], last: str) -> str:
+    """Parts as one name of LONGEST characters at most: closer together, then the longest words are cut, and `last` stands for what still
+    finds no place."""
+    parts = [shown(mask(part)) for part in parts]
+    dot = " · " if len(" · ".join(parts)) <= LONGEST else "·"
+    while len(dot.join(parts)) > LONGEST:
+        longest = max(range(len(parts)), key=lambda place: 0 if parts[place].startswith(WHOLE) else len(parts[place]))
+        if len(parts[longest]) > SHORTEST and not parts[longest].startswith(WHOLE):
+            parts[longest] = parts[longest].removesuffix("…")[:-1].rstrip(" ._") + "…"
+        elif len(parts) > 2:
+            parts = [*parts[: -2 if parts[-1] == last else -1], last]
+        else:
+            return dot.join(parts)[:LONGEST]
+    return dot.join(parts) or "default"

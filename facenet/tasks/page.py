@@ -1,0 +1,100 @@
+"""What MLflow's page of a run says first, in Markdown: what was trained on what, what came of it, and what to type next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from facenet.errors import UserError, printable
+from facenet.evaluation.report import digits, interval
+from facenet.files.reading import text_of
+from facenet.privacy.addresses import mask
+from facenet.tracking.facts import RunFacts
+from facenet.tracking.tracker import Tracker
+
+NOTE = "mlflow.note.content"  # the tag that the page shows as the description
+LONGEST_REASON = 1500
+
+
+def begun(params: Mapping[str, Any], plan: str, command: str, code: str) -> str:
+    """What is known before the first step. `plan`: as the terminal showed it."""
+    told = {group: params.get(group, "?") for group in ("backbone", "loss", "data", "optimizer", "schedule")}
+    head = "**{backbone}** with **{loss}** on **{data}**, {optimizer}, {schedule}".format(**told)
+    rows = [line.strip().split(maxsplit=1) for line in plan.splitlines()[1:] if line.strip()]
+    chosen = [
+        row for row in rows if len(row) == 2 and row[0] in ("data", "benchmark", "device", "batch", "steps", "lr")
+    ]
+    lines = [f"- {name}: {value}" for name, value in chosen]
+    return cleaned("\n".join([head, "", *lines, "", "Repeat it:", fenced(command), f"Code: {code}"]))
+
+
+def ended(result: Mapping[str, Any], run_dir: Path, select: str) -> str:
+    """What came of a run that finished."""
+    metrics, checkpoint = result["metrics"], result["checkpoint"]
+    value = metrics.get(select)
+    if result.get("collapsed"):
+        head = f"**No best epoch**: {result['collapsed']}"
+    elif value is None:
+        head = f"**Finished**; {select} was not measured"
+    else:
+        span = span_of(run_dir, select, value)
+        head = f"**{select} {digits(value)}**{span}, in epoch {metrics['epoch']:.0f}"
+    head += f"; ended early: {result['pruned']}" if result.get("pruned") else ""
+    return cleaned("\n".join([head, "", *next_steps(run_dir, checkpoint)]))
+
+
+def span_of(run_dir: Path, select: str, value: float) -> str:
+    """Where an accuracy is with a chance of 95 %, by the number of pairs that it was measured on; empty for other figures."""
+    name, _, figure = select.partition("/")
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
+        if figure == "accuracy" and name not in ("train", "val"):
+            return f" (95 % interval {interval(value, int(json.loads(text_of(run_dir / f'{name}.json'))['num_pairs']))})"
+    return ""
+
+
+def next_steps(run_dir: Path, checkpoint: str | None) -> list[str]:
+    if checkpoint is None:
+        return ["Go on with it:", fenced(resume_command(run_dir))]
+    evaluate = shlex.join(["facenet-evaluate", f"checkpoint={checkpoint}", "benchmark=lfw", "benchmark.root=LFW"])
+    use = f"import facenet\nnetwork = facenet.load({checkpoint!r})"
+    resume = f"{resume_command(run_dir)} trainer.epochs=N resume_changed=true"
+    return ["Test it:", fenced(evaluate), "Use it:", fenced(use, "python"), "Train on:", fenced(resume)]
+
+
+def stopped(run_dir: Path, reason: str) -> str:
+    """Why a run failed, or that it was stopped, and how it goes on."""
+    head = f"**Failed**\n\n{fenced(reason[-LONGEST_REASON:])}" if reason else "**Stopped**"
+    last = (run_dir / "checkpoints" / "last.pt").is_file()
+    way = next_steps(run_dir, None) if last else ["It ended before its first checkpoint; the same command begins anew."]
+    return cleaned("\n".join([head, "", *way]))
+
+
+def resume_command(run_dir: Path) -> str:
+    return shlex.join(["facenet-train", f"resume={run_dir}"])
+
+
+def fenced(text: str, language: str = "") -> str:
+    return f"```{language}\n{text.replace('```', chr(39) * 3)}\n```"
+
+
+def cleaned(text: str) -> str:
+    return printable(mask(text))
+
+
+@contextlib.contextmanager
+def of_run(tracker: Tracker, facts: RunFacts) -> Iterator[dict[str, Any]]:
+    """Puts what came of a run, which the block fills in, or why it ended, before what was known at its start."""
+    result: dict[str, Any] = {}
+    try:
+        yield result
+        told = ended(result, facts.run_dir, str(facts.select))
+    except BaseException as error:
+        told = stopped(facts.run_dir, str(error) if isinstance(error, Exception) else "")
+        raise
+    finally:
+        with contextlib.closing(tracker), contextlib.suppress(OSError, UserError):  # a full disk, which the end tells
+            tracker.tag(NOTE, f"{told}\n\n---\n\n{facts.tags[NOTE]}")
