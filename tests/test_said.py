@@ -21,9 +21,10 @@ from facenet.reports.study import Job as Ranked
 from facenet.reports.study import Study
 from facenet.sweeps import table
 from facenet.sweeps.plans import Job
+from facenet.tasks.compared import run_name
 from facenet.tools.compare_loss import Curves, as_text, compare, draw
 from facenet.tools.doctor.report import Report
-from facenet.tracking.facts import run_name
+from facenet.tracking.facts import AXES, value_tags
 from facenet.tracking.store import first_line
 
 GOOD = "李小龍 Dora Ünal é 50 % 👩"  # the last is one letter, in groups they are joined by one that cannot be seen
@@ -115,7 +116,7 @@ DOORS: dict[str, Callable[[], str]] = {
     "ranking": lambda: ranked_table(study()),
     "doctor": doctor,
     "compare-loss": compared,
-    "run name": lambda: run_name([f"data.root={NAME}"], {}),
+    "run name": lambda: run_name({}, [], value_tags(AXES, {"data.root": NAME}), ""),
     "store": lambda: first_line(OSError(f"{GOOD}{BAD}"), "http://host"),
     "failure": lambda: printable(Failure.of(0, errors.UserError(NAME)).text),
 }

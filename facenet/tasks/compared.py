@@ -17,14 +17,22 @@ from facenet.errors import shown
 from facenet.privacy.addresses import mask
 from facenet.tracking.facts import ASKED, AXES, flatten, values_in
 
-CHOSEN = ("backbone", "loss", "data", "sampler", "augment", "preprocess", "optimizer", "schedule", "precision")
+CHOSEN = ("backbone", "loss", "data", "sampler", "augment", "preprocess", "optimizer", "schedule")
 KEYS = (  # of a config; those that are null say nothing
     *("seed", "weights", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "data.image_size"),
     *("backbone.embedding_size", "trainer.epochs", "trainer.max_steps", "trainer.clip_grad_norm", "trainer.accumulate"),
     *("loss.terms.*.loss.margin", "benchmark*.seed", "benchmarks.*._target_"),
 )
 DERIVED = (  # of a plan
-    *("device", "num_processes", "num_identities", "num_images", "num_heldout_identities", "data_fingerprint"),
+    *(
+        "device",
+        "precision",
+        "num_processes",
+        "num_identities",
+        "num_images",
+        "num_heldout_identities",
+        "data_fingerprint",
+    ),
     *("benchmark", "total_steps", "select"),
 )
 UNCOMPARED = ("hydra", "tracking", "resume", "resume_changed", "sweep")  # say nothing of what is trained

@@ -91,7 +91,12 @@ def batches(path: Path, mark: Mark) -> Iterator[tuple[list[Record], int]]:
 
 
 def send(
-    client: MlflowClient, run_id: str, run_dir: Path, records: list[Record], delivered: Delivered, select: str | None = None
+    client: MlflowClient,
+    run_id: str,
+    run_dir: Path,
+    records: list[Record],
+    delivered: Delivered,
+    select: str | None = None,
 ) -> None:
     first = records[0]
     if "metrics" in first:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from facenet.tracking import reading
+from facenet.tracking.facts import planned
 
 COMMAND = (
     str(Path(sys.executable).parent / "facenet-train"),
@@ -135,12 +136,12 @@ def test_jobs_of_several_processes_run_at_a_time_on_devices_of_their_own_and_see
     assert "sweep sweep: 2 settings of 4 jobs" in out and out.count("(2 seeds)") >= 2
     (run, *_) = reading.runs_of_sweep(f"sqlite:///{tmp_path / 'mlflow.db'}", "sweep")
     assert (run.name, run.params["plan.device"], run.params["plan.num_processes"]) == (
-        "optimizer.lr=0.001, seed=1",
+        "lr 1e-3 · seed 1",
         "sdaa",
         "2",
     )
-    images = int(run.params["plan.total_steps"]) * int(run.params["plan.images_per_step"])
-    assert float(run.params["optimizer.log10_lr"]) == -3 and run.metrics["samples_seen"] == images
+    images = int(run.params["plan.total_steps"]) * int(planned(run.params, "images_per_step"))
+    assert float(run.params["optimizer.lr"]) == 1e-3 and run.metrics["samples_seen"] == images
     assert f"best/{run.params['plan.select']}" in run.metrics
 
 

@@ -28,8 +28,9 @@ from facenet.errors import UserError
 from facenet.privacy import addresses
 from facenet.sweeps.state import read_command, write_command
 from facenet.tasks import job, resume
+from facenet.tasks.compared import run_name
 from facenet.tracking import journal
-from facenet.tracking.facts import RunFacts, params, run_name
+from facenet.tracking.facts import RunFacts, params
 from facenet.tracking.reading import reader
 from facenet.tracking.sender import Sender
 from facenet.tracking.store import page, usable
@@ -103,12 +104,12 @@ def test_no_door_lets_a_secret_out(
     configs.write(config, tmp_path / "resolved.yaml")
     config = configs.read(tmp_path / "resolved.yaml")
     facts = RunFacts(
-        run_name(arguments, {}),
+        run_name(config, arguments, {}, "12:00"),
         tmp_path,
         config,
         configs.to_yaml(config),
         {},
-        job.origin("facenet-train", arguments),
+        job.origin("facenet-train", arguments, config),
         {},
     )
     (tmp_path / "store.txt").write_text(repr((facts, params(facts), page(address, "#/x"))))
