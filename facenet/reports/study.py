@@ -158,8 +158,8 @@ def test_pairs(params: Mapping[str, str], name: str) -> str:
     """Equal for runs whose benchmark of this name has the same pairs in the same folds. Those of held-out identities are drawn from the data."""
     told = params.get("plan.benchmark", "").split("; ")  # one after the other
     benchmark = next((each for each in told if each.startswith(f"{name}: ")), told[0])
-    key = f"benchmarks.{name}" if f"benchmarks.{name}._target_" in params else "benchmark"
-    heldout = benchmark.startswith("heldout") or params.get(f"{key}._target_", "").endswith("HeldOut")
+    key = f"benchmarks.{name}" if f"benchmarks.{name}.seed" in params else "benchmark"
+    heldout = benchmark.startswith("heldout") or f"{key}.seed" in params
     drawn_from = ("plan.data_fingerprint", "plan.num_heldout_identities", f"{key}.seed")
     return " ".join([benchmark, *(params.get(key, "") for key in drawn_from if heldout)])
 

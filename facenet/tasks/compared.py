@@ -21,7 +21,7 @@ CHOSEN = ("backbone", "loss", "data", "sampler", "augment", "preprocess", "optim
 KEYS = (  # of a config; those that are null say nothing
     *("seed", "weights", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "data.image_size"),
     *("backbone.embedding_size", "trainer.epochs", "trainer.max_steps", "trainer.clip_grad_norm", "trainer.accumulate"),
-    *("loss.terms.*.loss.margin", "benchmark*.seed", "benchmarks.*._target_"),
+    *("loss.terms.*.loss.margin", "benchmark*.seed"),
 )
 DERIVED = (  # of a plan
     *(

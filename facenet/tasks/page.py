@@ -52,7 +52,9 @@ def span_of(run_dir: Path, select: str, value: float) -> str:
     name, _, figure = select.partition("/")
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
         if figure == "accuracy" and name not in ("train", "val"):
-            return f" (95 % interval {interval(value, int(json.loads(text_of(run_dir / f'{name}.json'))['num_pairs']))})"
+            return (
+                f" (95 % interval {interval(value, int(json.loads(text_of(run_dir / f'{name}.json'))['num_pairs']))})"
+            )
     return ""
 
 

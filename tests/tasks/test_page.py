@@ -36,7 +36,9 @@ def test_at_the_end_it_says_what_came_of_it_and_what_to_type(facts):
     with page.of_run(tags, facts) as result:
         result.update({"metrics": {"lfw/accuracy": 0.9, "epoch": 3.0}, "checkpoint": "/x/best.pt"})
     note = tags[page.NOTE]
-    assert note.startswith("**lfw/accuracy 0.9000** (95 % interval 0.8734 – 0.9216), in epoch 3") and note.endswith(facts.tags[page.NOTE])
+    assert note.startswith("**lfw/accuracy 0.9000** (95 % interval 0.8734 – 0.9215), in epoch 3") and note.endswith(
+        facts.tags[page.NOTE]
+    )
     assert "facenet-evaluate checkpoint=/x/best.pt" in note and "facenet.load('/x/best.pt')" in note
     assert f"facenet-train resume={facts.run_dir}" in note and tags["closed"]
 

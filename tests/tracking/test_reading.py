@@ -88,7 +88,9 @@ def test_the_history_of_a_metric(sweep):
 
 def test_fold_accuracies_are_those_of_the_best_epoch(mlflow, facts, tmp_path):
     first, best = (
-        Outcome(metrics={"accuracy": 0.5}, folds=tuple(n / most for n in range(12)), files={"lfw.json": {"num_pairs": 40}})
+        Outcome(
+            metrics={"accuracy": 0.5}, folds=tuple(n / most for n in range(12)), files={"lfw.json": {"num_pairs": 40}}
+        )
         for most in (20, 12)
     )
     with mlflow.run(facts()) as run_id:
