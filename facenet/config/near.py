@@ -12,6 +12,7 @@ from typing import Any
 
 from facenet.config.slots import SLOTS, closest
 from facenet.errors import shown
+from facenet.files import trusted
 
 Row = str | tuple[str, str]
 # Names, in lower case and with _ for -: the overrides, where {} is the value; two of a switch that is on, and off.
@@ -98,7 +99,8 @@ def meant(at: str, value: Any, whole: Mapping[str, Any]) -> str:
 
 def overrides_for(name: str, value: str | None, whole: Mapping[str, Any]) -> str:
     """Those that do what a flag of another program does; a key of the config may be one."""
-    return filled(f"{name}={{}}", value) if is_key(name, whole) else instead_of(name, value, whole)
+    own = is_key(name, whole) or name == trusted.KEY
+    return filled(f"{name}={{}}", value) if own else instead_of(name, value, whole)
 
 
 def words_about(at: str) -> str:
