@@ -70,16 +70,20 @@ def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources
         if file.suffix != ".pyc" and file.is_file()
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected |= {f"facenet/reports/page.{kind}" for kind in ("css", "js")} | {"facenet/py.typed"}
+    expected |= {f"facenet/reports/page.{kind}" for kind in ("css", "js")} | {
+        "facenet/py.typed",
+        "facenet/commands/completion.sh",
+    }
     assert packed == expected | {"facenet/conf/__init__.py", "facenet/experiments/__init__.py"}
 
 
 def test_the_wheel_names_its_commands_and_requirements(wheel: Path):
     archive = zipfile.ZipFile(wheel)
     notes = {name.split("/")[-1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
-    commands = {"train": "composed", "evaluate": "composed", "data": "flags", "report": "flags", "runs": "flags"}
+    commands = {"train": "front", "evaluate": "front", "data": "flags", "report": "flags", "runs": "flags"}
     for command, module in commands.items():
         assert f"facenet-{command} = facenet.commands.{module}:{command}\n" in notes["entry_points.txt"]
+    assert "facenet = facenet.commands.front:facenet\n" in notes["entry_points.txt"]
     assert "Requires-Python: >=3.10\n" in notes["METADATA"]
     required = [
         line for line in notes["METADATA"].splitlines() if line.startswith("Requires-Dist:") and "extra" not in line

@@ -13,12 +13,38 @@ from facenet.launch.surroundings import settle
 from facenet.privacy.logs import guard_logs
 
 Commands = Any  # what argparse's add_subparsers gives, whose class is private
+EXAMPLES = """
+facenet-data annotate PEOPLE --out cls_train.txt
+facenet-data pack PEOPLE pack --size 160
+facenet-data shard PEOPLE shards --images-per-shard 5000
+facenet-data audit PEOPLE
+facenet-data audit PEOPLE --against LFW --checkpoint RUN/checkpoints/best.pt
+facenet-doctor
+facenet-doctor --accelerator cpu --processes 2
+facenet-doctor --json
+facenet-compare-loss outputs/a outputs/b
+facenet-compare-loss ours/dllogger-0.json theirs/dllogger-0.json --steps 100 --plot losses.png
+facenet-report lr_batch
+facenet-report lr_batch --uri http://127.0.0.1:5000 --out page.html
+facenet-runs reap --dry-run
+facenet-runs reap --all-hosts --older-than 48
+facenet-runs sync
+facenet-runs sync outputs/2026-11-28
+""".splitlines()
+
+
+class Parser(argparse.ArgumentParser):
+    """Its help ends with examples."""
+
+    def format_help(self) -> str:
+        lines = [f"\n  {each}" for each in EXAMPLES if f"{each} ".startswith(f"{self.prog} ")]
+        return f"{super().format_help()}\nExamples{''.join(lines)}\n"
 
 
 def data() -> None:
     """facenet-data"""
     settle()
-    parser = argparse.ArgumentParser(prog="facenet-data", description="Prepare and inspect folders of faces.")
+    parser = Parser(prog="facenet-data", description="Prepare and inspect folders of faces.")
     commands = parser.add_subparsers(required=True)
     for add in (add_annotate, add_pack, add_shard, add_audit):
         add(commands)
@@ -164,7 +190,7 @@ def doctor() -> None:
     group = files("facenet.conf").joinpath("accelerator")
     choices = sorted(file.name.removesuffix(".yaml") for file in group.iterdir() if file.name.endswith(".yaml"))
     choices += sorted(point.name for point in metadata.entry_points(group="facenet.devices"))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="facenet-doctor",
         description="Checks whether this machine can train, and says what to fix: versions, devices, precisions, speed, processes, MLflow.",
         epilog="Takes some ten seconds and writes nothing. Exit code: 0 one can train, 1 one cannot, 2 wrong flags.",
@@ -189,7 +215,7 @@ def doctor() -> None:
 def compare_loss() -> None:
     """facenet-compare-loss; 1 where the losses differ by more than the tolerance."""
     settle()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="facenet-compare-loss",
         description="Compares the losses of run A with those of reference run B, iteration by iteration.",
         epilog="Each of A and B is a log with TCAPPDLL or DLLL lines (tracking.dllogger=true writes one per process), a run directory that holds "
@@ -219,7 +245,7 @@ def compare_loss() -> None:
 def report() -> None:
     """facenet-report"""
     settle()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="facenet-report",
         description="Writes one HTML page about a sweep, which needs no network, and adds it to the artifacts of the best run: which setting is "
         "best and whether that is more than chance, pictures, and the command of each job.",
@@ -238,13 +264,13 @@ def report() -> None:
 def runs() -> None:
     """facenet-runs"""
     settle()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="facenet-runs",
         description="Puts right what a crash, a power cut or a store that was away left unfinished in MLflow.",
         epilog="Exit codes: 0 done, 2 something to correct.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    store = argparse.ArgumentParser(add_help=False)
+    store = Parser(add_help=False)
     store.add_argument("--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this directory)")
     reap = commands.add_parser(
         "reap",

@@ -183,12 +183,8 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
                 if not group or group in absent:
                     raise
                 known = list(missing.options or [])
-                absent[group] = no_choice(group, choice, known)
+                absent[group] = near.no_choice(group, choice, known)
                 overrides = [item for item in overrides if item.lstrip("+").split("=")[0] != group]
-
-
-def no_choice(group: str, choice: str, known: Sequence[str]) -> str:
-    return f"{group}: no choice {shown(choice)!r} among {', '.join(known) or 'none'}{near.choice_meant(group, choice, list(known))}"
 
 
 def group_and_choice(missing: str) -> tuple[str, str]:

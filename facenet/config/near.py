@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from importlib.resources import files
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from facenet.config.slots import SLOTS, closest
 from facenet.errors import shown
 from facenet.files import trusted
+from facenet.files.choices import built_in as choices
 
 Row = str | tuple[str, str]
 # Names, in lower case and with _ for -: the overrides, where {} is the value; two of a switch that is on, and off.
@@ -192,16 +191,6 @@ def spread(table: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row for names, row in table.items() for name in names.split()}
 
 
-@functools.cache
-def choices(group: str) -> dict[str, str]:
-    """Name -> text of each file of a group of `conf`."""
-    folder = files("facenet.conf").joinpath(group)
-    if not folder.is_dir():
-        return {}
-    found = {each.name: each for each in folder.iterdir() if each.name.endswith(".yaml")}
-    return {name.removesuffix(".yaml"): found[name].read_text("utf-8") for name in sorted(found)}
-
-
 def choices_with(group: str, key: str) -> list[str]:
     """The choices of a group that have a key."""
     has = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
@@ -220,3 +209,7 @@ def choice_meant(group: str, choice: str, known: list[str]) -> str:
     if len(others) == 1:
         return f"; write {others[0]}={name}"
     return closest(name, known) or (OTHER_NETWORKS.format(shown(choice)) if group == "backbone" else "")
+
+
+def no_choice(group: str, choice: str, known: Sequence[str]) -> str:
+    return f"{group}: no choice {shown(choice)!r} among {', '.join(known) or 'none'}{choice_meant(group, choice, list(known))}"

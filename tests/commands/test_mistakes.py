@@ -122,7 +122,7 @@ def test_a_mistake_is_told_with_its_way_out(line, base, monkeypatch):
             if not mistakes.is_choice(each):
                 OmegaConf.update(config, key, value, force_add=True)
             elif (choice := each.partition("=")[2].strip("'")) not in (known := list(near.choices(key))):
-                absent[key] = mistakes.no_choice(key, choice, known)
+                absent[key] = near.no_choice(key, choice, known)
         return config, absent
 
     monkeypatch.setattr(sys, "argv", ["facenet-train", *readable_or_same(line)])

@@ -1,0 +1,198 @@
+"""What the commands say about themselves: help out of the YAML files, the version, the umbrella command, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from facenet.commands import flags, front
+from facenet.commands.help_text import help_of
+from facenet.errors import UserError
+from facenet.files.choices import built_in
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+
+
+def choices_in(text: str) -> dict[str, list[str]]:
+    """Group -> its choices, in order."""
+    found: dict[str, list[str]] = {}
+    for line in text.partition("\n\nValues")[0].splitlines():
+        if group := re.match(r"  ([\w/]+)", line):
+            names = found.setdefault(group[1], [])
+        elif name := re.match(r"    (\w+)", line):
+            names.append(name[1])
+    return found
+
+
+def test_the_default_of_each_group_comes_first_and_all_are_there():
+    listed = choices_in(help_of("train", []))
+    conf = yaml.safe_load(built_in(".", "facenet.conf")["train"])
+    chosen = {group: name for each in conf["defaults"] if isinstance(each, dict) for group, name in each.items()}
+    for group, name in chosen.items():
+        if group not in ("preset", "sweep") and not group.startswith("override"):
+            assert listed[group][0] == name and sorted(listed[group]) == list(built_in(group)), group
+    assert listed["benchmark/protocol"][0] == "plain" and listed["sweep"] == ["default", "lr_batch", "optuna_lr"]
+    assert "single_card" in listed["preset"] and "real_faces" in listed["preset"]
+
+
+def test_each_choice_has_a_line_that_says_what_it_is():
+    text = help_of("train", [])
+    for names in choices_in(text).values():
+        for name in names:
+            assert re.search(rf"^    {name}(\n)? +\S", text, re.MULTILINE), name
+
+
+def test_values_stand_with_their_comments_and_are_those_of_the_config(default_config):
+    text = help_of("train", []).partition("\n\nValues")[2].partition("\n\nFlags")[0]
+    found = dict(re.findall(r"^  ([\w.]+)=(\S+)", text, re.MULTILINE))
+    for key, value in found.items():
+        node = default_config
+        for part in key.split("."):
+            node = node[part]
+        assert "${" in value or yaml.safe_load(value) == node, key
+    assert {key.partition(".")[0] for key in found} == {
+        key for key in default_config if key not in ("hydra", "benchmarks")
+    }
+    assert re.search(r"^  trainer.keep=2 +newest numbered checkpoints to keep beside", text, re.MULTILINE)
+    assert re.search(r"^  data.val_images=0.01 +share of images held out", text, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def default_config():
+    from facenet.commands import composed
+    from facenet.commands.mistakes import compose_leniently
+    from facenet.sweeps.batch import resolved_as_job
+
+    assert composed.own_experiments  # its import registers a resolver
+    return resolved_as_job(compose_leniently("train", [])[0])
+
+
+def test_another_choice_shows_its_own_values():
+    text = help_of("train", ["--help", "loss=arcface", "watch=none", "benchmark/protocol=flip", "seed=3"])
+    assert re.search(r"^  loss.terms.arcface.loss.margin=0.5 +radians", text, re.MULTILINE)
+    assert "loss.terms.triplet" not in text.partition("Examples")[0] and "  benchmark.protocol.flip=concat" in text
+    assert "  watch.collapse='off'\n" in text and "  watch.hang=" in text
+    assert "\npreset=" not in text and "\npreset=single_card\n  # @package" in help_of("train", ["preset=single_card"])
+    with pytest.raises(UserError, match="^loss: no choice 'arcfac' among .*; did you mean 'arcface'"):
+        help_of("train", ["loss=arcfac"])
+
+
+def test_presets_of_ones_own_are_listed(tmp_path):
+    folder = tmp_path / "experiments" / "preset"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\n# Mine\x1b[31m, for small faces.\nseed: 1\n")
+    (folder / "odd.yaml").write_bytes(b"\xff\xfe")
+    (folder / "folder.yaml").mkdir()
+    (tmp_path / "experiments" / "backbone").mkdir()
+    (tmp_path / "experiments" / "backbone" / "own.yaml").write_text("# Own.\n_target_: [\n")  # no YAML: shown, not read
+    assert "\nbackbone=own\n  # Own.\n  _target_: [\n" in help_of("train", ["backbone=own"])
+    listed = help_of("train", [])
+    assert re.search(r"^    mine +Mine\\x1b\[31m, for small faces.$", listed, re.MULTILINE) and "\n    odd\n" in listed
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_help_ends_with_five_examples(command):
+    examples = help_of(command, []).split("Examples\n")[1].splitlines()
+    assert len(examples) == 5 and all(line.startswith(f"  facenet-{command}") for line in examples)
+
+
+@pytest.mark.parametrize("command", ["data", "doctor", "compare-loss", "report", "runs"])
+def test_help_of_the_commands_with_flags_ends_with_examples(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["facenet", command, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        front.facenet()
+    examples = capsys.readouterr().out.split("Examples\n")[1].splitlines()
+    assert len(examples) >= 2 and all(line.startswith(f"  facenet-{command}") for line in examples)
+
+
+def test_each_example_is_taken_by_its_parser(monkeypatch):
+    """Up to the task itself, which is not run."""
+    monkeypatch.setattr(flags.argparse.ArgumentParser, "exit", lambda self, *said: pytest.fail(str(said)))
+    seen = []
+    monkeypatch.setattr(flags, "guard_logs", lambda: seen.append(sys.argv[0]) or sys.exit(77))
+    for line in filter(None, flags.EXAMPLES):
+        monkeypatch.setattr(sys, "argv", line.split())
+        with pytest.raises(SystemExit, match="77"):
+            getattr(flags, line.split()[0].removeprefix("facenet-").replace("-", "_"))()
+    assert len(seen) == len(flags.EXAMPLES) - 1
+
+
+def test_the_umbrella_runs_its_commands(monkeypatch, capsys):
+    monkeypatch.setattr(flags, "doctor", lambda: print(json.dumps(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["/bin/facenet", "doctor", "--json"])
+    front.facenet()
+    assert json.loads(capsys.readouterr().out) == ["facenet-doctor", "--json"]
+    for said, told in (([], "facenet train"), (["--help"], "facenet compare-loss"), (["--version"], "facenet 0.")):
+        monkeypatch.setattr(sys, "argv", ["facenet", *said])
+        front.facenet()
+        assert told in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["facenet", "train", "--version"])
+    front.facenet()
+    assert capsys.readouterr().out.startswith("facenet 0.")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["trian"], "facenet trian: no command; did you mean 'train'?"),
+        (["x"], "facenet x: no command; one of train, evaluate, data, doctor, report, runs, compare-loss"),
+        (["--completion", "fish"], "--completion: expected bash or zsh; bash: eval"),
+    ],
+)
+def test_what_is_no_command_is_told(said, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["facenet", *said])
+    with pytest.raises(SystemExit, match="2"):
+        front.facenet()
+    assert capsys.readouterr().err.startswith(told)
+
+
+def completed(shell: str, directory: Path, *lines: str) -> list[str]:
+    """What the script gives for each line, in the shell itself. The words of the line are those that the shell would hand over."""
+    asked = [
+        f'COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; _facenet_complete; echo "${{COMPREPLY[*]}}"' for line in lines
+    ]
+    options = {"bash": ["--norc", "-c"], "zsh": ["-f", "-c"]}[shell]
+    script = "\n".join(['eval "$(facenet --completion bash)"' if shell == "bash" else ZSH, *asked])
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [shell, *options, script], cwd=directory, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+ZSH = 'eval "$(facenet --completion zsh)"; emulate sh'  # as its completion runs what bash's defines
+
+
+@pytest.mark.slow
+@pytest.mark.cold
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_commands_overrides_flags_and_files(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    (tmp_path / "people").mkdir()
+    (tmp_path / "experiments" / "preset").mkdir(parents=True)
+    (tmp_path / "experiments" / "preset" / "$(touch ran).yaml").write_text("# @package _global_\n")
+    lines = ("facenet tr", "facenet data an", "facenet-runs reap --dr", "facenet-data annotate peo")
+    assert completed(shell, tmp_path, *lines) == ["train", "annotate", "--dry-run", "people"]
+    before = "" if shell == "bash" else "loss="  # bash completes what is behind the sign, zsh the word
+    told = completed(shell, tmp_path, "facenet train loss=arc", "facenet-train preset=")
+    assert (
+        told[0] == f"{before}arcface {before}arcface_sharded"
+        and f"{before.replace('loss', 'preset')}single_card" in told[1]
+    )
+    assert not (tmp_path / "ran").exists()
