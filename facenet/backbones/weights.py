@@ -15,7 +15,7 @@ from facenet.backbones.embedder import Embedder
 from facenet.backbones.published import layout_of, made_for
 from facenet.errors import UserError
 from facenet.files import tensor_file
-from facenet.files.plain_pickle import Refused
+from facenet.files.pickled_values import Refused
 
 WRAPPERS = (
     *(

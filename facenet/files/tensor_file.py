@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 from facenet.errors import shown
-from facenet.files.plain_pickle import Machine, Refused, Storage
+from facenet.files.pickled_names import Storage
+from facenet.files.pickled_values import Refused
+from facenet.files.plain_pickle import Machine
 
 ZIP, LOCAL_HEADER = b"PK\x03\x04", 30
 MOST_MEMBERS = 1 << 17

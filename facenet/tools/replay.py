@@ -20,7 +20,7 @@ from facenet.engine.train_step import TrainStep
 from facenet.errors import UserError, fail, printable, told
 from facenet.files import tensor_file
 from facenet.files.plain import plain
-from facenet.files.plain_pickle import Refused
+from facenet.files.pickled_values import Refused
 
 
 def replay(path: Path, device: str = "auto") -> list[str]:

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from facenet.files import plain_pickle, tensor_file
-from facenet.files.plain_pickle import Machine, Refused
+from facenet.files import pickled_values, tensor_file
+from facenet.files.pickled_values import Refused
+from facenet.files.plain_pickle import Machine
 from facenet.files.tensor_file import load
 
 LAYOUTS = {"zip": True, "old": False}
@@ -225,7 +226,7 @@ BOMBS = {
 def test_a_few_bytes_take_little(
     bomb: bytes, reason: str, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plain_pickle, "MOST_CONTAINERS", 20_000)  # 0.6 s where it is a million
+    monkeypatch.setattr(pickled_values, "MOST_CONTAINERS", 20_000)  # 0.6 s where it is a million
     path = write(tmp_path / "a.pt", b"\x80\x02" + bomb)
     started = time.monotonic()
     with pytest.raises(Refused, match=reason):
