@@ -22,12 +22,12 @@ from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure, num_cores
 from facenet.data.feed.buffers import Buffers
 from facenet.data.feed.cached_loader import CachedLoader, MappedImages
-from facenet.data.feed.loader import Loader
+from facenet.data.feed.loader import Loader, Share
 from facenet.data.feed.raw_cache import RawCache, open_cache
 from facenet.data.files.pack import pack_folder
 from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces, ImageList, read_image
-from facenet.data.sampling.sampler import TripletSampler
+from facenet.data.sampling.sampler import ShuffleSampler, TripletSampler
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.loader import ShardLoader
 from facenet.data.shards.writing import write_shards
@@ -133,7 +133,7 @@ def raw_cache(faces: FolderFaces, place: Path) -> RawCache:
 
 def cached_batches(faces: FolderFaces, cache: RawCache, batches: int) -> Iterator[Any]:
     images = MappedImages(cache, Buffers())
-    loader = CachedLoader(faces, PREPROCESS, FLIP, source=faces, cache=cache, images=images, num_workers=0)
+    loader = CachedLoader(faces, PREPROCESS, FLIP, source=faces, images=images, num_workers=0)
     return loader.epoch(triplets_of(faces, batches))
 
 
@@ -163,8 +163,8 @@ def our_batches(faces: Faces, num_workers: int, batches: int) -> Iterator[Any]:
 
 
 def shard_batches(faces: ShardFaces, batches: int) -> Iterator[Any]:
-    loader = ShardLoader(faces, PREPROCESS, FLIP, source=faces, window=10_000, num_workers=0)
-    return loader.passage(batch_size=BATCH, num_batches=batches, epoch=0, rank=0, world_size=1)
+    loader = ShardLoader(faces, PREPROCESS, FLIP, window=10_000, num_workers=0)
+    return loader.draw(ShuffleSampler(), Share(batch_size=BATCH, num_batches=batches))
 
 
 def reference_batches(context: Context, faces: ImageList, num_workers: int) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from facenet.commands import torchrun
 from facenet.commands.mistakes import composition_problem, forced, is_choice, is_override, refuse_flags
-from facenet.config import overlays
+from facenet.config import hydra_files, overlays
 from facenet.config.overrides import (
     as_given,
     check_grammar,
@@ -46,7 +46,7 @@ def own_experiments() -> str:
 
 
 OmegaConf.register_new_resolver("facenet_own_experiments", own_experiments, replace=True)
-overlays.install()
+hydra_files.install()
 
 
 def train() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from importlib import metadata
 from importlib.resources import files
 from typing import Any
@@ -48,11 +49,10 @@ def data() -> None:
     commands = parser.add_subparsers(required=True)
     for add in (add_annotate, add_pack, add_shard, add_audit):
         add(commands)
-    arguments = vars(parser.parse_args())
-    run = arguments.pop("run")
+    given = parser.parse_args()
     guard_logs()
     with told():
-        clean = run(**arguments)
+        clean = given.run(given)
     sys.exit(0 if clean else FAILURE)
 
 
@@ -66,10 +66,10 @@ def add_annotate(commands: Commands) -> None:
     parser.add_argument("--out", default="cls_train.txt", metavar="FILE", help="file to write (default: %(default)s)")
     add_depth(parser)
 
-    def run(**arguments: Any) -> bool:
+    def run(given: argparse.Namespace) -> bool:
         from facenet.tools.annotate import run_annotate
 
-        print(printable(run_annotate(**arguments)))
+        print(printable(run_annotate(given.root, given.out, depth=given.depth)))
         return True
 
     parser.set_defaults(run=run)
@@ -90,10 +90,10 @@ def add_pack(commands: Commands) -> None:
         "--size", type=positive, metavar="PIXELS", help="store JPEG of quality 95 whose longer side is at most this"
     )
 
-    def run(**arguments: Any) -> bool:
+    def run(given: argparse.Namespace) -> bool:
         from facenet.tools.pack import run_pack
 
-        print(printable(run_pack(**arguments)))
+        print(printable(run_pack(given.root, given.out, depth=given.depth, size=given.size)))
         return True
 
     parser.set_defaults(run=run)
@@ -118,10 +118,10 @@ def add_shard(commands: Commands) -> None:
     )
     add_depth(parser)
 
-    def run(**arguments: Any) -> bool:
+    def run(given: argparse.Namespace) -> bool:
         from facenet.tools.shard import run_shard
 
-        print(printable(run_shard(**arguments)))
+        print(printable(run_shard(given.root, given.out, images_per_shard=given.images_per_shard, depth=given.depth)))
         return True
 
     parser.set_defaults(run=run)
@@ -157,10 +157,19 @@ def add_audit(commands: Commands) -> None:
     parser.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object with all names")
 
-    def run(**arguments: Any) -> bool:
+    def run(given: argparse.Namespace) -> bool:
         from facenet.tools.audit import run_audit
+        from facenet.tools.overlap import Comparison
 
-        report, clean = run_audit(**arguments)
+        report, clean = run_audit(
+            given.root,
+            depth=given.depth,
+            against=given.against,
+            comparison=Comparison(**{each.name: getattr(given, each.name) for each in fields(Comparison)}),
+            max_pixels=given.max_pixels,
+            num_workers=given.num_workers,
+            as_json=given.as_json,
+        )
         print(printable(report))
         return clean
 

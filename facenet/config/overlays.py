@@ -7,7 +7,6 @@ sweep's directory has on record.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,23 +14,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet.config import set_by, walk
-from facenet.config.plugins import PluginFolders
 from facenet.config.slots import ANY, WORD, ZOOS, addresses_in, is_source, named_by, openings_of_strangers, way_to_trust
 from facenet.errors import UserError, shown
 from facenet.files import trusted
-from facenet.files.plain import plain, yaml_text
+from facenet.files.plain import plain
 from facenet.files.renamed import current
 from facenet.privacy.addresses import masked_address
 
@@ -61,15 +51,7 @@ NAMES = {
 FETCHED = re.compile(r"checkpoint_path|pretrained_.+|weights(_.+)?|url", re.IGNORECASE)
 SETTING = re.compile(r"[\w.,:@%+\-]*")
 COUNT = "${sweep.jobs_per_node}"  # checked to be a number before anything starts
-PRESETS = "preset/"
 ON_THE_COMMAND_LINE = "a file of a directory may not say that; say it on the command line"
-
-
-def install() -> None:
-    """Makes Hydra read files of directories through this module, those of --config-dir, hydra.searchpath and plugins too, and of packages only
-    files."""
-    Plugins.instance().register(PluginFolders)
-    SourcesRegistry.instance().types |= {"file": DirectoryFiles, "pkg": PackageFiles}
 
 
 overrides_said: ContextVar[Sequence[str] | None] = ContextVar("overrides_said", default=None)  # of a call from Python
@@ -97,51 +79,6 @@ def check_composed(config: dict[str, Any]) -> None:
             raise UserError(
                 f"{path}={shown(hidden)}: is not what the command line says; an address is only opened when it does; add {path}=..."
             )
-
-
-class DirectoryFiles(FileConfigSource):
-    """Hydra's source of YAML files, which composes what has passed `problems_of` and nothing else. Raises UserError."""
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        path = Path(self.path, self._normalize_file_name(config_path))
-        try:
-            text = yaml_text(path)
-            config = OmegaConf.create(text)
-        except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-        header = self._get_header_dict(text[:512])
-        content = plain(OmegaConf.to_container(config), str(path))
-        for problem in problems_of(content, config_path.removesuffix(".yaml"), header.get("package")):
-            raise UserError(f"{path}: {problem}")
-        files_read.append(path)
-        note_preset(config_path, content)
-        return ConfigResult(config=config, path=f"{self.scheme()}://{self.path}", provider=self.provider, header=header)
-
-
-def note_preset(config_path: str, content: Any) -> None:
-    """Which keys it sets, for messages about those that another choice does not have."""
-    if config_path.startswith(PRESETS):
-        name = config_path.removeprefix(PRESETS).removesuffix(".yaml")
-        set_by.update({path: name for path, _ in walk(content) if path})
-
-
-class PackageFiles(ImportlibResourcesConfigSource):
-    """Hydra's source of files in packages, without a way out of them."""
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        found = super().load_config(config_path)
-        if config_path.startswith(PRESETS):
-            note_preset(config_path, OmegaConf.to_container(found.config))
-        return found
-
-    def is_config(self, config_path: str) -> bool:
-        inside = not os.path.isabs(config_path) and ".." not in Path(config_path).parts
-        return inside and bool(super().is_config(config_path))
-
-
-# Hydra hands the sources on to processes of other launchers, where it registers its own anew and takes those of one name for the same.
-DirectoryFiles.__name__ = FileConfigSource.__name__
-PackageFiles.__name__ = ImportlibResourcesConfigSource.__name__
 
 
 def problems_of(content: Any, config_path: str, package: str | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.feed.choice import KINDS, FeedKind
@@ -18,6 +18,10 @@ from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.shards.faces import ShardFaces
 from facenet.errors import UserError, shown
 from facenet.files.home import expand_home
+
+if TYPE_CHECKING:
+    from facenet.data.feed.loader import Loader, NewImages
+    from facenet.data.transforms import Augment, Preprocess
 
 log = logging.getLogger(__name__)
 DEEPEST = 5  # folders below an identity's
@@ -34,6 +38,9 @@ class Data:
     min_images: identities with fewer images are left out. feed: where batches come from: the files, or a cache of preprocessed images on disk,
     in memory or on the device; auto picks by size. cache_dir: where that cache is kept; None takes $FACENET_CACHE/raw or ~/.cache/facenet/raw.
     """
+
+    in_order: ClassVar[bool] = False
+    """True where images are read in an order of the source's own, whatever the sampler, and are not cached."""
 
     batch_size: int = 96
     image_size: int = 160
@@ -59,6 +66,35 @@ class Data:
     def open(self) -> Faces:
         """The labelled images; UserError when there is nothing to train on."""
         raise NotImplementedError
+
+    @property
+    def location(self) -> str | None:
+        """Where they are read from; None for what is drawn."""
+        return None
+
+    def loader(
+        self,
+        faces: Faces,
+        preprocess: Preprocess,
+        augment: Augment | None = None,
+        *,
+        seed: int,
+        new: NewImages | None = None,
+        out_of: int | None = None,
+    ) -> Loader:
+        """Makes batches of these faces, a part of what `open` gave. augment: None where nothing is trained on them. new and out_of are `Loader`'s."""
+        from facenet.data.feed.loader import Loader  # and with it torch
+
+        return Loader(
+            faces,
+            preprocess,
+            augment,
+            num_workers=self.num_workers,
+            seed=seed,
+            max_unreadable=self.max_unreadable,
+            new=new,
+            out_of=out_of,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +125,10 @@ class FolderData(FileData):
         if not 1 <= self.depth <= DEEPEST:
             raise UserError(f"data.depth: expected 1 to {DEEPEST}, got {self.depth}")
 
+    @property
+    def location(self) -> str:
+        return self.root
+
     def open(self) -> Faces:
         try:
             faces = FolderFaces(self.root, self.decode(), self.depth)
@@ -107,6 +147,10 @@ class AnnotationData(FileData):
     list: str
     within: str | None = None
 
+    @property
+    def location(self) -> str:
+        return self.list
+
     def open(self) -> Faces:
         try:
             faces = read_annotation(self.list, within=self.within, decode=self.decode())
@@ -121,6 +165,10 @@ class RecordData(Data):
 
     path: str
 
+    @property
+    def location(self) -> str:
+        return self.path
+
     def open(self) -> Faces:
         try:
             faces = RecordFaces(self.path)
@@ -134,6 +182,7 @@ class ShardData(FileData):
     """Tar shards, read from front to back: a folder or http(s) address that `facenet-data shard` filled, or a pattern of .tar files.
     shuffle_buffer: images that a process holds to mix them, as files; 1 mixes only the order of shards."""
 
+    in_order: ClassVar[bool] = True
     shards: str
     shuffle_buffer: int = 10_000
 
@@ -145,6 +194,37 @@ class ShardData(FileData):
             raise UserError(
                 f"data.feed={self.feed}: shards are read in order and not cached; leave it at auto, or use data=record"
             )
+
+    @property
+    def location(self) -> str:
+        return self.shards
+
+    def loader(
+        self,
+        faces: Faces,
+        preprocess: Preprocess,
+        augment: Augment | None = None,
+        *,
+        seed: int,
+        new: NewImages | None = None,
+        out_of: int | None = None,
+    ) -> Loader:
+        """Mixes the images within the shuffle buffer where something is trained on them."""
+        from facenet.data.shards.loader import ShardLoader
+
+        if augment is not None:
+            log.info("feed shards (read in order, %d images held to mix them)", self.shuffle_buffer)
+        return ShardLoader(
+            faces,
+            preprocess,
+            augment,
+            window=0 if augment is None else self.shuffle_buffer,
+            num_workers=self.num_workers,
+            seed=seed,
+            max_unreadable=self.max_unreadable,
+            new=new,
+            out_of=out_of,
+        )
 
     def open(self) -> Faces:
         try:

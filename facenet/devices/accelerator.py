@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from facenet.devices import updates
+from facenet.devices.ahead import sent_ahead
 from facenet.devices.host_memory import keep_freed_memory
 from facenet.devices.table import (
     DTYPES,
@@ -200,40 +201,10 @@ class Accelerator:
         module._compiled_call_impl = call  # what __call__ runs; torch leaves it out of copies and files
 
     def ahead(self, items: Iterator[Item], moved: Callable[[Item, Callable[[Tensor], Tensor]], Item]) -> Iterator[Item]:
-        """The items on the device: each is copied on a stream of its own while the one before it is in use. `moved(item, to)` applies
-        `to` to each tensor. On a cpu, and where the device's module has no streams, the items as they are."""
+        """The items on the device, by `sent_ahead`. On a cpu, and where the device's module has no streams, the items as they are."""
         if is_host(self.name) or not hasattr(self.module, "Stream"):
-            yield from items
-            return
-        side, tensors = self.module.Stream(self.device), list[Tensor]()
-
-        def to(tensor: Tensor) -> Tensor:
-            if tensor.device == self.device:
-                return tensor
-            on_device = (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
-            tensors.append(on_device)
-            return on_device
-
-        def send(item: Item) -> tuple[Item, list[Tensor]]:
-            tensors.clear()
-            with self.module.stream(side):
-                return moved(item, to), list(tensors)
-
-        waiting: tuple[Item, list[Tensor]] | None = None
-        for item in items:
-            ready, waiting = waiting, send(item)
-            if ready is not None:
-                yield self.handed_over(ready, side)
-        if waiting is not None:
-            yield self.handed_over(waiting, side)
-
-    def handed_over(self, sent: tuple[Item, list[Tensor]], side: Any) -> Item:
-        """The item, for the stream that computes: it waits for the copy, and the memory for its use."""
-        current = self.module.current_stream(self.device)
-        current.wait_stream(side)
-        for tensor in sent[1]:
-            tensor.record_stream(current)
-        return sent[0]
+            return items
+        return sent_ahead(items, moved, self.device, self.module)
 
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]

@@ -5,21 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from facenet.data.feed.buffers import Buffers
 from facenet.data.feed.cached_loader import CachedLoader, Images, MappedImages, ResidentImages
 from facenet.data.feed.choice import Need, Room, choose, free_disk, free_memory
-from facenet.data.feed.loader import Batch, Loader, NewImages
-from facenet.data.feed.raw_cache import RawCache, Stopped, cache_bytes, cache_place, exists_or_comes, open_cache
-from facenet.data.identities import Faces, Subset
-from facenet.data.shards.faces import ShardFaces
-from facenet.data.shards.loader import ShardLoader
-from facenet.data.source import ShardData
+from facenet.data.feed.loader import Batch, Loader, NewImages, Share
+from facenet.data.feed.raw_cache import Stopped, cache_bytes, cache_place, exists_or_comes, open_cache
+from facenet.data.identities import Faces
+from facenet.data.transforms import Augment
 from facenet.devices.accelerator import Accelerator
 from facenet.errors import UserError
 from facenet.files.cache_dir import cache_dir
@@ -46,36 +42,35 @@ class Feed:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.material, self.plan, self.rank, self.accelerator, self.stop = material, plan, rank, accelerator, stop
-        self.sampler, self.seed = recipe.sampler, recipe.seed
+        self.sampler = recipe.sampler
+        self.place_of_rank = {"rank": rank, "world_size": plan.num_processes}
         self.data, self.preprocess, self.augment = recipe.data, recipe.preprocess, recipe.augment
-        data, preprocess, augment = self.data, self.preprocess, self.augment
+        self.seed = recipe.seed
         self.new: NewImages = (accelerator and accelerator.pinned_memory()) or Buffers()
-        self.kind, cached = self.chosen()
-        self.loader: Loader
-        self.val_loader: Loader
-        options: dict[str, Any] = {
-            "num_workers": data.num_workers,
-            "seed": recipe.seed,
-            "max_unreadable": data.max_unreadable,
-        }
-        out_of = len(material.source)  # of a hundred images that validate, none might be unreadable
-        if isinstance(data, ShardData):
-            options |= {"source": shards_of(material.source), "new": self.new}
-            self.loader = ShardLoader(material.train, preprocess, augment, **options, window=data.shuffle_buffer)
-            self.val_loader = ShardLoader(material.val, preprocess, **options, window=0, out_of=out_of)
-        elif cached is None:
-            self.loader = Loader(material.train, preprocess, augment, **options, new=self.new)
-            self.val_loader = Loader(material.val, preprocess, **options, new=self.new, out_of=out_of)
-        else:
-            cache, images = cached
-            options |= {"source": material.source, "cache": cache, "images": images}
-            self.loader = CachedLoader(material.train, preprocess, augment, **options)
-            self.val_loader = CachedLoader(material.val, preprocess, **options, out_of=out_of)
+        self.kind, self.images = self.chosen()
+        self.loader = self.loader_of(material.train, self.augment)
+        self.val_loader = self.loader_of(
+            material.val, out_of=len(material.source)
+        )  # of a hundred, none might be unreadable
 
-    def chosen(self) -> tuple[str, tuple[RawCache, Images] | None]:
-        """files, shards, disk, ram or device, and for the last three the cache and its images. What was not asked for by name ends no run."""
-        if isinstance(self.data, ShardData):
-            log.info("feed shards (read in order, %d images held to mix them)", self.data.shuffle_buffer)
+    def loader_of(self, faces: Faces, augment: Augment | None = None, *, out_of: int | None = None) -> Loader:
+        if self.images is None:
+            return self.data.loader(faces, self.preprocess, augment, seed=self.seed, new=self.new, out_of=out_of)
+        return CachedLoader(
+            faces,
+            self.preprocess,
+            augment,
+            source=self.material.source,
+            images=self.images,
+            num_workers=self.data.num_workers,
+            seed=self.seed,
+            max_unreadable=self.data.max_unreadable,
+            out_of=out_of,
+        )
+
+    def chosen(self) -> tuple[str, Images | None]:
+        """files, shards, disk, ram or device, and for the last three the images of a cache. What was not asked for by name ends no run."""
+        if self.data.in_order:
             return "shards", None
         if self.data.feed == "files":
             return "files", None
@@ -109,7 +104,7 @@ class Feed:
         need = Need(cache_bytes(source, self.preprocess), shown / len(source), kept, obstacle)
         return need, Room(free_disk(place.parent) if place is not None else 0, free_memory(), device)
 
-    def open_raw_cache(self, kind: str) -> tuple[RawCache, Images]:
+    def open_raw_cache(self, kind: str) -> Images:
         source, threads = self.material.source, max(1, self.data.num_workers)
         if self.place is None:
             raise UserError("data.cache_dir: there is no home directory that can be written; set it or FACENET_CACHE")
@@ -119,56 +114,18 @@ class Feed:
             )
         if kind == "device":
             device = self.accelerator.device if self.accelerator else torch.empty(0).device
-            return cache, ResidentImages(cache, device, num_threads=threads)
+            return ResidentImages(cache, device, num_threads=threads)
         if kind == "ram":
             cache.read_all(lambda start, images: None, num_threads=threads)
-        return cache, MappedImages(cache, self.new)
+        return MappedImages(cache, self.new)
 
     def train(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """Yields training batches, from batch number `first` of the epoch on."""
-        count = self.plan.steps_per_epoch * self.plan.accumulate
-        size = self.plan.images_per_step // self.plan.accumulate
-        if isinstance(self.loader, ShardLoader):
-            return self.passage(self.loader, size, count, epoch, first=first)
-        indices = self.indices(self.material.train, size, count, epoch)
-        rest = islice(indices, first, None)
-        return self.loader.epoch(rest, epoch=epoch, rank=self.rank, first=first, origin=self.sampler.origin)
+        """From batch number `first` of the epoch on."""
+        parts = self.plan.accumulate
+        sizes = {"batch_size": self.plan.images_per_step // parts, "num_batches": self.plan.steps_per_epoch * parts}
+        return self.loader.draw(self.sampler, Share(**sizes, **self.place_of_rank, epoch=epoch, first=first))
 
     def val(self) -> Iterator[Batch]:
-        """Yields validation batches, the same ones after every epoch."""
-        if isinstance(self.val_loader, ShardLoader):
-            return self.passage(self.val_loader, self.plan.val_batch_size, self.plan.num_val_batches, 0)
-        return self.val_loader.epoch(
-            self.indices(self.material.val, self.plan.val_batch_size, self.plan.num_val_batches, 0), rank=self.rank
-        )
-
-    def passage(
-        self, loader: ShardLoader, batch_size: int, num_batches: int, epoch: int, *, first: int = 0
-    ) -> Iterator[Batch]:
-        return loader.passage(
-            batch_size=batch_size,
-            num_batches=num_batches,
-            epoch=epoch,
-            rank=self.rank,
-            world_size=self.plan.num_processes,
-            first=first,
-        )
-
-    def indices(self, faces: Faces, batch_size: int, num_batches: int, epoch: int) -> Iterator[Any]:
-        return self.sampler.batches(
-            faces.labels,
-            batch_size=batch_size,
-            num_batches=num_batches,
-            epoch=epoch,
-            seed=self.seed,
-            rank=self.rank,
-            world_size=self.plan.num_processes,
-        )
-
-
-def shards_of(faces: Faces) -> ShardFaces:
-    """Returns the shards that a source opened, of which `data.min_images` may leave a part."""
-    while isinstance(faces, Subset):
-        faces = faces.parent
-    assert isinstance(faces, ShardFaces)
-    return faces
+        """The same batches after every epoch."""
+        sizes = {"batch_size": self.plan.val_batch_size, "num_batches": self.plan.num_val_batches}
+        return self.val_loader.draw(self.sampler, Share(**sizes, **self.place_of_rank))

@@ -13,7 +13,7 @@ import torch
 from facenet.data.identities import Faces, Subset
 from facenet.data.layout import Layout
 from facenet.data.sampling.sampler import Sampler
-from facenet.data.source import Data, ShardData
+from facenet.data.source import Data
 from facenet.data.split import Indices, split_identities, split_images
 from facenet.devices.table import check_exchange, check_precision, is_host
 from facenet.engine.muon import Muon
@@ -121,7 +121,7 @@ def divide(data: Data, *benchmarks: Benchmark) -> Material:
         share = DEFAULT_HELDOUT if any(each.needs_heldout for each in benchmarks) else 0.0
     rest, heldout = split_identities(source, share, SPLIT_SEED)
     training = Subset(source, rest)
-    in_order = isinstance(data, ShardData)  # whole shards validate: scattered images would take a pass over all of them
+    in_order = data.in_order  # whole shards validate: scattered images would take a pass over all of them
     train, val = split_images(training, data.val_images, None if in_order else SPLIT_SEED)
     held = Subset(source, heldout) if len(heldout) else None
     opened = []
@@ -144,7 +144,7 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
     """Raises UserError for a batch size that does not divide, data too small for one step, an absent device or one that
     lacks what is asked of it. rehearse: play the schedule through, 5 us a step, and tell what is odd; ranks obey a plan that was played."""
     data, sampler, trainer, schedule = recipe.data, recipe.sampler, recipe.trainer, recipe.schedule
-    check_terms(recipe.loss, sampler.layout, in_order=isinstance(data, ShardData))
+    check_terms(recipe.loss, sampler.layout, in_order=data.in_order)
     device, reason = device_of(recipe, num_processes)
     images_per_step = sampler.images_per_step(data.batch_size, num_processes, trainer.accumulate)
     steps_per_epoch = len(material.train) // data.batch_size

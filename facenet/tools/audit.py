@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from facenet import config as configs
 from facenet.data.files.annotation import read_annotation
 from facenet.data.files.decode import Decode
 from facenet.data.files.duplicates import Indices, near_groups, same_groups
 from facenet.data.files.inventory import Inventory, take_inventory
 from facenet.data.identities import Faces, FolderFaces
-from facenet.devices.table import DeviceChoice
 from facenet.errors import UserError, shown
 from facenet.files.home import expand_home
 from facenet.tasks.progress import image_bar
-from facenet.tools.overlap import near_identities, restore_network, same_names
+from facenet.tools.overlap import Comparison, near_identities, same_names
 
 NAMED = 5  # examples of a finding in the text; the JSON has all
 
@@ -73,27 +71,17 @@ def run_audit(
     *,
     depth: int = 1,
     against: str | None,
-    weights: str | None,
-    checkpoint: str | None,
-    backbone: str,
-    preprocess: str,
-    image_size: int,
-    threshold: float,
-    accelerator: str,
+    comparison: Comparison,
     max_pixels: int,
     num_workers: int,
     as_json: bool,
 ) -> tuple[str, bool]:
     """The report, and whether it found nothing that matters. Raises UserError for folders and networks that cannot be opened."""
-    if (weights or checkpoint) and against is None:
+    if (comparison.weights or comparison.checkpoint) and against is None:
         raise UserError("--weights and --checkpoint compare with another set; name it with --against")
     if num_workers < 1:
         raise UserError(f"--num-workers: expected 1 or more, got {num_workers}")
-    if image_size < 1:
-        raise UserError(f"--image-size: expected 1 or more, got {image_size}")
-    device = chosen_device(accelerator)
-    network = restore_network(checkpoint, weights, backbone, preprocess, image_size)
-    decode = Decode(max_pixels=max_pixels)
+    device, network, decode = comparison.device(), comparison.network(), Decode(max_pixels=max_pixels)
     sets = [open_faces(root, decode, depth), *([] if against is None else [open_faces(against, decode)])]
     with image_bar(sum(map(len, sets))) as progress:
         taken: list[Inventory] = []
@@ -104,9 +92,9 @@ def run_audit(
     examine_copies(audit)
     examine_spellings(audit)
     if audit.against is not None:
-        examine_names(audit.train.faces, audit.against.faces, audit)
+        left, right, threshold = audit.train, audit.against, comparison.threshold
+        examine_names(left.faces, right.faces, audit)
         if network is not None:
-            left, right = audit.train, audit.against
             near = near_identities(
                 network, left, right, accelerator=device, threshold=threshold, num_workers=num_workers
             )
@@ -116,12 +104,6 @@ def run_audit(
             ]
             audit.note(f"pairs of identities with a cosine of {threshold:g} or more", pairs, matters=True)
     return json.dumps(as_dict(audit), indent=1) if as_json else text(audit, root, against), audit.clean
-
-
-def chosen_device(name: str) -> DeviceChoice:
-    node = configs.chosen({"accelerator": name}, {})["accelerator"]
-    choice: DeviceChoice = configs.build(node, "accelerator")
-    return choice
 
 
 def open_faces(place: str, decode: Decode, depth: int = 1) -> Faces:

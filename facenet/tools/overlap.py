@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,30 @@ def restore_network(
     nodes = configs.chosen({"backbone": backbone, "preprocess": preprocess}, {"data": {"image_size": image_size}})
     parts = configs.build({name: nodes[name] for name in ("backbone", "preprocess")})
     return from_weights(weights, parts["backbone"], parts["preprocess"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How the people of two sets are compared: by which network (see `restore_network`) on which device, and from which cosine of their means on two
+    may be one."""
+
+    checkpoint: str | None
+    weights: str | None
+    backbone: str
+    preprocess: str
+    image_size: int
+    threshold: float
+    accelerator: str
+
+    def network(self) -> Restored | None:
+        if self.image_size < 1:
+            raise UserError(f"--image-size: expected 1 or more, got {self.image_size}")
+        return restore_network(self.checkpoint, self.weights, self.backbone, self.preprocess, self.image_size)
+
+    def device(self) -> DeviceChoice:
+        node = configs.chosen({"accelerator": self.accelerator}, {})["accelerator"]
+        choice: DeviceChoice = configs.build(node, "accelerator")
+        return choice
 
 
 def near_identities(

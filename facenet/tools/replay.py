@@ -19,8 +19,8 @@ from facenet.distributed.spread_rows import gradient_of
 from facenet.engine.train_step import TrainStep
 from facenet.errors import UserError, fail, printable, told
 from facenet.files import tensor_file
-from facenet.files.plain import plain
 from facenet.files.pickled_values import Refused
+from facenet.files.plain import plain
 
 
 def replay(path: Path, device: str = "auto") -> list[str]:

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from facenet.commands import composed as cli
-from facenet.config import overlays
+from facenet.config import hydra_files, overlays
 from facenet.errors import UserError
 from facenet.files.plain import count_values
 from facenet.sweeps.state import write_command
@@ -187,7 +187,7 @@ def problems(place: str, text: str) -> list[str]:
         content = overlays.plain(content, place)
     except UserError as error:
         return [str(error)]
-    return list(overlays.problems_of(content, place, overlays.DirectoryFiles._get_header_dict(text).get("package")))
+    return list(overlays.problems_of(content, place, hydra_files.DirectoryFiles._get_header_dict(text).get("package")))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,9 @@ from facenet.data.transforms import Augment, Preprocess
 
 
 class Images(Protocol):
-    """Preprocessed images by row."""
+    """Preprocessed images by row. `unreadable`: the reasons of those that there are none of."""
+
+    unreadable: Mapping[int, str]
 
     def batch(self, rows: Indices, mirrored: NDArray[np.bool_]) -> Tensor:
         """(B, H, W, 3) uint8."""
@@ -29,6 +32,7 @@ class MappedImages:
 
     def __init__(self, cache: RawCache, new: NewImages) -> None:
         self.cache, self.new = cache, new
+        self.unreadable: Mapping[int, str] = cache.unreadable
 
     def batch(self, rows: Indices, mirrored: NDArray[np.bool_]) -> Tensor:
         images = self.new(len(rows), *self.cache.images.shape[1:])
@@ -43,6 +47,7 @@ class ResidentImages:
 
     def __init__(self, cache: RawCache, device: torch.device, *, num_threads: int) -> None:
         self.images = torch.empty(cache.images.shape, dtype=torch.uint8, device=device)
+        self.unreadable: Mapping[int, str] = cache.unreadable
 
         def put(start: int, block: NDArray[np.uint8]) -> None:
             self.images[start : start + len(block)].copy_(torch.from_numpy(block.copy()))
@@ -60,7 +65,7 @@ class ResidentImages:
 class CachedLoader(Loader):
     """The batches of a Loader, to the last bit, for an augmentation that acts after the preprocessing.
 
-    `source`: the faces that the cache holds, of which `faces` are a part.
+    `source`: the faces that `images` are of, of which `faces` are a part.
     """
 
     def __init__(
@@ -70,7 +75,6 @@ class CachedLoader(Loader):
         augment: Augment | None = None,
         *,
         source: Faces,
-        cache: RawCache,
         images: Images,
         num_workers: int = 2,
         seed: int = 0,
@@ -88,8 +92,8 @@ class CachedLoader(Loader):
         )
         self.images = images
         self.rows = rows_in(faces, source)
-        for index in np.flatnonzero(np.isin(self.rows, list(cache.unreadable))).tolist():
-            self._record(index, UnreadableImage(faces.name(index), cache.unreadable[int(self.rows[index])]))
+        for index in np.flatnonzero(np.isin(self.rows, list(images.unreadable))).tolist():
+            self._record(index, UnreadableImage(faces.name(index), images.unreadable[int(self.rows[index])]))
 
     def _make(self, key: tuple[int, ...], indices: Indices, stop: threading.Event) -> Batch:
         asked = np.array(indices, dtype=np.int64)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from facenet.data.feed.buffers import Buffers
 from facenet.data.identities import Faces, UnreadableImage, identity_index
+from facenet.data.sampling.sampler import Sampler
 from facenet.data.transforms import Augment, Preprocess, mirror
 from facenet.errors import UserError
 
@@ -39,6 +40,18 @@ class Batch:
     images: Tensor
     labels: Tensor
     indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The batches of one process in one epoch, from number `first` on. batch_size counts images over all processes."""
+
+    batch_size: int
+    num_batches: int
+    epoch: int = 0
+    rank: int = 0
+    world_size: int = 1
+    first: int = 0
 
 
 class NewImages(Protocol):
@@ -96,6 +109,20 @@ class Loader:
         self._bad_indices: set[int] = set()
         self._lock = threading.Lock()
         self._order, self._start, self._count = identity_index(faces.labels)
+
+    def draw(self, sampler: Sampler, share: Share) -> Iterator[Batch]:
+        """The batches that the sampler makes of these faces."""
+        indices = sampler.batches(
+            self.faces.labels,
+            batch_size=share.batch_size,
+            num_batches=share.num_batches,
+            epoch=share.epoch,
+            seed=self.seed,
+            rank=share.rank,
+            world_size=share.world_size,
+        )
+        rest = islice(indices, share.first, None)
+        return self.epoch(rest, epoch=share.epoch, rank=share.rank, first=share.first, origin=sampler.origin)
 
     def epoch(
         self,

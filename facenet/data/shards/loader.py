@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.feed.cached_loader import rows_in
-from facenet.data.feed.loader import Batch, Loader
-from facenet.data.identities import Faces, Indices, UnreadableImage
-from facenet.data.sampling.sampler import OWN, SHARED
+from facenet.data.feed.loader import Batch, Loader, NewImages, Share
+from facenet.data.identities import Faces, Indices, Subset, UnreadableImage
+from facenet.data.sampling.sampler import OWN, SHARED, Sampler
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.transforms import Augment, Preprocess
 
@@ -98,7 +97,7 @@ class Stream:
 
 
 class ShardLoader(Loader):
-    """The batches of a Loader in the order of `source`'s shards. faces: a part of `source`, in its order. window: images that are held to mix them;
+    """The batches of a Loader in the order of the shards. faces: a part of what the shards hold. window: images that are held to mix them;
     0 leaves images and shards in their order.
 
     An unreadable image's stand-in is read from its place, like any image alone.
@@ -112,34 +111,45 @@ class ShardLoader(Loader):
         preprocess: Preprocess,
         augment: Augment | None = None,
         *,
-        source: ShardFaces,
         window: int,
-        **options: Any,
+        num_workers: int = 2,
+        seed: int = 0,
+        max_unreadable: float = 0.0,
+        new: NewImages | None = None,
+        out_of: int | None = None,
     ) -> None:
-        super().__init__(faces, preprocess, augment, **options)
-        self.source, self.window = source, window
-        self.rows = rows_in(faces, source)
-        self.bounds: Indices = np.searchsorted(self.rows, source.first).astype(np.int64)
+        super().__init__(
+            faces,
+            preprocess,
+            augment,
+            num_workers=num_workers,
+            seed=seed,
+            max_unreadable=max_unreadable,
+            new=new,
+            out_of=out_of,
+        )
+        self.source, self.window = shards_of(faces), window
+        self.rows = rows_in(faces, self.source)
+        self.bounds: Indices = np.searchsorted(self.rows, self.source.first).astype(np.int64)
 
-    def passage(
-        self, *, batch_size: int, num_batches: int, epoch: int, rank: int, world_size: int, first: int = 0
-    ) -> Iterator[Batch]:
-        """The batches of this process from number `first` on; batch_size counts images over all processes. No image comes twice while num_batches x
-        batch_size are at most all images. What was in earlier batches is not read."""
+    def draw(self, sampler: Sampler, share: Share) -> Iterator[Batch]:
+        """In the shards' order, whatever the sampler. No image comes twice while num_batches x batch_size are at most all images. What was in earlier
+        batches is not read."""
         order = np.arange(len(self.bounds) - 1)
         if self.window:
-            order = np.random.default_rng([SHARED, self.seed, epoch]).permutation(len(order))
-        reading = stretch(self.bounds, order, rank, world_size)
-        places = draw_moved_order(len(reading), self.window, np.random.default_rng([OWN, self.seed, epoch, rank]))
-        local = batch_size // world_size
-        wanted = places[first * local : num_batches * local]
+            order = np.random.default_rng([SHARED, self.seed, share.epoch]).permutation(len(order))
+        reading = stretch(self.bounds, order, share.rank, share.world_size)
+        own = np.random.default_rng([OWN, self.seed, share.epoch, share.rank])
+        places = draw_moved_order(len(reading), self.window, own)
+        local = share.batch_size // share.world_size
+        wanted = places[share.first * local : share.num_batches * local]
         read = np.zeros(len(reading), bool)
         read[wanted] = True
         batches = reading[wanted].reshape(-1, local)
         # Each batch that may be in the making can lack all its images; with less the reader would wait for them, and they for it.
         limit = self.window + (self.num_workers + self.prefetch + 2) * local
         with Stream(self.source, self.rows[reading[read]], limit) as self.stream:
-            yield from self.epoch(batches, epoch=epoch, rank=rank, first=first)
+            yield from self.epoch(batches, epoch=share.epoch, rank=share.rank, first=share.first)
 
     def _load(self, index: int) -> tuple[NDArray[np.uint8], int]:
         row = int(self.rows[index])
@@ -150,3 +160,11 @@ class ShardLoader(Loader):
             except UnreadableImage as error:
                 self._record(index, error)
         return super()._load(index)
+
+
+def shards_of(faces: Faces) -> ShardFaces:
+    """What a source of shards opened, of which `data.min_images` may leave a part."""
+    while isinstance(faces, Subset):
+        faces = faces.parent
+    assert isinstance(faces, ShardFaces)
+    return faces

@@ -68,7 +68,7 @@ def test_batches_are_those_of_the_files_to_the_last_bit(
     cache = made(photographs, preprocess, tmp_path)
     images = ResidentImages(cache, torch.device("cpu"), num_threads=2) if resident else MappedImages(cache, Buffers())
     exact = Loader(training, preprocess, augment, **options)
-    cached = CachedLoader(training, preprocess, augment, source=photographs, cache=cache, images=images, **options)
+    cached = CachedLoader(training, preprocess, augment, source=photographs, images=images, **options)
     draws = [np.random.default_rng(number).integers(0, 18, 12) for number in range(6)]
     pairs = list(zip(exact.epoch(draws, epoch=3, rank=1), cached.epoch(draws, epoch=3, rank=1), strict=True))
     assert len(pairs) == 6
@@ -85,13 +85,13 @@ def test_an_unreadable_image_is_replaced_as_from_files(tmp_path: Path) -> None:
     cache = made(faces, preprocess, tmp_path)
     assert cache.unreadable == {1: "truncated", 2: "truncated"}
     images = MappedImages(cache, Buffers())
-    loader = CachedLoader(faces, preprocess, source=faces, cache=cache, images=images, max_unreadable=0.5)
+    loader = CachedLoader(faces, preprocess, source=faces, images=images, max_unreadable=0.5)
     first, second = loader.epoch([np.array([0, 1, 2]), np.array([1, 1, 4])])
     assert first.indices.tolist() == [0, 3, 3] and second.indices.tolist() == [3, 3, 4]
     assert first.images[:, 0, 0, 0].tolist() == [0, 3, 3]
     assert loader.unreadable == {"face1": "truncated", "face2": "truncated"}
     with pytest.raises(UserError, match=r"data: 1 of 5 images cannot be read"):
-        CachedLoader(faces, preprocess, source=faces, cache=cache, images=images, max_unreadable=0.1)
+        CachedLoader(faces, preprocess, source=faces, images=images, max_unreadable=0.1)
 
 
 def test_another_cache_for_other_pixels(make_folder: MakeFolder, tmp_path: Path) -> None:

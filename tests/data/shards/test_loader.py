@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facenet.data.feed.loader import Batch, Loader
+from facenet.data.feed.loader import Batch, Loader, Share
 from facenet.data.identities import FolderFaces, Subset
+from facenet.data.sampling.sampler import ShuffleSampler
 from facenet.data.shards.faces import ShardFaces
 from facenet.data.shards.loader import ShardLoader, Stream, draw_moved_order, stretch
 from facenet.data.shards.places import Shard
@@ -43,17 +44,18 @@ class Opened(ShardFaces):
 def loader(shards: str, *, faces: ShardFaces | None = None, keep: slice = slice(None), **options: Any) -> ShardLoader:
     source = faces or ShardFaces(shards)
     part = Subset(source, np.arange(len(source))[keep], keep_labels=True)
-    return ShardLoader(
-        part, PREPROCESS, Augment(flip=0.5), source=source, **{"window": 10, "num_workers": 2, **options}
-    )
+    prefetch = options.pop("prefetch", 2)
+    made = ShardLoader(part, PREPROCESS, Augment(flip=0.5), **{"window": 10, "num_workers": 2, **options})
+    made.prefetch = prefetch
+    return made
 
 
 def batches(
     made: ShardLoader, *, epoch: int = 0, rank: int = 0, world_size: int = 1, first: int = 0, size: int = 6
 ) -> list[Batch]:
     num = len(made.faces) // size
-    passage = made.passage(batch_size=size, num_batches=num, epoch=epoch, rank=rank, world_size=world_size, first=first)
-    return list(passage)
+    sizes = {"batch_size": size, "num_batches": num}
+    return list(made.draw(ShuffleSampler(), Share(**sizes, epoch=epoch, rank=rank, world_size=world_size, first=first)))
 
 
 def shown(found: list[Batch]) -> list[int]:
@@ -201,7 +203,7 @@ def test_what_breaks_while_it_is_read_ends_the_epoch_and_its_threads(written: Pa
     (copied / "shard-000002.tar").write_bytes((written / "shard-000002.tar").read_bytes()[:-512])
     with pytest.raises(UserError, match="shard-000002.tar: has .* bytes, the index says .*another file"):
         batches(made)
-    passage = loader(str(written)).passage(batch_size=6, num_batches=5, epoch=0, rank=0, world_size=1)
+    passage = loader(str(written)).draw(ShuffleSampler(), Share(batch_size=6, num_batches=5))
     next(passage)
     passage.close()  # type: ignore[attr-defined]
     assert not reading_threads()
