@@ -44,9 +44,7 @@ def main() -> int:
     run.add_argument("--rounds", type=int, help="default 7, of steps 5")
     run.add_argument("--quick", action="store_true", help="small sizes and 3 rounds: a try, not a result")
     run.add_argument("--data", type=Path, help="a folder <identity>/<image>.jpg in place of the drawn faces")
-    drawn = commands.add_parser(
-        "render", help="write the newest results into README.md (goals) and docs/performance.md (tables)"
-    )
+    drawn = commands.add_parser("render", help="write the newest results into docs/performance.md: goals and tables")
     drawn.add_argument("--json", type=Path, default=RESULTS)
     gate = commands.add_parser("gate", help="fail where about 75 %% of a goal is not met")
     gate.add_argument("--against", nargs="*", default=[], metavar="NAME=PATH")
@@ -93,9 +91,11 @@ def every_subject() -> int:
 
 def rendered(path: Path) -> int:
     lines = report.newest(path)
-    for name, block in (("README.md", report.goals_table(lines)), ("docs/performance.md", report.markdown(lines))):
-        place = HERE / name
-        place.write_text(report.render(place.read_text(encoding="utf-8"), block), encoding="utf-8")
+    page = HERE / "docs/performance.md"
+    text = page.read_text(encoding="utf-8")
+    for mark, block in (("goals", report.goals_table(lines)), ("performance", report.markdown(lines))):
+        text = report.render(text, block, mark)
+    page.write_text(text, encoding="utf-8")
     return 0
 
 

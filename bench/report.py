@@ -1,4 +1,4 @@
-"""From a run to JSON lines, to the terminal and to the README, in which no number is typed by hand."""
+"""From a run to JSON lines, to the terminal and to docs/performance.md, in which no number is typed by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 from bench.context import Context, Outcome
 from bench.rounds import num_cores
 
-START, END = "<!-- performance -->", "<!-- /performance -->"
 PACKAGES = (
     "torch",
     "numpy",
@@ -171,13 +170,14 @@ def goals_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def render(text: str, block: str) -> str:
-    """The text with the block between the two marks. ValueError where there are none."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+def render(text: str, block: str, mark: str) -> str:
+    """The text with the block between <!-- mark --> and <!-- /mark -->. ValueError where there are none."""
+    opening, closing = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, start, rest = text.partition(opening)
+    _, end, after = rest.partition(closing)
     if not start or not end:
-        raise ValueError(f"no {START} ... {END} in the file")
-    return f"{before}{START}\n{block}\n{END}{after}"
+        raise ValueError(f"no {opening} ... {closing} in the file")
+    return f"{before}{opening}\n{block}\n{closing}{after}"
 
 
 def microseconds(seconds: float) -> str:

@@ -44,9 +44,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
+    return build(sources, tmp_path_factory.mktemp("wheel"))
+
+
+def build(sources: Path, out: Path) -> Path:
     offline = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
-    run(sources, sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", str(out), *offline)
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", str(out), *offline]
+    run(sources, *command, SOURCE_DATE_EPOCH="1764374400")
     (built,) = out.glob("*.whl")
     return built
 
@@ -75,6 +79,13 @@ def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources
         "facenet/commands/completion.sh",
     }
     assert packed == expected | {"facenet/conf/__init__.py", "facenet/experiments/__init__.py"}
+
+
+def test_the_wheel_built_twice_is_the_same_bytes(wheel: Path, sources: Path, tmp_path: Path):
+    again = shutil.copytree(sources, tmp_path / "again", ignore=shutil.ignore_patterns("build", "*.egg-info", "tests"))
+    for file in again.rglob("*.py"):
+        os.utime(file, (1, 1))
+    assert build(again, tmp_path).read_bytes() == wheel.read_bytes()
 
 
 def test_the_wheel_names_its_commands_and_requirements(wheel: Path):

@@ -80,7 +80,7 @@ class Preprocess:
         return images.permute(0, 3, 1, 2).to(torch.float32).mul_(scale).add_(shift)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values from which Preprocess(**values) makes an equal object."""
+        """Plain values from which `Preprocess(**values)` makes an equal object."""
         return asdict(self)
 
     def _resize(self, image: Pixels) -> Pixels:

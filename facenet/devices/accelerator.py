@@ -126,6 +126,7 @@ class Accelerator:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **now})
 
     def product_dtype(self) -> torch.dtype:
+        """The type in which a product inside `autocast` really comes out."""
         with self.autocast():
             return (torch.ones(2, 2, device=self.device) @ torch.ones(2, 2, device=self.device)).dtype
 
@@ -140,6 +141,7 @@ class Accelerator:
         return contextlib.nullcontext() if self.amp is None else self.amp(enabled=False)
 
     def to_device(self, tensor: Tensor) -> Tensor:
+        """The tensor on this process's device, of the same shape and type; a copy out of page-locked memory is not waited for."""
         return tensor.to(self.device, non_blocking=True)
 
     def pinned_memory(self) -> Callable[..., Tensor] | None:
@@ -207,6 +209,7 @@ class Accelerator:
         return sent_ahead(items, moved, self.device, self.module)
 
     def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss (0-d), multiplied by the loss scale where there is one."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
     def step(
@@ -250,6 +253,7 @@ class Accelerator:
         self.module.synchronize()
 
     def memory(self) -> Memory:
+        """Bytes in use and their peak since `reset_peak_memory`; None where the device does not tell."""
         if is_host(self.name):
             return Memory(
                 int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),

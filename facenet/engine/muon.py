@@ -77,6 +77,7 @@ class Muon(torch.optim.Optimizer):
                     (self.muon_update if group["muon"] else self.adamw_update)(parameter, group)
 
     def muon_update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        """Moves one matrix in place: momentum, orthogonalised, times the group's lr."""
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
@@ -91,6 +92,7 @@ class Muon(torch.optim.Optimizer):
         parameter.add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
     def adamw_update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        """Moves any other parameter in place, as AdamW with the group's `adamw_lr`."""
         state = self.state[parameter]
         if not state:
             state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))

@@ -54,6 +54,7 @@ class Schedule:
         return self.rate(self.base_lrs[0], global_step)
 
     def rate(self, base_lr: float, global_step: int) -> float:
+        """The learning rate of one optimizer step, counted from 0 over the whole run, for a group whose own lr is `base_lr`."""
         raise NotImplementedError
 
     def effective(self, base_lr: float, batch_size: int) -> EffectiveLr:
@@ -146,6 +147,7 @@ class ReferenceCosine(Reference):
     them (1 to 15)."""
 
     def rate_of_epoch(self, lr: float, epoch: int) -> float:
+        """The lr of an epoch, counted from 0, where the effective lr is `lr`."""
         warm = min(max(0.1 * self.epochs, 1), 3)
         tail = min(max(0.3 * self.epochs, 1), 15)
         if epoch <= warm:
@@ -168,6 +170,7 @@ class ReferenceStep(Reference):
         super().start(optimizer, batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
     def rate_of_epoch(self, lr: float, epoch: int) -> float:
+        """The lr of an epoch, counted from 0, where the effective lr is `lr`."""
         factor = math.pow(self.min_lr_ratio, 1 / 9)
         return lr * math.pow(factor, epoch // (self.epochs / 10))
 
@@ -226,6 +229,7 @@ class TorchSchedule(Schedule):
         return self.epochs * (self.steps_per_epoch if self.every == "step" else 1)
 
     def replay(self) -> None:
+        """Puts torch's scheduler back to the step before the first."""
         # On a stand-in with the same groups: the true optimizer never sees the scheduler, so any step may be asked for.
         self.stand_in = StandIn(self.optimizer, self.base_lrs)
         length = self.length

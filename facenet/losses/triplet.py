@@ -84,6 +84,7 @@ class TripletLoss(Term):
         return loss, dict(zip(("active", "positive_distance", "negative_distance"), means, strict=True))
 
     def choose(self, embedding: torch.Tensor, labels: torch.Tensor) -> Triplets:
+        """Rows of the batch that make triplets, by `mining`."""
         if self.takes_given(self.layout):
             return given_triplets(len(labels), labels.device)
         if self.mining == "distance_weighted":
@@ -93,6 +94,7 @@ class TripletLoss(Term):
         return hardest_in_chunks(embedding, self.positives(labels))
 
     def over_all(self, embedding: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss (0-d) and figures over all triplets of the batch, for `mining` all and semi_hard."""
         mined = {"all": rank_passes.batch_all, "semi_hard": rank_passes.semi_hard}[self.mining]
         squared = self.distance is squared_l2
         loss, num_active, num_triplets = mined(embedding, self.positives(labels), margin=self.margin, squared=squared)
@@ -100,6 +102,7 @@ class TripletLoss(Term):
         return loss, {"active": count / num_triplets.clamp_min(1), "active_triplets": count}
 
     def positives(self, labels: torch.Tensor) -> Positives:
+        """Which rows of a batch share an identity; by position where all batches are P x K."""
         if self.layout.images_per_identity is None:
             return positives_of(labels, most=len(labels))
         return positives_in_groups(len(labels), self.layout.images_per_identity, labels.device)

@@ -37,19 +37,23 @@ class NoTracking:
 
     @contextlib.contextmanager
     def run(self, facts: RunFacts, run_id: str | None = None, begun: str | None = None) -> Iterator[str | None]:
+        """None: no run is recorded."""
         yield None
 
     def said(self) -> str:
+        """For the plan: none."""
         return "none"
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:
+        """One that records nothing."""
         return NullTracker()
 
     def view(self, run_id: str | None) -> str | None:
+        """None: there is nothing to look at."""
         return None
 
     def register_best(self, run_id: str | None, network: Network) -> None:
-        pass
+        """Nothing: there is no registry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ class MlflowTracking:
     dllogger: bool = False
 
     def where(self) -> str:
+        """The address of the store: `uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory."""
         return where(self.uri)
 
     @contextlib.contextmanager
@@ -83,6 +88,7 @@ class MlflowTracking:
             yield run_id
 
     def chosen_experiment(self) -> Experiment:
+        """The experiment, and which variable of the environment named it, if one did."""
         if self.experiment:
             return Experiment(self.experiment)
         name, number = (os.environ.get(variable) for variable in (EXPERIMENT_NAME, EXPERIMENT_ID))
@@ -91,6 +97,7 @@ class MlflowTracking:
         return Experiment(name, origin=EXPERIMENT_NAME) if name else Experiment("facenet")
 
     def chosen_name(self, facts: RunFacts) -> str:
+        """The name of the run: `run_name`, else MLFLOW_RUN_NAME, else the values given on the command line."""
         named = self.run_name or os.environ.get(RUN_NAME)
         if named and not self.run_name and in_sweep(facts):  # one name for many
             return f"{named}: {facts.name}"
@@ -107,6 +114,7 @@ class MlflowTracking:
         return ", ".join([masked_address(self.where()), *said])
 
     def sampled(self, path: Path, run_id: str, uri: str) -> contextlib.AbstractContextManager[None]:
+        """A context in which the load of the machine is recorded every 10 s; one that does nothing without `system_metrics`."""
         return sampled(path, run_id, uri) if self.system_metrics else contextlib.nullcontext()
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:

@@ -29,14 +29,14 @@ def line(**changed):
 
 def test_the_table_replaces_what_stands_between_the_marks():
     block = report.markdown([line()])
-    text = report.render(f"before\n{report.START}\nold 99\n{report.END}\nafter\n", block)
+    text = report.render("before\n<!-- goals -->\nold 99\n<!-- /goals -->\nafter\n", block, "goals")
     assert "old 99" not in text and text.startswith("before\n") and text.endswith("\nafter\n")
     assert (
         "| ours | 50.0 us | 2.00 ms | 3.14 (3.00-3.30) | 50% |" in text and "A/A 1.010" in text and "commit abc" in text
     )
-    assert report.render(text, block) == text
-    with pytest.raises(ValueError, match="performance"):
-        report.render("no marks", block)
+    assert report.render(text, block, "goals") == text
+    with pytest.raises(ValueError, match="goals"):
+        report.render("no marks", block, "goals")
 
 
 def test_a_table_and_a_goal_are_those_of_the_newest_full_record_that_measured_them(tmp_path):

@@ -1,4 +1,4 @@
-"""The README's tables from the reference's flags to overrides: every row composes and fits the code, and every flag has one."""
+"""The tables from the reference's flags to overrides: every row composes and fits the code, and every flag has one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from facenet.sweeps.settings import split
 from facenet.tasks.recipe import Recipe
 
 DOCS = Path(__file__).parents[2]
-ENGLISH = (DOCS / "README.md", "## From the reference's flags", "no counterpart: ")
-CHINESE = (DOCS / "docs" / "README.zh-CN.md", "## 与参考实现参数的对应", "无对应：")
+ENGLISH = (DOCS / "docs" / "reference-flags.md", "no counterpart: ")
+CHINESE = (DOCS / "docs" / "zh" / "reference-flags.md", "无对应：")
 # Arguments of the launchers of the FaceNet and arcface ports; those of the last line are parsed and never used.
 LAUNCHER = """
     model_name distributed nproc_per_node nnodes nnode node_rank device master_addr master_port use_amp autocast grad_scale
@@ -32,10 +32,9 @@ CONSTANTS = """
 """
 
 
-def tables(document: tuple[Path, str, str]) -> list[list[tuple[str, str]]]:
-    """The rows (flag, override) of the section's tables."""
-    path, heading, _ = document
-    section = path.read_text(encoding="utf-8").split(f"{heading}\n", 1)[1].split("\n## ", 1)[0]
+def tables(document: tuple[Path, str]) -> list[list[tuple[str, str]]]:
+    """The rows (flag, override) of the page's tables."""
+    section = document[0].read_text(encoding="utf-8")
     found: list[list[tuple[str, str]]] = []
     for line, following in zip(section.splitlines(), [*section.splitlines()[1:], ""], strict=True):
         if following.startswith("| --- "):
@@ -76,7 +75,7 @@ def test_a_row_says_what_fits(flag: str, override: str):
         ]
         assert not problems, (words, problems)
     if "no counterpart" in override:
-        assert len(override.partition(ENGLISH[2])[2].split()) >= 5, "no reason"
+        assert len(override.partition(ENGLISH[1])[2].split()) >= 5, "no reason"
     else:
         assert overrides(override)
 
@@ -99,4 +98,4 @@ def test_the_chinese_tables_say_the_same():
         for (flag, override), (flag_zh, override_zh) in zip(english, chinese, strict=True):
             assert spans(flag) == spans(flag_zh)
             assert spans(override) == spans(override_zh), flag
-            assert (ENGLISH[2] in override) == (CHINESE[2] in override_zh), flag
+            assert (ENGLISH[1] in override) == (CHINESE[1] in override_zh), flag

@@ -63,4 +63,5 @@ class Watch:
                 raise UserError(f"watch.{field.name}: expected a number above 0, got {value}")
 
     def looks(self, watchdog: str) -> bool:
+        """Whether this watchdog is on, as `warn` or `stop`."""
         return getattr(self, watchdog) not in ("off", False)

@@ -44,6 +44,7 @@ class NoBenchmark:
         pass
 
     def open(self, heldout: Faces | None = None) -> None:
+        """None: there are no pairs."""
         return None
 
 

@@ -1,0 +1,60 @@
+"""What Sphinx lacks for this site: a search that finds Chinese, and the page of all options out of conf/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sphinx.search.en import SearchEnglish
+
+HAN = r"\u3400-\u4dbf\u4e00-\u9fff"
+WORD = re.compile(rf"[{HAN}]+|[^\W{HAN}]+")
+
+
+class Bigrams(SearchEnglish):
+    """English words as Sphinx has them, Chinese as pairs of neighbouring characters: no dictionary, and a part of a word is found."""
+
+    lang = "facenet"
+    language_name = "English and Chinese"
+
+    def split(self, input: str) -> list[str]:
+        return [part for word in WORD.findall(input) for part in bigrams(word)]
+
+    @property
+    def js_splitter_code(self) -> str:  # type: ignore[override]
+        """The same for what is typed into the search."""
+        return (
+            "function splitQuery(query) {\n"
+            f"  return Array.from(query.matchAll(/[{HAN}]+|(?:(?![{HAN}])[\\p{{L}}\\p{{N}}_])+/gu), (found) => found[0])\n"
+            f"    .flatMap((word) => /[{HAN}]/u.test(word) && word.length > 2\n"
+            "      ? Array.from({length: word.length - 1}, (_, at) => word.slice(at, at + 2)) : [word]);\n"
+            "}"
+        )
+
+
+def bigrams(word: str) -> list[str]:
+    """Of Chinese characters each two neighbours, of anything else the word."""
+    if len(word) < 3 or not re.match(f"[{HAN}]", word):
+        return [word]
+    return [word[at : at + 2] for at in range(len(word) - 1)]
+
+
+def options_page(conf: Path) -> str:
+    """Markdown with each YAML file of the config: the commands' own, then group by group."""
+    parts = []
+    for command in ("train", "evaluate"):
+        text = (conf / f"{command}.yaml").read_text(encoding="utf-8").split("\nhydra:\n")[0]
+        parts.append(section(f"facenet-{command}", text))
+    groups = sorted({file.parent for file in conf.rglob("*.yaml")} - {conf}, key=lambda folder: folder.as_posix())
+    for folder in groups:
+        group = folder.relative_to(conf).as_posix()
+        parts.append(f"## {group}\n")
+        parts += [
+            section(f"{group}={file.stem}", file.read_text(encoding="utf-8"), "###")
+            for file in sorted(folder.glob("*.yaml"))
+        ]
+    return "\n".join(parts)
+
+
+def section(title: str, text: str, level: str = "##") -> str:
+    return f"{level} {title}\n\n```yaml\n{text.strip()}\n```\n"

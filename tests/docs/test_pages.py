@@ -1,0 +1,123 @@
+"""What a reader may count on in every page: a question, a command first, where to go next, links that lead somewhere, and Chinese in step."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+from pages import IN_STEP, ROOT, anchors, blocks, english, headings, links, prose, spans, tables, text_of
+
+from facenet.data import transforms
+
+assert transforms  # imported here, with torch and albumentations, so that no test is the one that does
+CHINESE = sorted(
+    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("docs/zh/*.md"), ROOT / "docs/README.zh-CN.md"]
+)
+ANSWERING = [page for page in english() if page not in ("README.md", "docs/index.md")]
+ROOMS = sorted(ROOT.glob("facenet/**/__init__.pyi"))
+NEXT = {"Where to go next", "接下来"}
+
+
+def test_the_front_page_is_short_and_its_results_come_early():
+    text = text_of("README.md")
+    lines = text.splitlines()
+    assert len(lines) <= 200 and len(text.split()) <= 1800
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+    assert len(text.partition("<!-- results -->")[0].split()) <= 200
+
+
+@pytest.mark.parametrize("page", [*ANSWERING, *(page for page in CHINESE if page.startswith("docs/zh"))])
+def test_a_page_begins_with_a_question_and_a_command_and_ends_with_where_to_go_next(page: str):
+    lines = text_of(page).splitlines()
+    assert re.match(r"\*\*.+[?？]\*\*", lines[2]), lines[2]
+    first = blocks(page)[0]
+    assert first.language in ("bash", "python") and first.line <= 6
+    assert headings(page)[-1][1] in NEXT
+
+
+@pytest.mark.parametrize("page", [*english(), *CHINESE, "CHANGELOG.md"])
+def test_links_lead_somewhere(page: str):
+    broken = []
+    for link in links(page):
+        if re.match(r"https?:", link):
+            assert re.fullmatch(r"https://[\w.-]+(/[\w./#?=&%-]*)?", link), link
+            continue
+        file, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / file if file else ROOT / page
+        known = target.exists() and (not anchor or anchor in anchors(target.resolve().relative_to(ROOT).as_posix()))
+        broken += [] if known else [link]
+    assert broken == []
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r" *#.*", "", text)
+
+
+def numbers(text: str) -> list[str]:
+    """In any order: sentences of two languages differ in it."""
+    return sorted(re.findall(r"\d+(?:[.,]\d+)*", text))
+
+
+@pytest.mark.parametrize(("page", "chinese"), IN_STEP.items())
+def test_chinese_is_in_step(page: str, chinese: str):
+    assert [level for level, _ in headings(page)] == [level for level, _ in headings(chinese)]
+    for one, other in zip(blocks(page), blocks(chinese), strict=True):
+        assert (one.language, without_comments(one.text)) == (other.language, without_comments(other.text)), str(one)
+    for one, other in zip(tables(page), tables(chinese), strict=True):
+        for row, row_zh in zip(one, other, strict=True):
+            assert spans(row) == spans(row_zh) and numbers(row) == numbers(row_zh), row
+    assert [link.split("/")[-1] for link in links(page) if "#" in link or link.endswith(".png")] == [
+        link.split("/")[-1] for link in links(chinese) if "#" in link or link.endswith(".png")
+    ]
+
+
+def public_names() -> list[str]:
+    found = []
+    for stub in ROOMS:
+        room = ".".join(stub.parent.relative_to(ROOT).parts)
+        found += [
+            f"{room}.{name}"
+            for name in re.findall(r"^ *from .+ import (?:\(\n *)?\w+ as (\w+)", stub.read_text(), re.MULTILINE)
+        ]
+    return found
+
+
+def test_the_reference_lists_every_public_name_once():
+    listed = re.findall(r"auto(?:class|function|exception):: ([\w.]+)", text_of("docs/api.md"))
+    assert len(public_names()) > 40 and sorted(listed) == sorted(public_names())
+
+
+@pytest.mark.parametrize("stub", ROOMS, ids=lambda stub: stub.parent.name)
+def test_every_public_name_says_what_it_is(stub: Path):
+    """And every public method what comes back, itself or the one that it overrides."""
+    room = ".".join(stub.parent.relative_to(ROOT).parts)
+    silent = []
+    for name in [each.rpartition(".")[2] for each in public_names() if each.rpartition(".")[0] == room]:
+        thing = getattr(importlib.import_module(room), name)
+        silent += [] if (inspect.getdoc(thing) or "").strip() else [name]
+        for method, value in vars(thing).items() if inspect.isclass(thing) else ():
+            described = not callable(value) or method.startswith("_") or inspect.getdoc(getattr(thing, method))
+            silent += [] if described else [f"{name}.{method}"]
+    assert silent == []
+
+
+def test_the_version_is_one():
+    version = metadata("facenet")["Version"]
+    assert f"\nversion: {version}\n" in text_of("CITATION.cff")
+    assert f"\n## [{version}]" in text_of("CHANGELOG.md")
+    assert f"| {version.rpartition('.')[0]} | yes |" in text_of("SECURITY.md")
+
+
+def test_no_page_names_a_place_of_one_machine():
+    found = [
+        (page, match)
+        for page in [*english(), *CHINESE]
+        for match in re.findall(
+            r"(?<![\w~.])/(?:root|home|work|tmp)/[\w/.-]*", prose(page) + "".join(block.text for block in blocks(page))
+        )
+    ]
+    assert found == []
