@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from site_parts import Bigrams, options_page  # noqa: E402
+from site_parts import Bigrams, api_page, options_page  # noqa: E402
 
 project = "facenet"
 author = "the facenet authors"
@@ -52,6 +52,8 @@ html_search_language = Bigrams.lang
 def fill(app: Sphinx, page: str, source: list[str]) -> None:
     if page == "docs/options":
         source[0] = source[0].replace("<!-- options -->", options_page(HERE.parent / "conf"))
+    if page == "docs/api":
+        source[0] = source[0].replace("<!-- api -->", api_page(HERE.parent / "facenet"))
 
 
 def setup(app: Sphinx) -> None:

@@ -1,7 +1,8 @@
-"""What Sphinx lacks for this site: a search that finds Chinese, and the page of all options out of conf/."""
+"""What Sphinx lacks for this site: a search that finds Chinese, and the pages of all options and of all public names."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -58,3 +59,44 @@ def options_page(conf: Path) -> str:
 
 def section(title: str, text: str, level: str = "##") -> str:
     return f"{level} {title}\n\n```yaml\n{text.strip()}\n```\n"
+
+
+# The rooms in the order in which a reader meets them; others follow.
+ROOMS = (
+    "facenet",
+    "losses",
+    "backbones",
+    "data",
+    "engine",
+    "evaluation",
+    "tracking",
+    "devices",
+    "distributed",
+    "sweeps",
+)
+
+
+def public_names(package: Path) -> dict[str, list[str]]:
+    """Room -> the names that its __init__.pyi gives to others."""
+    found = {}
+    for stub in package.rglob("__init__.pyi"):
+        tree = ast.parse(stub.read_text(encoding="utf-8"))
+        imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        room = ".".join(stub.parent.relative_to(package).parts) or "facenet"
+        found[room] = [alias.name for node in imports for alias in node.names]
+    return dict(sorted(found.items(), key=lambda item: ROOMS.index(item[0]) if item[0] in ROOMS else len(ROOMS)))
+
+
+def api_page(package: Path) -> str:
+    """Markdown with a directive for each public name, room by room: Sphinx puts signature and docstring in its place."""
+    parts = []
+    for room, names in public_names(package).items():
+        module = "facenet" if room == "facenet" else f"facenet.{room}"
+        lines = [directive(f"{module}.{name}") for name in names]
+        parts.append(f"## {room}\n\n```{{eval-rst}}\n" + "\n".join(lines) + "```\n")
+    return "\n".join(parts)
+
+
+def directive(name: str) -> str:
+    kind = "class" if name.rpartition(".")[2][0].isupper() else "function"
+    return f".. auto{kind}:: {name}\n" + ("   :members:\n" if kind == "class" else "")

@@ -56,4 +56,5 @@ assert seen[-1] < seen[0]
 
 # %% [markdown]
 # ## In a command
-# How facenet-train finds a class of a package or folder of yours is in docs/extending.md.
+# With the class in a folder my_faces, as its __init__.py:
+# `facenet-train trust=./my_faces loss.terms.centre.weight=0.5 loss.terms.centre.loss._target_=my_faces.Centre`
