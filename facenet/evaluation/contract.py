@@ -67,6 +67,7 @@ class Opened(ABC):
         raise UserError(f"{self.told_unreadable(unreadable)}; mend or replace them, or {way_without(self.key)}")
 
     def told_unreadable(self, unreadable: Mapping[int, str]) -> str:
+        """How many of its images cannot be read, and the first with the reason: one line."""
         first = min(unreadable)
         told = UnreadableImage(self.faces.name(first), unreadable[first])
         return f"{self.name}: {len(unreadable)} of {len(self.faces)} images cannot be read, first {told}"

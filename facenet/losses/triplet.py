@@ -66,6 +66,7 @@ class TripletLoss(Term):
         return not self.takes_given(layout)
 
     def takes_given(self, layout: Layout) -> bool:
+        """Whether the triplets that the sampler laid out are used, and none is mined."""
         return self.mining == "given" or (self.mining == "auto" and layout.kind == "triplet")
 
     def forward(
