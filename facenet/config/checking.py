@@ -26,6 +26,10 @@ FINITE = (
 )  # elsewhere, as in watch.hang_s, infinity is "never"
 SPECIAL = {"_target_", "_partial_", "_convert_"}
 RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions that a command gives, not a config
+# What to do where there is no such thing to name.
+WITHOUT = {
+    "benchmark.root": "; without LFW, benchmark=heldout tests on people of your own data, benchmark=bin on a file"
+}
 set_by: dict[str, str] = {}  # key -> the preset that sets it, of those that this command has read
 
 
@@ -101,7 +105,7 @@ def way_without(key: str) -> str:
 def unfit_value(value: Any, hint: Any, path: str, whole: Mapping[str, Any]) -> Iterator[str]:
     """Problems of one value: built ones by their own signature, plain ones by the annotation."""
     if value == "???":
-        yield f"{path}: needs a value; set {path}=..."
+        yield f"{path}: needs a value; set {path}=...{WITHOUT.get(path, '')}"
     elif isinstance(value, dict) and "_target_" in value:
         try:
             target = locate(value["_target_"], path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.feed.choice import KINDS, FeedKind
 from facenet.data.files.annotation import read_annotation
-from facenet.data.files.decode import Decode
+from facenet.data.files.decode import Decode, way_to_read
 from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.shards.faces import ShardFaces
@@ -135,7 +135,8 @@ class FolderData(FileData):
         except UserError as error:
             raise UserError(f"data.root: {error}{way_out('root', self.root)}") from error
         if faces.left_out:
-            log.warning("%s: not images of an identity and left out: %s", faces.root, faces.left_out)
+            way = way_to_read(faces.index.left_out)
+            log.warning("%s: not images of an identity and left out: %s%s", faces.root, faces.left_out, way)
         return with_min_images(faces, self.min_images)
 
 

@@ -56,6 +56,11 @@ class Opened(ABC):
     def measures(self) -> Mapping[str, bool]:
         """The figures that tell better from worse, and whether lower is better. The first is the one that chooses the best epoch."""
 
+    @property
+    def unresolved(self) -> Mapping[str, str]:
+        """Figures that so few images cannot tell, and why."""
+        return {}
+
     @abstractmethod
     def run(self, rows: NDArray[np.float32]) -> Outcome:
         """What embeddings (N, D) of `faces`, unit rows in their order, are worth."""

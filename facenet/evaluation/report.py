@@ -12,7 +12,7 @@ import numpy as np
 
 from facenet.errors import in_picture
 from facenet.evaluation.contract import Outcome
-from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification
+from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification, unresolved
 from facenet.files.atomic import replacing
 
 # Of pairs, the figures that tell better from worse, and whether lower is better.
@@ -108,7 +108,8 @@ def interval(share: float, count: int) -> str:
 
 
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
-    """Everything, as plain values that JSON can hold; the ROC is thinned. The rates of a collapsed network are null."""
+    """Everything, as plain values that JSON can hold; the ROC is thinned. The rates of a collapsed network are null. `unresolved`: false-accept rates
+    below the step of so few pairs, at which what stands under `tar_at_far` is the share accepted before the first mistake."""
     roc = thin(result.roc)
     rates = {
         "accuracy": result.accuracy,
@@ -119,6 +120,7 @@ def as_dict(name: str, result: Verification) -> dict[str, Any]:
         "auc": result.auc,
         "eer": result.eer,
         "tar_at_far": {f"{target:g}": at._asdict() for target, at in result.tar_at_far.items()},
+        "unresolved": [f"{target:g}" for target in unresolved(result.num_different)],
         "roc": {"fpr": roc.fpr.tolist(), "tpr": roc.tpr.tolist()},
     }
     told = {"benchmark": name, "num_pairs": result.num_pairs, "spread": result.spread, "collapsed": result.collapsed}
@@ -139,6 +141,14 @@ def table(name: str, result: Verification) -> str:
         f"  EER              {percent(result.eer)}",
     ]
     for target, at in result.tar_at_far.items():
+        if target in unresolved(result.num_different):
+            few = (
+                f"{result.num_different:,} pairs of two identities give steps of {1 / max(result.num_different, 1):.2g}"
+            )
+            lines.append(
+                f"  TAR @ FAR {target:<6g} cannot be resolved: {few}; {percent(at.tar)} before the first false accept"
+            )
+            continue
         lines.append(f"  TAR @ FAR {target:<6g} {percent(at.tar)} ± {percent(at.std)}   (measured FAR {at.far:.4f})")
     if result.auc < TURNED:
         lines.append("  nearer pairs are mostly different: the answers of the set seem to be the other way round")

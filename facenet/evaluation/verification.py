@@ -75,11 +75,25 @@ class Verification:
     tar_at_far: dict[float, TarAtFar]
     roc: Roc
     spread: float | None = None
+    num_different: int = (
+        0  # pairs of two identities by which thresholds at a false-accept rate are chosen, in the fold that has fewest
+    )
 
     @property
     def collapsed(self) -> bool:
         """Whether all embeddings are about one, so that the rates are those of rounding."""
         return self.spread is not None and self.spread < COLLAPSED
+
+
+def fewest_different(same: Bools, folds: Integers) -> int:
+    """Pairs of two identities outside of a fold, of that which leaves fewest: they tell false-accept rates apart in steps of one of them."""
+    outside = np.unique(folds[~same], return_counts=True)[1]
+    return int(outside.sum() - outside.max(initial=0))
+
+
+def unresolved(num_different: int) -> tuple[float, ...]:
+    """The FAR_TARGETS that are smaller than one false accept of so many pairs."""
+    return tuple(target for target in FAR_TARGETS if target * num_different + 1e-9 < 1)
 
 
 class Ranked(NamedTuple):
@@ -192,6 +206,7 @@ def evaluate_pairs(
         eer=equal_error_rate(roc),
         tar_at_far=_by_target(np.array(tars), np.array(fars)),
         roc=roc,
+        num_different=fewest_different(same, folds),
     )
 
 

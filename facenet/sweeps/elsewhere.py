@@ -3,6 +3,7 @@ first job."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from facenet.config import walk
+from facenet.config.overrides import key_in
 from facenet.data.split import replace_text
 from facenet.errors import UserError, told
 from facenet.privacy import addresses
 
 OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
+MOST_JOBS = 5000
 begun: list[tuple[str, str]] = []  # store and sweep_id, in the process of the command
 
 
@@ -29,10 +33,33 @@ class PlanFirst(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with told():
             hide_addresses(config)
+            if config.hydra.sweeper._target_.endswith("BasicSweeper"):
+                check_number(config)
             if "direction" in config.hydra.sweeper:
                 check_direction(config)
             if "facenet" not in config.hydra.launcher._target_:
                 begin(config)
+
+
+def check_number(config: DictConfig) -> None:
+    """Raises UserError for more jobs than anybody means: each is composed, checked and planned before the first one starts."""
+    from facenet.sweeps.batch import arguments
+
+    axes = [each for each in OverridesParser.create().parse_overrides(arguments(config)) if each.is_sweep_override()]
+    counts = {key_in(each): num_values(each.value()) for each in axes}  # of a key that is given twice the last counts
+    if (total := math.prod(counts.values())) > MOST_JOBS:
+        most = max(counts, key=counts.__getitem__)
+        raise UserError(
+            f"{most}: {counts[most]:,} values make this a sweep of {total:,} jobs, and at most {MOST_JOBS:,} are planned at once; give fewer values, "
+            "or let a search choose among them: hydra/sweeper=optuna hydra.sweeper.n_trials=N"
+        )
+
+
+def num_values(sweep: Any) -> int:
+    """How many jobs an axis makes; a pattern for names counts once, and its files are few."""
+    if isinstance(sweep, RangeSweep) and sweep.start is not None and sweep.stop is not None:
+        return max(0, math.ceil((sweep.stop - sweep.start) / sweep.step))
+    return len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
 
 
 def hide_addresses(config: DictConfig) -> None:

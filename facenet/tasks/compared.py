@@ -14,6 +14,7 @@ import yaml
 
 from facenet.config.overrides import given
 from facenet.errors import shown
+from facenet.evaluation.report import lower_is_better
 from facenet.privacy.addresses import mask
 from facenet.tracking.facts import ASKED, AXES, flatten, values_in
 
@@ -64,6 +65,8 @@ def params_to_compare(
     found.update(
         {f"plan.{name}": plan[name] for name, key in ASKED.items() if plan.get(name, flat.get(key)) != flat.get(key)}
     )
+    if (lower := plan.get("lower_is_better")) is not None and lower != lower_is_better(plan["select"]):
+        found["plan.lower_is_better"] = lower  # which its name does not say
     return found
 
 

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from facenet.privacy import addresses
 from facenet.tasks import auto, pace, page
 from facenet.tasks import resume as resuming
 from facenet.tasks.compared import params_to_compare, run_name
-from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.plan import Material, Plan, divide, make_plan, unresolved
 from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe, build_planned
 from facenet.tasks.registration import network_of
@@ -100,7 +100,8 @@ def run_job(
                 tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
-        print(printable(summary(result, run_dir, tracking.view(run_id))), flush=True)
+        doubtful = unresolved(material.benchmarks)
+        print(printable(summary(result, run_dir, tracking.view(run_id), doubtful=doubtful)), flush=True)
     objective = None if result["objective"] is None else float(result["objective"])
     return Result(result["metrics"], run_dir, Path(result["checkpoint"]), run_id, objective)
 
@@ -283,15 +284,19 @@ def git(directory: Path, *arguments: str, **variables: str) -> str | None:
     return os.fsdecode(done.stdout).removesuffix("\n") if done.returncode == 0 else None
 
 
-def summary(result: dict[str, Any], run_dir: Path, view: str | None) -> str:
-    """The last lines of a run: checkpoint, metrics of its epoch, and how to look at it."""
+def summary(
+    result: dict[str, Any], run_dir: Path, view: str | None, *, doubtful: Mapping[str, str] | None = None
+) -> str:
+    """The last lines of a run: checkpoint, metrics of its epoch, and how to look at it. doubtful: metrics that could not be resolved, and why."""
     metrics = result["metrics"]
     lines = ["", f"checkpoint  {result['checkpoint']}", f"directory   {run_dir}"]
     if metrics:
         names = sorted(name for name in metrics if name != "epoch")
         width = max(len(name) for name in names)
         lines.append(f"metrics of its epoch ({metrics['epoch']:.0f})")
-        lines.extend(f"  {name:<{width}}  {digits(metrics[name])}" for name in names)
+        for name in names:
+            note = f"   (not resolved: {doubtful[name]})" if doubtful and name in doubtful else ""
+            lines.append(f"  {name:<{width}}  {digits(metrics[name])}{note}")
     if result.get("collapsed"):
         lines.append(f"no best epoch: {result['collapsed']}; {result.get('way_out') or TRY['collapse']}")
     if view is not None:

@@ -26,6 +26,7 @@ from facenet.tasks.rehearsal import (
     check_parts,
     check_rates,
     loss_without_triplets,
+    tell,
     tell_never_drawn,
     tell_no_triplets,
     trial,
@@ -160,6 +161,8 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
         tell_never_drawn(sampler, material.train)
     val_batch_size, num_val_batches = validation_of(material.val, recipe, images_per_step, num_processes, tell=rehearse)
     select, lower = select_metric(trainer.select, material.benchmarks, num_val_batches)
+    if rehearse and (why := unresolved(material.benchmarks).get(select)):
+        tell(f"trainer.select={select}: cannot be resolved, since {why}; take more pairs, or select another figure")
     lr = schedule.effective(float(recipe.optimizer.keywords["lr"]), data.batch_size)
     return Plan(
         device=device,
@@ -288,6 +291,11 @@ def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_proces
     except UserError:  # too few images of one identity among them
         return 0, 0
     return size, count
+
+
+def unresolved(benchmarks: Sequence[Opened]) -> dict[str, str]:
+    """Metrics that so few images cannot tell, and why."""
+    return {f"{each.name}/{figure}": why for each in benchmarks for figure, why in each.unresolved.items()}
 
 
 def select_metric(asked: str | None, benchmarks: Sequence[Opened], num_val_batches: int) -> tuple[str, bool]:

@@ -186,7 +186,7 @@ def test_a_report_compares_the_pairs_of_the_benchmark_that_selects():
     params = {
         "plan.benchmark": both,
         "plan.data_fingerprint": "d",
-        "benchmarks.other._target_": "facenet.evaluation.HeldOut",
+        "benchmarks.other.seed": "0",
     }
     assert pairs_key(params, "lfw") == "lfw: 6,000 pairs in 10 folds, 7,701 images"
     assert pairs_key(params, "other").startswith("other: 40 pairs in 2 folds, 30 images d")

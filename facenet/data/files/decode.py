@@ -12,7 +12,8 @@
 | more than `max_pixels`                 | a JPEG at the half, quarter or eighth of its size, which costs no memory   |
 |                                        | for the rest; others are refused before a pixel is decoded                |
 | a JPEG of very many scans              | refused: each passes over all pixels                                      |
-| truncated, empty, of other formats     | refused; PostScript too, for which Pillow would start a program           |
+| truncated, empty, of other formats     | refused; HEIC and AVIF with the way to convert them; PostScript too, for   |
+|                                        | which Pillow would start a program                                        |
 | pipes, devices, folders                | refused: a read could wait forever                                        |
 """
 
@@ -23,6 +24,7 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,6 +49,9 @@ SUFFIXES = {  # of each format that is read; in any case
 }
 FORMATS = tuple(SUFFIXES)
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+# Of phones and browsers; Pillow reads them with plugins, or in its newest versions, alone.
+UNREAD_SUFFIXES = (".heic", ".heif", ".hif", ".avif")
+UNREAD_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
 PILLOWS_LIMIT = 178_956_970  # pixels of an image in memory; Pillow's own
 LARGEST = 1 << 28  # pixels of a JPEG in its file
 LONGEST = 1 << 30  # bytes of a file
@@ -126,6 +131,13 @@ def contents_of(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
+def way_to_read(kinds: Iterable[str]) -> str:
+    """How pictures of these suffixes come to be read; empty where none is a picture."""
+    found = [kind for kind in UNREAD_SUFFIXES if kind in {each.lower() for each in kinds}]
+    told = f"; {' and '.join(found)} are pictures that are not read: convert them, as with: magick mogrify -format jpg FILES"
+    return told if found else ""
+
+
 def check_length(size: int) -> None:
     """ValueError for a file that is larger than any image."""
     if size > LONGEST:
@@ -134,6 +146,10 @@ def check_length(size: int) -> None:
 
 def check_head(data: bytes) -> None:
     """ValueError for what Pillow takes seconds to look through before it knows a size: segments without end, a header of comments or blanks."""
+    if data[4:8] == b"ftyp" and data[8:12] in UNREAD_BRANDS:
+        raise ValueError(
+            "a HEIC or AVIF picture, which is not read; convert it, as with: magick mogrify -format jpg FILE"
+        )
     if data.startswith(START) and scans(data) > MOST_SCANS:
         raise ValueError("more segments or scans than any picture has; save it again")
     if data.startswith(PNG) and too_many_chunks(data):

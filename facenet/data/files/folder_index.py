@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facenet.data.files.decode import IMAGE_SUFFIXES
+from facenet.data.files.decode import IMAGE_SUFFIXES, way_to_read
 from facenet.errors import UserError, shown
 from facenet.files.atomic import replacing
 from facenet.files.cache_dir import cache_dir
@@ -196,7 +196,7 @@ def _without_images(listing: Listing, stray_images: int) -> str:
         return f"{stray_images} images but no folder per identity"
     if listing.deeper is None:
         others = ", ".join(f"{count} {shown(kind)}" for kind, count in listing.left_out.most_common(3))
-        return f"no images ({others})" if others else "no images"
+        return f"no images ({others}){way_to_read(listing.left_out)}" if others else "no images"
     first = listing.deeper.partition(os.sep)[0]
     return (
         f"the images lie one folder deeper, as in {shown(listing.deeper)}: name {shown(str(listing.root / first))} "

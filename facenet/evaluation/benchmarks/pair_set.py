@@ -14,7 +14,7 @@ from facenet.errors import UserError
 from facenet.evaluation import report
 from facenet.evaluation.contract import Opened, Outcome, way_without
 from facenet.evaluation.protocol import Protocol, verify
-from facenet.evaluation.verification import Flip
+from facenet.evaluation.verification import Flip, fewest_different, unresolved
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,12 @@ class PairSet(Opened):
     @property
     def measures(self) -> Mapping[str, bool]:
         return report.MEASURES
+
+    @property
+    def unresolved(self) -> Mapping[str, str]:
+        count = fewest_different(self.same, self.folds)
+        why = f"{count:,} pairs of two identities tell false-accept rates apart in steps of {1 / max(count, 1):.2g}"
+        return {f"tar_at_far_{target:g}": why for target in unresolved(count)}
 
     @property
     def fingerprint(self) -> str:
