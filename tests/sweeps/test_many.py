@@ -7,6 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from facenet.errors import UserError
+from facenet.sweeps import batch  # noqa: F401  imports torch, which a test that does is told of
 from facenet.sweeps.elsewhere import check_number, num_values
 
 
