@@ -250,16 +250,22 @@ def targets_in(node: Any) -> Iterator[str]:
 def version_of(package: Package) -> str:
     """Of the distribution that brought it; the hash of its source where there is none, or where it is installed so that it can be edited."""
     if package.place is None:
-        for name in metadata.packages_distributions().get(package.root, [])[:1]:
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                found = metadata.distribution(name)
-                if '"editable": true' not in (found.read_text("direct_url.json") or ""):
-                    return found.version
+        found = distribution_of(package.root)
+        if found is not None and '"editable": true' not in (found.read_text("direct_url.json") or ""):
+            return found.version
         spec = find_installed(package.root)
         places = [] if spec is None else places_of(spec)
     else:
         places = [package.place]
     return f"sha256 {source_hash(places)}"
+
+
+def distribution_of(root: str) -> metadata.Distribution | None:
+    """Mostly it has the package's name; to look into all that are installed takes a second of a processor."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.distribution(root)
+    names = metadata.packages_distributions().get(root, [])
+    return metadata.distribution(names[0]) if names else None
 
 
 def source_hash(places: Iterable[str]) -> str:

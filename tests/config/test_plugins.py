@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from facenet.commands import from_python
+from facenet.config.overrides import with_new_terms
 from facenet.config.plugins import folders
 from facenet.errors import UserError
 from facenet.losses.term import Term  # noqa: F401  torch, before a test's own state is looked at
@@ -57,9 +58,9 @@ def composed(tmp_path: Path, *overrides: str) -> dict[str, Any]:
 
 
 def test_its_choices_stand_beside_ours_which_they_cannot_replace(install: Callable[..., Path], tmp_path: Path) -> None:
-    install({"optimizer/mine.yaml": "_target_: torch.optim.SGD\nlr: 0.5\n", "optimizer/adam.yaml": "lr: 9.0\n"})
-    assert composed(tmp_path, "optimizer=mine")["optimizer"] == {"_target_": "torch.optim.SGD", "lr": 0.5}
-    assert composed(tmp_path, "optimizer=adam")["optimizer"]["lr"] != 9.0
+    install({"optimizer/mine.yaml": "_target_: torch.optim.SGD\nlr: 0.5\n", "schedule/constant.yaml": "x: 9.0\n"})
+    config = composed(tmp_path, "optimizer=mine", "schedule=constant")
+    assert config["optimizer"] == {"_target_": "torch.optim.SGD", "lr": 0.5} and "x" not in config["schedule"]
     assert "yaml_faces" not in sys.modules
 
 
@@ -108,28 +109,28 @@ def test_a_package_of_the_working_directory_is_none(
 HEAD = "_target_=facenet.losses.SoftmaxHead"
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["loss.terms.mine.weight=0.5", f"loss.terms.mine.loss.{HEAD}", "loss.terms.mine.loss.label_smoothing=0.1"],
-        ["+loss.terms.mine.weight=0.5", f"+loss.terms.mine.loss.{HEAD}", "+loss.terms.mine.loss.label_smoothing=0.1"],
-        ["loss.terms.mine.weight=0.5", f"loss.terms.mine.loss={{{HEAD.replace('=', ':')},label_smoothing:0.1}}"],
-        [f"loss.terms.mine={{weight:0.5,loss:{{{HEAD.replace('=', ':')},label_smoothing:0.1}}}}"],
-    ],
-)
-def test_a_new_term_of_the_loss_needs_no_sign(tmp_path: Path, overrides: list[str]) -> None:
-    terms = composed(tmp_path, "loss=triplet", *overrides)["loss"]["terms"]
+def test_a_new_term_of_the_loss_needs_no_sign(tmp_path: Path) -> None:
+    said = ["loss.terms.mine.weight=0.5", f"loss.terms.mine.loss.{HEAD}", "loss.terms.mine.loss.label_smoothing=0.1"]
+    terms = composed(tmp_path, "loss=triplet", *said)["loss"]["terms"]
     assert list(terms) == ["triplet", "mine"] and terms["mine"]["weight"] == 0.5
     assert terms["mine"]["loss"] == {"_target_": "facenet.losses.SoftmaxHead", "label_smoothing": 0.1}
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("given", "signed"),
     [
-        ("loss.terms.tripelt.weight=0.5", r"loss\.terms\.tripelt: has no loss.*; did you mean 'triplet'\?"),
-        ("loss.terms.mine.loss.label_smoothing=0.1", r"loss\.terms\.mine"),
+        (["loss.terms.a.weight=1", f"loss.terms.a.loss.{HEAD}"], [0, 1]),
+        (["loss.terms.a.weight=1,2", "loss.terms.a.loss={_target_:x}", "loss.terms.ab.weight=1"], [0, 1]),
+        (["loss.terms.a={weight:1,loss:{_target_:x}}", "loss=triplet", "seed=1"], [0]),
+        (["+loss.terms.a.weight=1", f"+loss.terms.a.loss.{HEAD}"], []),
+        (["loss.terms.a.weight=1", "loss.terms.a.loss.margin=2"], []),
+        (["loss.terms.a.loss.loss._target_=x", "optimizer._target_=y"], []),
     ],
 )
-def test_a_term_of_which_no_class_is_said_is_a_typing_error(tmp_path: Path, override: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        composed(tmp_path, "loss=triplet", override)
+def test_which_overrides_are_those_of_a_new_term(given: list[str], signed: list[int]) -> None:
+    assert with_new_terms(given) == [f"++{each}" if place in signed else each for place, each in enumerate(given)]
+
+
+def test_a_term_of_which_no_class_is_said_is_a_typing_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss\.terms\.tripelt: has no loss.*; did you mean 'triplet'\?"):
+        composed(tmp_path, "loss=triplet", "loss.terms.tripelt.weight=0.5")
