@@ -69,6 +69,9 @@ class Observer:
         """The batches of an epoch on their way to the device; left when the epoch's last step is done."""
         return contextlib.nullcontext(batches)
 
+    def on_start(self, step: int) -> None:
+        """Before the first step of an epoch, or of its rest; `step`: how many the run has made."""
+
     def on_step(self, finite: Tensor | None, loss: Tensor) -> None:
         """finite: whether all gradients were, None where nobody looked; loss: of the step's last part. Both 0-d on the device, where they have to
         stay: a read would wait for it."""

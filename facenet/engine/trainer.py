@@ -116,6 +116,7 @@ class Trainer:
         with contextlib.ExitStack() as ways:
             seen = ways.enter_context(contextlib.closing(batches))  # type: ignore[type-var]
             for observer in self.observers:
+                observer.on_start(progress.step)
                 seen = ways.enter_context(observer.watching(seen))
             for batch in self.accelerator.ahead(seen, moved):
                 self.guarded(batch, progress)

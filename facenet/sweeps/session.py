@@ -159,16 +159,26 @@ class Session:
 
 def compare(uri: str, sweep_id: str) -> None:
     """Prints the ranked table of a sweep and where its runs can be compared; nothing where none is in the store."""
-    from facenet.reports.ranking import ranked_table
+    from facenet.reports.ranking import rank, ranked_table
     from facenet.reports.study import read_study
-    from facenet.tracking import reading
+    from facenet.tracking import reading, views
 
     with contextlib.suppress(UserError):
-        say(f"\n{ranked_table(read_study(uri, sweep_id))}")
+        study = read_study(uri, sweep_id)
+        say(f"\n{ranked_table(study)}")
         command = shlex.join(["facenet-report", sweep_id, "--uri", addresses.masked_address(uri)])
         needs = " (which draws with plotly: pip install 'facenet[report]')" if find_spec("plotly") is None else ""
         say(f"the page of this sweep: {command}{needs}")
-        say(f"compare the runs: {reading.compare_url(uri, reading.runs_of_sweep(uri, sweep_id))}")
+        runs, seeds = reading.runs_of_sweep(uri, sweep_id), any(len(each.jobs) > 1 for each in rank(study).settings)
+        view = views.View(
+            name=f"sweep-{sweep_id}",
+            condition=f"tags.sweep_id = '{reading.quoted(sweep_id)}'",
+            select=study.metric,
+            lower_is_better=study.lower_is_better,
+            axes=study.axes or views.USUAL,
+            seeds=seeds,
+        )
+        say(f"compare the runs: {views.compare_pages(uri, runs, view)}")
 
 
 def where_of(job: Job) -> str | None:

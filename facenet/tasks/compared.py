@@ -34,7 +34,7 @@ DERIVED = (  # of a plan
         "num_heldout_identities",
         "data_fingerprint",
     ),
-    *("benchmark", "total_steps", "select"),
+    *("benchmark", "select"),
 )
 UNCOMPARED = ("hydra", "tracking", "resume", "resume_changed", "sweep")  # say nothing of what is trained
 LONGEST, SHORTEST = 40, 6  # characters of a name, and of a word in it that had to be cut

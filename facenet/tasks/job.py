@@ -40,6 +40,7 @@ from facenet.tasks.registration import network_of
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.result import Result
 from facenet.tracking.facts import RunFacts
+from facenet.tracking.store import NOTE
 
 log = logging.getLogger(__name__)
 Start = Callable[[Path, Distributed, dict[str, str]], Any]
@@ -123,7 +124,7 @@ def facts_of(
         config=config,
         config_yaml=configs.to_yaml(config),
         plan=plan.as_dict(),
-        tags={page.NOTE: page.begun(compared, str(plan), tags["command"], tags["code"]), **tags},
+        tags={NOTE: page.begun(compared, str(plan), tags["command"], tags["code"]), **tags},
         datasets=datasets(config, material, plan),
         compared=compared,
         select=plan.select,

@@ -14,9 +14,9 @@ from facenet.evaluation.report import digits, interval
 from facenet.files.reading import text_of
 from facenet.privacy.addresses import mask
 from facenet.tracking.facts import RunFacts
+from facenet.tracking.store import NOTE
 from facenet.tracking.tracker import Tracker
 
-NOTE = "mlflow.note.content"  # the tag that the page shows as the description
 LONGEST_REASON = 1500
 
 

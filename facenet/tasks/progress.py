@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from facenet import errors
 from facenet.engine.observer import LogPoint, Observer
@@ -15,10 +18,20 @@ log = logging.getLogger(__name__)
 
 
 class StepBar(Observer):
-    """Moves a bar to each log point, which has images/s, the loss terms and the learning rate behind it; or logs them as a line."""
+    """Moves a bar at each step. Behind it are images/s, the loss terms and the learning rate of the last log point; or they are a line of the log."""
 
-    def __init__(self, bar: Any, *, lines: bool) -> None:
-        self.bar, self.lines = bar, lines
+    def __init__(self, bar: Any, *, steps_per_epoch: int, epochs: int, lines: bool) -> None:
+        self.bar, self.steps_per_epoch, self.epochs, self.lines = bar, steps_per_epoch, epochs, lines
+        bar.set_postfix_str("first step", refresh=False)  # it may take minutes: kernels are chosen, caches are filled
+
+    def on_start(self, step: int) -> None:
+        self.bar.n = self.bar.initial = step
+        self.bar.set_description_str(f"epoch {step // self.steps_per_epoch + 1}/{self.epochs}")
+
+    def on_step(self, finite: Tensor | None, loss: Tensor) -> None:
+        if self.bar.postfix == "first step":
+            self.bar.set_postfix_str("", refresh=False)
+        self.bar.update()
 
     def on_log(self, point: LogPoint) -> Mapping[str, float]:
         terms = {name: value for name, value in point.figures.items() if "/" not in name}
@@ -32,19 +45,25 @@ class StepBar(Observer):
 
 
 @contextlib.contextmanager
-def step_bar(total_steps: int, *, shown: bool) -> Iterator[Observer]:
-    """A bar on a terminal, with the time left; a line now and then where output is no terminal."""
+def step_bar(total_steps: int, steps_per_epoch: int, epochs: int, *, shown: bool) -> Iterator[Observer]:
+    """A bar on a terminal, with epoch and time left; a line now and then where output is no terminal."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     terminal = sys.stderr.isatty()
     # A short bar: the loss terms are what people watch.
-    layout = "{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    layout = "{desc} {percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
     with (
-        tqdm(total=total_steps, bar_format=layout, disable=not (shown and terminal), dynamic_ncols=True) as bar,
+        tqdm(
+            total=total_steps,
+            bar_format=layout,
+            disable=not (shown and terminal),
+            dynamic_ncols=True,
+            colour=None if os.environ.get("NO_COLOR") else "green",
+        ) as bar,
         logging_redirect_tqdm() if shown and terminal else contextlib.nullcontext(),
     ):
-        yield StepBar(bar, lines=shown and not terminal)
+        yield StepBar(bar, steps_per_epoch=steps_per_epoch, epochs=epochs, lines=shown and not terminal)
 
 
 @contextlib.contextmanager

@@ -100,7 +100,11 @@ def observing(
         opened.enter_context(contextlib.closing(tracker))
         origin = functools.partial(origin_of_batches, recipe, run, plan)
         watcher = Watcher(recipe.watch, tracker, device, run_dir=run.directory, name=name, origin=origin)
-        observers = [watcher, Recorder(tracker), opened.enter_context(step_bar(plan.total_steps, shown=first))]
+        observers = [
+            watcher,
+            Recorder(tracker),
+            opened.enter_context(step_bar(plan.total_steps, plan.steps_per_epoch, plan.epochs, shown=first)),
+        ]
         if recipe.tracking.dllogger:
             vendor_log = VendorLog(run.directory / f"dllogger-{rank}.json", rank)
             observers.append(VendorLines(opened.enter_context(contextlib.closing(vendor_log))))

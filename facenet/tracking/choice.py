@@ -14,9 +14,10 @@ from facenet.errors import shown
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.run import RUN_ID, open_run
-from facenet.tracking.store import Experiment, cause, open_client, page, where
+from facenet.tracking.store import Experiment, cause, open_client, page, pages, where
 from facenet.tracking.system import sampled
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker
+from facenet.tracking.views import View, share
 
 log = logging.getLogger(__name__)
 # MLflow's variables; the command line and presets come first.
@@ -127,10 +128,14 @@ class MlflowTracking:
             return None
         uri = self.where()
         try:
-            experiment_id = open_client(uri).get_run(run_id).info.experiment_id
+            run = open_client(uri).get_run(run_id)
+            path, select = f"#/experiments/{run.info.experiment_id}/runs/{run_id}", run.data.params.get("plan.select")
+            if select is None:  # of a test
+                return page(uri, path)
+            table = share(uri, run.info.experiment_id, View(name=f"by-{select}", condition="", select=select))
         except Exception:  # gone since the run began; what it trained is on the disk
             return f"run {run_id} at {masked_address(uri)}, which does not answer now"
-        return page(uri, f"#/experiments/{experiment_id}/runs/{run_id}")
+        return pages(uri, {"the run": path, "beside others": table})
 
     def register_best(self, run_id: str | None, network: Network) -> None:
         """Inside `run`, once it has gone well. A failure is told and costs the registration, not the run."""

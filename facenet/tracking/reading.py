@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from facenet.errors import UserError, shown
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import as_named
-from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, open_client, page, sqlite_path
+from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, open_client, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,13 +124,6 @@ def numbers_in(text: str) -> list[float]:
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         return [float(each) for each in json.loads(text)]
     return []
-
-
-def compare_url(uri: str, runs: Sequence[RunRecord]) -> str:
-    """How to open MLflow's page that compares these runs: its address, or for a database also the command that serves it."""
-    chosen = json.dumps([run.id for run in runs], separators=(",", ":"))
-    experiments = json.dumps(sorted({run.experiment_id for run in runs}), separators=(",", ":"))
-    return page(uri, f"#/compare-runs?runs={chosen}&experiments={experiments}")
 
 
 def attach(uri: str, run_id: str, path: Path, folder: str = "") -> None:

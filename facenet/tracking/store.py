@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FIRST_PORT = 5000  # of mlflow server
+NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a description
+ABOUT = """Runs of `facenet-train`: face embeddings, each run named by what differs from the others. A run's description says what came of it and
+what to type next; the command that began it is its tag `command`, all settings are in `config/everything.json`. `best/...` belongs to the epoch of
+the best checkpoint; `interval...` tags are 95 % intervals. `facenet-report SWEEP_ID` ranks a sweep and says what is more than chance."""
 FILES = "mlartifacts"  # beside a database, for the files of its runs
 PLACES = (  # in a database, where MLflow has them as absolute paths
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
@@ -77,7 +81,7 @@ def open_experiment(uri: str, experiment: Experiment | str) -> tuple[MlflowClien
         if found is not None:
             return client, str(found.experiment_id)
         location = None if database is None else (database.parent / FILES / slug(name)).as_uri()
-        return client, str(client.create_experiment(name, artifact_location=location))
+        return client, str(client.create_experiment(name, artifact_location=location, tags={NOTE: ABOUT}))
 
 
 def deleted(named: str, uri: str, experiment_id: object) -> UserError:
@@ -184,12 +188,25 @@ def cause(error: BaseException, uri: str) -> str:
 
 def page(uri: str, path: str) -> str:
     """How to open a page of MLflow's: its address, or for a database also the command that serves it."""
+    command, root = served(uri)
+    return f"{command}\n    then open {root}/{path}" if command else f"{root}/{path}"
+
+
+def pages(uri: str, paths: dict[str, str]) -> str:
+    """How to open several, by their names."""
+    command, root = served(uri)
+    width = max(map(len, paths))
+    head = f"{command}\n    then open" if command else ""
+    return "\n".join([head, *(f"    {name:<{width}}  {root}/{path}" for name, path in paths.items())])
+
+
+def served(uri: str) -> tuple[str, str]:
+    """The command that serves a database, empty for a server, and the address of MLflow's pages."""
     if uri.startswith(("http:", "https:")):
-        return f"{masked_address(uri).rstrip('/')}/{path}"
-    store = shlex.quote(masked_address(uri))
+        return "", masked_address(uri).rstrip("/")
     port = free_port()
-    command = f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port {port} --workers 1"
-    return f"{command}\n    then open http://127.0.0.1:{port}/{path}"
+    command = f"mlflow server --backend-store-uri {shlex.quote(masked_address(uri))} --host 127.0.0.1 --port {port} --workers 1"
+    return command, f"http://127.0.0.1:{port}"
 
 
 def free_port() -> int:

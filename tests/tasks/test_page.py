@@ -4,6 +4,7 @@ import pytest
 
 from facenet.tasks import page
 from facenet.tracking.facts import RunFacts
+from facenet.tracking.store import NOTE
 
 PLAN = "plan\n  data         144 images\n  fingerprint  abc\n  batch        24 images a step\n  lr           0.001"
 
@@ -20,11 +21,11 @@ class Tags(dict):
 def facts(tmp_path):
     params = {"backbone": "mobilenet_v1", "loss": "ce", "data": "folder", "optimizer": "adam", "schedule": "constant"}
     note = page.begun(params, PLAN, "facenet-train data.root=s3://me:hunter2@host", "git 0123456789ab")
-    return RunFacts("n", tmp_path, {}, "", {}, {page.NOTE: note}, {}, select="lfw/accuracy")
+    return RunFacts("n", tmp_path, {}, "", {}, {NOTE: note}, {}, select="lfw/accuracy")
 
 
 def test_it_says_what_is_trained_and_how_to_repeat_it(facts):
-    note = facts.tags[page.NOTE]
+    note = facts.tags[NOTE]
     assert note.startswith("**mobilenet_v1** with **ce** on **folder**") and "- batch: 24 images a step" in note
     assert "fingerprint" not in note and "hunter2" not in note and "facenet-train data.root=s3://***@host" in note
     assert note.endswith("Code: git 0123456789ab")
@@ -35,9 +36,9 @@ def test_at_the_end_it_says_what_came_of_it_and_what_to_type(facts):
     (facts.run_dir / "lfw.json").write_text('{"num_pairs": 600}')
     with page.of_run(tags, facts) as result:
         result.update({"metrics": {"lfw/accuracy": 0.9, "epoch": 3.0}, "checkpoint": "/x/best.pt"})
-    note = tags[page.NOTE]
+    note = tags[NOTE]
     assert note.startswith("**lfw/accuracy 0.9000** (95 % interval 0.8734 – 0.9215), in epoch 3") and note.endswith(
-        facts.tags[page.NOTE]
+        facts.tags[NOTE]
     )
     assert "facenet-evaluate checkpoint=/x/best.pt" in note and "facenet.load('/x/best.pt')" in note
     assert f"facenet-train resume={facts.run_dir}" in note and tags["closed"]
@@ -51,5 +52,5 @@ def test_a_run_that_did_not_finish_says_why_and_goes_on(facts, error):
     with pytest.raises(type(error)), page.of_run(tags, facts):
         raise error
     told = "no such device: tcp://***@b" if isinstance(error, ValueError) else "**Stopped**"
-    assert told in tags[page.NOTE] and "hunter2" not in tags[page.NOTE]
-    assert f"facenet-train resume={facts.run_dir}" in tags[page.NOTE]
+    assert told in tags[NOTE] and "hunter2" not in tags[NOTE]
+    assert f"facenet-train resume={facts.run_dir}" in tags[NOTE]

@@ -1,4 +1,3 @@
-import json
 import time
 
 import pytest
@@ -103,15 +102,6 @@ def test_fold_accuracies_are_those_of_the_best_epoch(mlflow, facts, tmp_path):
     found = reading.folds(reading.run(mlflow.uri, run_id))
     assert reading.run(mlflow.uri, run_id).tags["interval.lfw"] == "0.3520 – 0.6480"
     assert found == {"lfw": pytest.approx([n / 12 for n in range(12)], abs=1e-6), "my/pairs": [0.5, 0.5]}
-
-
-def test_where_runs_are_compared(sweep):
-    uri, _ = sweep
-    runs = reading.runs_of_sweep(uri, "s-9")
-    chosen = json.dumps([run.id for run in runs], separators=(",", ":"))
-    at = f'/#/compare-runs?runs={chosen}&experiments=["{runs[0].experiment_id}"]'
-    assert reading.compare_url("http://me:secret@host:5000/", runs) == f"http://***@host:5000{at}"
-    assert reading.compare_url(uri, runs).endswith(f"then open http://127.0.0.1:5000{at}")
 
 
 def test_files_and_tags_can_be_added_after_the_end(sweep, client, tmp_path):

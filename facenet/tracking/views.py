@@ -1,0 +1,99 @@
+"""MLflow's pages of runs with the columns, order and charts that answer: MLflow keeps the state of a shared view in a tag of its experiment."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from facenet.tracking.reading import RunRecord, reader
+from facenet.tracking.store import pages
+
+TAG = "mlflow.sharedViewState."
+SECTION = "facenet"  # of charts, before those that MLflow makes by itself
+WIDTH = 150  # of a column, in pixels
+USUAL = ("optimizer.lr", "data.batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Runs that MLflow's `condition` finds, best by `select` first, or newest where `lower_is_better` is None. `axes`: the params that are columns
+    and axes. Runs that differ in nothing but the seed are one row if `seeds`, with their mean."""
+
+    name: str
+    condition: str
+    select: str
+    lower_is_better: bool | None = None
+    axes: tuple[str, ...] = USUAL
+    seeds: bool = False
+
+    @property
+    def key(self) -> str:
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.name)
+
+    def state(self) -> dict[str, Any]:
+        """What MLflow's page has in its memory when it looks like this."""
+        best, benchmark = f"best/{self.select}", self.select.partition("/")[0]
+        axes = [axis for axis in self.axes if axis != "seed"]
+        order = "attributes.start_time" if self.lower_is_better is None else f"metrics.`{best}`"
+        columns = [*(f"params.`{axis}`" for axis in self.axes), f"metrics.`{best}`", f"tags.`interval.{benchmark}`"]
+        grouped = {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "param", "groupByData": axis} for axis in axes],
+        }
+        chart = {"metricSectionId": SECTION, "isGenerated": False, "deleted": False, "runsCountToCompare": 100}
+        parallel = {"type": "PARALLEL", "selectedParams": [*self.axes], "selectedMetrics": [best], "showAllRuns": True}
+        line = {"type": "LINE", "metricKey": self.select, "selectedMetricKeys": [self.select], "xAxisKey": "step"}
+        return {
+            **{"searchFilter": self.condition, "orderByKey": order, "orderByAsc": bool(self.lower_is_better)},
+            **{
+                "selectedColumns": columns,
+                "runsHiddenMode": "SHOW_ALL",
+                "groupBy": grouped if self.seeds and axes else None,
+            },
+            **{
+                "columnWidths": dict.fromkeys(columns, WIDTH),
+                "isAccordionReordered": True,
+            },  # else sections are sorted by name
+            "compareRunSections": [
+                {
+                    "uuid": SECTION,
+                    "name": SECTION,
+                    "display": True,
+                    "isReordered": False,
+                    "deleted": False,
+                    "isGenerated": False,
+                }
+            ],
+            "compareRunCharts": [
+                {**chart, **parallel, "uuid": f"{SECTION}-0"},
+                {**chart, **line, "uuid": f"{SECTION}-1"},
+            ],
+        }
+
+
+def share(uri: str, experiment_id: str, view: View) -> str:
+    """The path of MLflow's table of these runs, whose state is told to the experiment. Its charts are the same with `charts`."""
+    with reader(uri) as client:
+        client.set_experiment_tag(experiment_id, f"{TAG}{view.key}", json.dumps(view.state()))
+    return f"#/experiments/{quote(experiment_id)}/runs?{urlencode({'viewStateShareKey': view.key})}"
+
+
+def charts(table: str) -> str:
+    return f"{table}&compareRunsMode=CHART"
+
+
+def compare_pages(uri: str, runs: Sequence[RunRecord], view: View) -> str:
+    """How to open runs as a table, as charts and side by side. Raises UserError where the store cannot be written."""
+    table = share(uri, runs[0].experiment_id, view)
+    return pages(uri, {"as a table": table, "as charts": charts(table), "side by side": compare_path(runs)})
+
+
+def compare_path(runs: Sequence[RunRecord]) -> str:
+    """MLflow's page that has runs side by side."""
+    chosen = json.dumps([run.id for run in runs], separators=(",", ":"))
+    experiments = json.dumps(sorted({run.experiment_id for run in runs}), separators=(",", ":"))
+    return f"#/compare-runs?runs={quote(chosen)}&experiments={quote(experiments)}"

@@ -1,0 +1,66 @@
+"""Printed links, and the state of MLflow's pages that they open."""
+
+import json
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from facenet.tracking import reading, views
+from facenet.tracking.store import pages
+
+VIEW = views.View(
+    name="sweep-a b/c",
+    condition="tags.sweep_id = 'a b/c'",
+    select="lfw/accuracy",
+    lower_is_better=False,
+    axes=("optimizer.lr", "seed"),
+    seeds=True,
+)
+
+
+def addresses(text):
+    return [word for line in text.splitlines() for word in line.split() if word.startswith("http")]
+
+
+def test_the_links_of_a_sweep_are_encoded_and_open_what_they_say(mlflow, client, facts):
+    with mlflow.run(facts()) as run_id:
+        pass
+    run = reading.run(mlflow.uri, run_id)
+    text = views.compare_pages(mlflow.uri, [run], VIEW)
+    table, charts, compare = addresses(text.partition("then open")[2])
+    assert not any(letter in text.partition("then open")[2] for letter in '[]"') and table in charts
+    key = parse_qs(urlsplit(urlsplit(table).fragment).query)["viewStateShareKey"][0]
+    state = json.loads(client.get_experiment(run.experiment_id).tags[f"mlflow.sharedViewState.{key}"])
+    assert state == VIEW.state() and charts.endswith("&compareRunsMode=CHART")
+    assert unquote(compare).endswith(f'/#/compare-runs?runs=["{run_id}"]&experiments=["{run.experiment_id}"]')
+
+
+def test_a_view_has_the_columns_that_answer_and_a_row_for_the_seeds_of_a_setting():
+    state = VIEW.state()
+    assert state["selectedColumns"] == [
+        *("params.`optimizer.lr`", "params.`seed`", "metrics.`best/lfw/accuracy`", "tags.`interval.lfw`"),
+    ]
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "optimizer.lr"}]
+    assert state["orderByKey"] == "metrics.`best/lfw/accuracy`" and state["orderByAsc"] is False
+    parallel, line = state["compareRunCharts"]
+    assert parallel["selectedParams"] == ["optimizer.lr", "seed"] and parallel["selectedMetrics"] == [
+        "best/lfw/accuracy"
+    ]
+    assert line["metricKey"] == "lfw/accuracy"
+    plain = views.View(name="x", condition="", select="val/loss").state()
+    assert plain["groupBy"] is None and plain["orderByKey"] == "attributes.start_time"
+
+
+@pytest.mark.parametrize(
+    ("uri", "command"), [("http://me:secret@host:5000/", False), ("sqlite:////x y/mlflow.db", True)]
+)
+def test_a_database_is_served_once_for_all_pages(uri, command):
+    text = pages(uri, {"the run": "#/a", "beside others": "#/b"})
+    assert text.count("mlflow server") == command and "secret" not in text
+    root = "http://127.0.0.1:50" if command else "http://***@host:5000/#/"
+    assert len(addresses(text)) == 2 and all(each.startswith(root) for each in addresses(text))
+
+
+def test_an_experiment_says_what_its_runs_are(mlflow, client):
+    told = client.get_experiment_by_name("study one").tags["mlflow.note.content"]
+    assert "facenet-train" in told and "facenet-report" in told
