@@ -51,8 +51,8 @@ def train(overrides: Sequence[str] = ()) -> Result:
 
 
 def evaluate(overrides: Sequence[str] = ()) -> Result:
-    """Tests a network as `facenet-evaluate` with these overrides does, in this process: `evaluate(["checkpoint=FILE", "benchmark.root=LFW"])`.
-    Raises UserError for a mistake."""
+    """Tests a network as `facenet-evaluate` with these overrides does, in this process: `evaluate(["checkpoint=RUN", "benchmark.root=LFW"])`, or
+    as the run was tested `evaluate(["checkpoint=RUN"])`. Raises UserError for a mistake."""
     from facenet.tasks.evaluate import run_evaluation
 
     with called("evaluate", overrides) as (config, run_dir, arguments):

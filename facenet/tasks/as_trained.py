@@ -56,7 +56,7 @@ def with_benchmarks(config: dict[str, Any], stored: dict[str, Any], said: set[st
     for node in nodes.values():
         if any(key.startswith(("benchmark/protocol", "benchmark.protocol")) for key in said):
             node["protocol"] = {**(node.get("protocol") or {}), **said_of(given["protocol"], said)}
-    told = [f"{key}={kind(node)}" + where(node) for key, node in nodes.items() if kind(node) != "NoBenchmark"]
+    told = [f"{key}={kind(node)}" + where(node) for key, node in nodes.items() if kind(node) != "nobenchmark"]
     log.info("tested as in training: %s; benchmark= says otherwise", shown(", ".join(told)))
     return {**config, "benchmark": short, **({"benchmarks": merged} if merged else {})}
 
@@ -71,7 +71,9 @@ def said_of(protocol: dict[str, Any], said: set[str]) -> dict[str, Any]:
 
 
 def kind(node: dict[str, Any]) -> str:
-    return str(node.get("_target_")).rpartition(".")[2]
+    """As `benchmark=` says it, of ours; of others the class."""
+    target = str(node.get("_target_"))
+    return target.rpartition(".")[2].lower() if target.startswith("facenet.") else target
 
 
 def where(node: dict[str, Any]) -> str:

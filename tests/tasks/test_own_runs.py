@@ -55,7 +55,7 @@ def test_nothing_said_is_the_runs_own_benchmarks(compose_evaluate, caplog):
         config = judged(compose_evaluate, found)
     assert config["benchmark"] == LFW and config["benchmarks"] == {"agedb": BIN}
     assert (
-        "tested as in training: benchmark=Lfw (root=/lfw, pairs=/my/pairs.txt), benchmarks.agedb=Bin (path="
+        "tested as in training: benchmark=lfw (root=/lfw, pairs=/my/pairs.txt), benchmarks.agedb=bin (path="
         in caplog.text
     )
     assert judged(compose_evaluate, content(benchmark=HELDOUT))["benchmark"] == HELDOUT
