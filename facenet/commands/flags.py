@@ -27,6 +27,8 @@ facenet-compare-loss outputs/a outputs/b
 facenet-compare-loss ours/dllogger-0.json theirs/dllogger-0.json --steps 100 --plot losses.png
 facenet-report lr_batch
 facenet-report lr_batch --uri http://127.0.0.1:5000 --out page.html
+facenet-runs list --limit 50
+facenet-runs show 244df88c
 facenet-runs reap --dry-run
 facenet-runs reap --all-hosts --older-than 48
 facenet-runs sync
@@ -275,7 +277,7 @@ def runs() -> None:
     settle()
     parser = Parser(
         prog="facenet-runs",
-        description="Puts right what a crash, a power cut or a store that was away left unfinished in MLflow.",
+        description="Shows what is recorded in MLflow, and puts right what a crash or a store that was away left unfinished there.",
         epilog="Exit codes: 0 done, 2 something to correct.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -305,10 +307,32 @@ def runs() -> None:
         "folders", nargs="*", metavar="DIR", help="run directories, or folders of them (default: outputs and multirun)"
     )
     sync.add_argument("--uri", help="MLflow store (default: the one that the run was recorded in)")
+    add_recorded(commands, store)
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")
     guard_logs()
     with told():
+        from facenet.tools.recorded import run_list, run_show
         from facenet.tools.runs import run_reap, run_sync
 
-        print(printable(run_reap(**arguments) if command == "reap" else run_sync(**arguments)))
+        run = {"reap": run_reap, "sync": run_sync, "list": run_list, "show": run_show}[command]
+        print(printable(run(**arguments)))
+
+
+def add_recorded(commands: Commands, store: Parser) -> None:
+    listed = commands.add_parser(
+        "list",
+        parents=[store],
+        help="the newest runs: state, lr, batch, best figure and its interval",
+        description="Prints a line per run, the newest last: state, learning rate, batch, the selected metric at its best epoch and its interval.",
+    )
+    listed.add_argument("--experiment", metavar="NAME", help="only this one (default: all)")
+    listed.add_argument("--sweep", metavar="SWEEP_ID", help="only the jobs of this sweep")
+    listed.add_argument("--limit", type=positive, default=20, metavar="N", help="how many (default: %(default)s)")
+    one = commands.add_parser(
+        "show",
+        parents=[store],
+        help="what came of a run, and what to type next",
+        description="Prints the description, params and metrics of a run, and the address of its page.",
+    )
+    one.add_argument("run", metavar="RUN", help="its id or how that begins, its name, or its directory")
