@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import metadata
 from importlib.resources import files
@@ -315,8 +316,8 @@ def runs() -> None:
         from facenet.tools.recorded import run_list, run_show
         from facenet.tools.runs import run_reap, run_sync
 
-        run = {"reap": run_reap, "sync": run_sync, "list": run_list, "show": run_show}[command]
-        print(printable(run(**arguments)))
+        run: dict[str, Callable[..., str]] = {"reap": run_reap, "sync": run_sync, "list": run_list, "show": run_show}
+        print(printable(run[command](**arguments)))
 
 
 def add_recorded(commands: Commands, store: Parser) -> None:

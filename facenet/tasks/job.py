@@ -133,17 +133,20 @@ def facts_of(
 
 @contextlib.contextmanager
 def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator[None]:
-    """A run that a stop signal ends says how it goes on, as a sweep does for all its jobs. Not `alone`: torchrun began the command."""
+    """A run that a stop signal or a failure ends says how it goes on, as a sweep does for all its jobs. Not `alone`: torchrun began the command."""
+    last = run_dir / "checkpoints" / "last.pt"
+    before = last.stat().st_mtime_ns if last.is_file() else None
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        if (run_dir / "checkpoints" / "last.pt").is_file():
+    except BaseException as error:
+        written = last.is_file() and last.stat().st_mtime_ns != before
+        if (last.is_file() and not isinstance(error, Exception)) or written:
             from facenet.config.overlays import strange_arguments
 
             again = [*(addresses.mask(each) for each, _ in strange_arguments(overrides)), *trusted.arguments()]
             command = shlex.join(["facenet-train", f"resume={run_dir}", *again])
             print(printable(f"go on with it: {'' if alone else 'torchrun ... '}{command}"), flush=True)
-        else:
+        elif not isinstance(error, Exception):
             print(printable(f"{run_dir}: ended before its first checkpoint; the same command begins anew"), flush=True)
         raise
 
@@ -300,6 +303,8 @@ def summary(
             lines.append(f"  {name:<{width}}  {digits(metrics[name])}{note}")
     if result.get("collapsed"):
         lines.append(f"no best epoch: {result['collapsed']}; {result.get('way_out') or TRY['collapse']}")
+    if not result.get("collapsed"):
+        lines += ["", *(f"{what:<11} {how}" for what, how in page.next_commands(run_dir, result["checkpoint"]).items())]
     if view is not None:
         lines.append(f"see the run: {view}")
     return "\n".join(lines)

@@ -43,8 +43,9 @@ def ended(result: Mapping[str, Any], run_dir: Path, select: str) -> str:
     else:
         span = span_of(run_dir, select, value)
         head = f"**{select} {digits(value)}**{span}, in epoch {metrics['epoch']:.0f}"
+    blocks = [f"{what.capitalize()}:\n{fenced(how)}" for what, how in next_commands(run_dir, checkpoint).items()]
     head += f"; ended early: {result['pruned']}" if result.get("pruned") else ""
-    return cleaned("\n".join([head, "", *next_steps(run_dir, checkpoint)]))
+    return cleaned("\n".join([head, "", *blocks]))
 
 
 def span_of(run_dir: Path, select: str, value: float) -> str:
@@ -58,20 +59,24 @@ def span_of(run_dir: Path, select: str, value: float) -> str:
     return ""
 
 
-def next_steps(run_dir: Path, checkpoint: str | None) -> list[str]:
-    if checkpoint is None:
-        return ["Go on with it:", fenced(resume_command(run_dir))]
-    evaluate = shlex.join(["facenet-evaluate", f"checkpoint={checkpoint}", "benchmark=lfw", "benchmark.root=LFW"])
-    use = f"import facenet\nnetwork = facenet.load({checkpoint!r})"
-    resume = f"{resume_command(run_dir)} trainer.epochs=N resume_changed=true"
-    return ["Test it:", fenced(evaluate), "Use it:", fenced(use, "python"), "Train on:", fenced(resume)]
+def next_commands(run_dir: Path, checkpoint: str) -> dict[str, str]:
+    """What to type for a run that has finished."""
+    return {
+        "test it": shlex.join(["facenet-evaluate", f"checkpoint={checkpoint}"]),
+        "use it": f"facenet.load({checkpoint!r})",
+        "train on": f"{resume_command(run_dir)} trainer.epochs=N resume_changed=true",
+    }
 
 
 def stopped(run_dir: Path, reason: str) -> str:
     """Why a run failed, or that it was stopped, and how it goes on."""
     head = f"**Failed**\n\n{fenced(reason[-LONGEST_REASON:])}" if reason else "**Stopped**"
     last = (run_dir / "checkpoints" / "last.pt").is_file()
-    way = next_steps(run_dir, None) if last else ["It ended before its first checkpoint; the same command begins anew."]
+    way = (
+        ["Go on with it:", fenced(resume_command(run_dir))]
+        if last
+        else ["It ended before its first checkpoint; the same command begins anew."]
+    )
     return cleaned("\n".join([head, "", *way]))
 
 
@@ -79,8 +84,8 @@ def resume_command(run_dir: Path) -> str:
     return shlex.join(["facenet-train", f"resume={run_dir}"])
 
 
-def fenced(text: str, language: str = "") -> str:
-    return f"```{language}\n{text.replace('```', chr(39) * 3)}\n```"
+def fenced(text: str) -> str:
+    return f"```\n{text.replace('```', chr(39) * 3)}\n```"
 
 
 def cleaned(text: str) -> str:

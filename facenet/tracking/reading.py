@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,13 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
         if not points:
             names = shown(", ".join(sorted(stored))) or "none"
             raise UserError(f"run {run_id}: no metric {key} in it; it has {names}")
-    return [(point.step, point.value) for point in sorted(points, key=lambda point: (point.timestamp, point.step))]
+    measured = sorted(filter(is_measured, points), key=lambda point: (point.timestamp, point.step))
+    return [(point.step, point.value) for point in measured]
+
+
+def is_measured(point: Any) -> bool:
+    """Whether a metric's value is more than its place among the others, which `run.name_first` gives it."""
+    return bool(point.step > 0 or not math.isnan(point.value))
 
 
 def folds(run: RunRecord) -> dict[str, list[float]]:
@@ -151,7 +158,7 @@ def record(run: Any) -> RunRecord:
         last_sign=max([info.start_time, *(metric.timestamp for metric in data._metric_objs)]) / 1000,
         params=dict(data.params),
         tags=dict(data.tags),
-        metrics={as_named(name): value for name, value in data.metrics.items()},
+        metrics={as_named(each.key): each.value for each in data._metric_objs if is_measured(each)},
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from facenet.launch.signals import postpone
 from facenet.privacy import addresses
 from facenet.tracking import journal, process
 from facenet.tracking.delivery import deliver
-from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, params, shorten
+from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, params, safe_name, shorten
 from facenet.tracking.known import check_place, remember
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
@@ -83,11 +85,21 @@ def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts
     run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
     try:
         describe(client, run_id, facts)
+        name_first(client, run_id, facts.select)
         return run_id, begin(facts.run_dir, run_id, uri, facts.select)
     except BaseException:
         with contextlib.suppress(Exception):
             client.set_terminated(run_id, "FAILED")
         raise
+
+
+def name_first(client: MlflowClient, run_id: str, select: str | None) -> None:
+    """Has the selected metric be the first that MLflow knows of the run, since that is the axis of its compare page: no number at step 0, which the
+    first test replaces. Figures of training need that not, they are measured first."""
+    from mlflow.entities import Metric
+
+    if select is not None and not select.startswith("train/"):
+        client.log_batch(run_id, [Metric(safe_name(select), math.nan, time.time_ns() // 1_000_000, 0)])
 
 
 def described_so(client: MlflowClient, run_id: str, experiment_id: str, facts: RunFacts) -> bool:

@@ -32,3 +32,15 @@ def test_other_ends_say_nothing(tmp_path, capsys):
     with way_on_told(tmp_path, [], alone=True):
         pass
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_fails_after_a_checkpoint_says_how_it_goes_on(tmp_path, capfd):
+    last = tmp_path / "checkpoints" / "last.pt"
+    last.parent.mkdir()
+    with pytest.raises(ValueError, match="x"), way_on_told(tmp_path, ["optimizer.lr=1"], alone=True):
+        last.touch()
+        raise ValueError("x")
+    assert f"go on with it: facenet-train resume={tmp_path}" in capfd.readouterr().out
+    with pytest.raises(ValueError, match="x"), way_on_told(tmp_path, [], alone=True):
+        raise ValueError("x")  # before this command wrote any
+    assert capfd.readouterr().out == ""
