@@ -40,7 +40,9 @@ def test_at_the_end_it_says_what_came_of_it_and_what_to_type(facts):
     assert note.startswith("**lfw/accuracy 0.9000** (95 % interval 0.8734 – 0.9215), in epoch 3") and note.endswith(
         facts.tags[NOTE]
     )
-    assert "Test it:" in note and "facenet-evaluate checkpoint=/x/best.pt" in note and "facenet.load('/x/best.pt')" in note
+    assert (
+        "Test it:" in note and "facenet-evaluate checkpoint=/x/best.pt" in note and "facenet.load('/x/best.pt')" in note
+    )
     assert f"facenet-train resume={facts.run_dir}" in note and tags["closed"]
 
 
