@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facenet.errors import in_picture
-from facenet.files.atomic import replacing
+from facenet.files.picture import drawn
 
 
 def save_curves(directory: Path, history: list[dict[str, float]]) -> list[Path]:
@@ -35,16 +35,11 @@ def save_curves(directory: Path, history: list[dict[str, float]]) -> list[Path]:
 
 
 def draw(path: Path, axis: str, curves: dict[str, list[tuple[float, float]]]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, and pyplot's global state left alone
-    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for name, points in curves.items():
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=in_picture(name))
-    axes.set(xlabel="epoch", ylabel=axis)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+    with drawn(path) as (axes,):
+        for name, points in curves.items():
+            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=in_picture(name))
+        axes.set(xlabel="epoch", ylabel=axis)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize=8)

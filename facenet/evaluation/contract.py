@@ -7,8 +7,9 @@ that of the numbers of a row.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,14 +85,18 @@ class Opened(ABC):
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a test has come to. `metrics`: figure -> value. `files`: name -> plain values, kept as JSON. `threshold`: the one to store with the
-    network. `folds`: accuracy of each, by which two runs are compared. `roc`: drawn beside those of the run's other benchmarks. `said`: in a few
-    words, `text`: in lines. `collapsed`: why the network has none of the figures that tell better from worse."""
+    network. `folds`: accuracy of each, by which two runs are compared. `roc`: drawn beside those of the run's other benchmarks, with `operating`, its
+    points (false accepts, true accepts) at the stored targets. `draw`: writes more pictures into a folder and returns their files; names of those
+    that show people begin with `faces-`. `said`: in a few words, `text`: in lines. `collapsed`: why the network has none of the figures that tell
+    better from worse."""
 
     metrics: Mapping[str, float]
     files: Mapping[str, Any] = field(default_factory=dict)
     threshold: Threshold | None = None
     folds: tuple[float, ...] = ()
     roc: Roc | None = None
+    operating: tuple[tuple[float, float], ...] = ()
+    draw: Callable[[Path], list[Path]] | None = None
     said: str = ""
     text: str = ""
     collapsed: str | None = None

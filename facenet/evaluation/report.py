@@ -13,12 +13,13 @@ import numpy as np
 from facenet.errors import in_picture
 from facenet.evaluation.contract import Outcome
 from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification, unresolved
-from facenet.files.atomic import replacing
+from facenet.files.picture import drawn
 
 # Of pairs, the figures that tell better from worse, and whether lower is better.
 MEASURES = {"accuracy": False, "auc": False, **{f"tar_at_far_{each:g}": False for each in FAR_TARGETS}, "eer": True}
 TURNED = 0.25  # AUC; a network that has learned nothing is at 0.5
 Z = 1.959964  # of a normal distribution: 2.5 % lie above
+LOWEST = 1e-4  # false-accept rate on a logarithmic axis
 ROC_POINTS = 400  # of a saved curve: it has one per pair, and a screen shows no more
 
 
@@ -31,6 +32,7 @@ def outcome(name: str, result: Verification) -> Outcome:
         threshold=None if collapsed else result.threshold,
         folds=() if collapsed else result.fold_accuracies,
         roc=result.roc,
+        operating=() if collapsed else tuple((at.far, at.tar) for at in result.tar_at_far.values()),
         said=summarize(result),
         text=table(name, result),
         collapsed=collapsed,
@@ -175,23 +177,21 @@ def thin(roc: Roc) -> Roc:
 
 
 def save_roc(path: Path, outcomes: Mapping[str, Outcome]) -> bool:
-    """A PNG with the curve of each name that has one, on linear and on logarithmic false-accept rate; False where none has."""
+    """Draws the curve of each name that has one, on linear and on logarithmic false-accept rate, with the line of chance and the operating points.
+    Returns False where none has one."""
     if all(each.roc is None for each in outcomes.values()):
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, and pyplot's global state left alone
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, scale in zip(figure.subplots(1, 2, sharey=True), ("linear", "log"), strict=True):
-        for name, each in outcomes.items():
-            if each.roc is not None:
-                axes.plot(each.roc.fpr, each.roc.tpr, label=in_picture(f"{name}: {each.said}"))
-        limits = (0, 1) if scale == "linear" else (1e-4, 1)
-        axes.set(xscale=scale, xlabel=f"false-accept rate ({scale})", xlim=limits, ylim=(0, 1.02))
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("true-accept rate")
-    figure.axes[0].legend(loc="lower right", fontsize=8)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=110, format=path.suffix.lstrip(".") or "png")
+    with drawn(path, 2, width=10) as both:
+        for axes, scale in zip(both, ("linear", "log"), strict=True):
+            rates = np.geomspace(LOWEST, 1, 100)
+            axes.plot(rates, rates, "--", color="grey", linewidth=1, label="chance")
+            for name, each in outcomes.items():
+                if each.roc is not None:
+                    (line,) = axes.plot(each.roc.fpr, each.roc.tpr, label=in_picture(f"{name}: {each.said}"))
+                    far, tar = np.array(each.operating).reshape(-1, 2).T
+                    axes.plot(far, tar, "o", color=line.get_color(), markersize=4)
+            limits = (0, 1) if scale == "linear" else (LOWEST, 1)
+            axes.set(xscale=scale, xlabel=f"false-accept rate ({scale})", xlim=limits, ylim=(0, 1.02))
+        both[0].set_ylabel("true-accept rate")
+        both[0].legend(loc="lower right", fontsize=8)
     return True

@@ -78,6 +78,7 @@ class Verification:
     num_different: int = (
         0  # pairs of two identities by which thresholds at a false-accept rate are chosen, in the fold that has fewest
     )
+    distances: Floats | None = None  # (P,) of the pairs in their order, for pictures of them
 
     @property
     def collapsed(self) -> bool:
@@ -207,6 +208,7 @@ def evaluate_pairs(
         tar_at_far=_by_target(np.array(tars), np.array(fars)),
         roc=roc,
         num_different=fewest_different(same, folds),
+        distances=distances,
     )
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from facenet.data.split import save_split
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import host_copy
 from facenet.distributed import collectives
+from facenet.engine import batch_picture
 from facenet.engine.checkpoint import Keeper
 from facenet.engine.curves import save_curves
 from facenet.engine.observer import FinishedEpoch
@@ -42,7 +43,7 @@ from facenet.tasks.plan import SPLIT_SEED, Material, Plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.pruning import Pruner
 from facenet.tracking.run import CHANGED
-from facenet.tracking.tracker import Tracker
+from facenet.tracking.tracker import Tracker, publish
 
 log = logging.getLogger(__name__)
 PARTS = {"optimizer": "optimizer", "scale": "scale of the loss", "random": "random streams", "best": "best score"}
@@ -311,7 +312,8 @@ class Epochs:
             "samples": self.samples,
             "run_id": self.run_id,
         }
-        write = functools.partial(self.write, content, score=score, finished_epoch=finished_epoch)
+        draws = [each.draw for each in (outcomes or {}).values() if each.draw and self.best_row == content["metrics"]]
+        write = functools.partial(self.write, content, score=score, finished_epoch=finished_epoch, draws=draws)
         self.writer.start(write, instead=finished_epoch)  # of the same epoch before it was tested
 
     def threshold(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any] | None:
@@ -320,9 +322,19 @@ class Epochs:
         found = selecting or next(iter(outcomes.values()), None)
         return None if found is None or found.threshold is None else found.threshold.as_dict()
 
-    def write(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> None:
-        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was."""
+    def write(
+        self,
+        content: dict[str, Any],
+        *,
+        score: float | None,
+        finished_epoch: bool,
+        draws: Sequence[Callable[[Path], list[Path]]],
+    ) -> None:
+        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was. After
+        the best epoch until now its pictures."""
         self.keeper.save(content, score=score, finished_epoch=finished_epoch)
+        with writable(self.run.directory):
+            self.written.update(path for draw in draws for path in draw(self.run.directory))
         if self.settled:
             return
         with writable(self.run.directory):
@@ -364,8 +376,9 @@ class Epochs:
 
     def publish(self) -> None:
         """Once, at the end, so that MLflow holds each picture once; a stopped run's too."""
-        for path in sorted(self.written | {self.run.directory / "split.json"}):
-            self.tracker.artifact(path, "curves" if path.suffix == ".png" else "records")
+        batch = self.run.directory / batch_picture.NAME
+        for path in sorted(self.written | {self.run.directory / "split.json"} | ({batch} if batch.exists() else set())):
+            publish(self.tracker, path)
 
     def unreadable(self) -> dict[str, str]:
         """Name and reason of each image that some process met and could not read."""

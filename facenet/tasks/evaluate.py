@@ -37,7 +37,7 @@ from facenet.tasks.restore import Restored, checkpoint_named, from_weights, rest
 from facenet.tasks.result import Result
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import RunFacts
-from facenet.tracking.tracker import Tracker
+from facenet.tracking.tracker import Tracker, publish
 
 log = logging.getLogger(__name__)
 MOST_DRAWN = 10_000_000  # faces
@@ -155,10 +155,10 @@ def written(outcomes: dict[str, Outcome], run_dir: Path, tracker: Tracker, *, st
             with replacing(run_dir / file_name) as partial:
                 partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     tracker.metrics(figures, step=step)
-    if report.save_roc(run_dir / "roc.png", outcomes):
-        tracker.artifact(run_dir / "roc.png", "curves")
-    for file_name in [file_name for each in outcomes.values() for file_name in each.files]:
-        tracker.artifact(run_dir / file_name, "records")
+    files = [run_dir / file_name for each in outcomes.values() for file_name in each.files]
+    files += [run_dir / "roc.png"] if report.save_roc(run_dir / "roc.png", outcomes) else []
+    for path in [*files, *(path for each in outcomes.values() if each.draw for path in each.draw(run_dir))]:
+        publish(tracker, path)
     if why := report.collapsed(outcomes):
         tracker.tag("collapsed", why)
     return figures

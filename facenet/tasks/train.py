@@ -17,6 +17,7 @@ from facenet.backbones.weights import load_weights
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.updates import leave_compiler_out
 from facenet.engine import checkpoint as checkpoints
+from facenet.engine.batch_picture import BatchPicture
 from facenet.engine.observer import Observer, Recorder, VendorLines
 from facenet.engine.run_state import module_state
 from facenet.engine.train_step import TrainStep
@@ -105,6 +106,8 @@ def observing(
             Recorder(tracker),
             opened.enter_context(step_bar(plan.total_steps, plan.steps_per_epoch, plan.epochs, shown=first)),
         ]
+        if first:
+            observers.append(BatchPicture(run.directory, triplets=recipe.sampler.layout.kind == "triplet"))
         if recipe.tracking.dllogger:
             vendor_log = VendorLog(run.directory / f"dllogger-{rank}.json", rank)
             observers.append(VendorLines(opened.enter_context(contextlib.closing(vendor_log))))

@@ -70,6 +70,7 @@ class MlflowTracking:
     system_metrics: bool = True
     every_metric: bool = False
     register: str | None = None
+    upload_faces: bool = False
     dllogger: bool = False
 
     def where(self) -> str:
@@ -120,7 +121,7 @@ class MlflowTracking:
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:
         """For rank 0, while `run` is open in this or the launching process."""
-        return NullTracker() if run_id is None else JournalTracker(run_dir)
+        return NullTracker() if run_id is None else JournalTracker(run_dir, upload_faces=self.upload_faces)
 
     def view(self, run_id: str | None) -> str | None:
         """How to look at the run: a command that opens the UI, or the server's own page."""

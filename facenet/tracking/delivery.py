@@ -11,11 +11,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from facenet.errors import UserError
 from facenet.tracking.facts import is_shown
 from facenet.tracking.journal import Mark, Record, header, marked, read
 from facenet.tracking.store import first_line, mlflow_command
+from facenet.tracking.tracker import FACES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -112,6 +114,8 @@ def send(
         delivered.points += len(points)
     elif "artifact" in first:
         path = own_file(run_dir, first["artifact"])
+        if path.name.startswith(FACES) and not first.get("anywhere") and is_away(client, run_id):
+            return
         client.log_artifact(run_id, str(path), first["folder"] or None)
         delivered.files += 1
     elif "tag" in first:
@@ -122,6 +126,14 @@ def send(
             client.set_tag(run_id, "error", first["error"])
         client.set_terminated(run_id, first["end"], end_time=first["time"])
         delivered.end = first["end"]
+
+
+def is_away(client: MlflowClient, run_id: str) -> bool:
+    """Whether the run's files lie with a server or a cloud, so that they leave this machine's disks and what is mounted there."""
+    place = urlsplit(client.get_run(run_id).info.artifact_uri)
+    if place.scheme == "mlflow-artifacts":
+        place = urlsplit(client.tracking_uri)
+    return place.scheme not in ("", "file") and place.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
 def own_file(run_dir: Path, name: str) -> Path:

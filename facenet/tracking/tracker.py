@@ -8,6 +8,8 @@ from typing import Protocol
 from facenet.tracking.facts import LONGEST_TAG, safe_name, shorten
 from facenet.tracking.journal import NAME, Journal, last_steps
 
+FACES = "faces-"  # begins the name of a picture that shows people
+
 
 class Tracker(Protocol):
     """Steps are optimizer steps since the start of the run. A metric has one value per step, the first that was given."""
@@ -37,8 +39,8 @@ class NullTracker:
 class JournalTracker:
     """Into the run's journal. Steps that a resumed run repeats are there already, and are not written again."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir.absolute()
+    def __init__(self, run_dir: Path, *, upload_faces: bool = False) -> None:
+        self.run_dir, self.upload_faces = run_dir.absolute(), upload_faces
         self.last_steps = last_steps(run_dir / NAME)
         self.journal = Journal(run_dir / NAME)
 
@@ -54,10 +56,17 @@ class JournalTracker:
     def artifact(self, path: Path, folder: str = "") -> None:
         path = path.absolute()
         inside = path.is_relative_to(self.run_dir)  # such a name survives a move of the directory
-        self.journal.add(artifact=str(path.relative_to(self.run_dir) if inside else path), folder=folder)
+        anywhere = {"anywhere": "true"} if self.upload_faces else {}  # also where a store is far away
+        self.journal.add(artifact=str(path.relative_to(self.run_dir) if inside else path), folder=folder, **anywhere)
 
     def tag(self, name: str, value: str) -> None:
         self.journal.add(tag=safe_name(name), value=shorten(value, LONGEST_TAG))
 
     def close(self) -> None:
         self.journal.close()
+
+
+def publish(tracker: Tracker, path: Path) -> None:
+    """Adds a file to the run's artifacts, in the folder of its kind: `faces` for pictures of people, `curves` for others, `records` for the rest."""
+    folder = "faces" if path.name.startswith(FACES) else "curves" if path.suffix == ".png" else "records"
+    tracker.artifact(path, folder)

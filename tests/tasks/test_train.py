@@ -51,12 +51,21 @@ def tensors_equal(first, second):
 
 def test_the_run_directory(tiny_run):
     files = {str(path.relative_to(tiny_run.run_dir)) for path in tiny_run.run_dir.rglob("*") if path.is_file()}
-    pictures = {"epoch_loss.png", "epoch_acc.png", "roc.png"}
-    records = {"resolved.yaml", "split.json", "history.json", "heldout.json", "result.json", "train.log"}
+    curves = {"epoch_loss.png", "epoch_acc.png", "roc.png", "scores-heldout.png", "det-heldout.png"}
+    pictures = curves | {"faces-batch.png", "faces-hardest-heldout.png"}
+    records = {
+        "resolved.yaml",
+        "split.json",
+        "history.json",
+        "heldout.json",
+        "hardest-heldout.json",
+        "result.json",
+        "train.log",
+    }
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "best", "epoch-001", "epoch-002")}
     tracked = {"metrics.jsonl", "metrics.jsonl.sent", "tracking.json"}
     assert files - {"cli.log", ".lock"} == pictures | records | checkpoints | tracked
-    for name in pictures:
+    for name in curves:
         with Image.open(tiny_run.run_dir / name) as image:
             assert image.format == "PNG" and image.width > 500
 
@@ -153,11 +162,15 @@ def test_mlflow_holds_the_run(tiny_run):
         "whatever is measured can be drawn over the images seen"
     )
     artifacts = {
-        item.path for top in ("config", "curves", "records") for item in client.list_artifacts(found.info.run_id, top)
+        item.path
+        for top in ("config", "curves", "faces", "records")
+        for item in client.list_artifacts(found.info.run_id, top)
     }
     assert artifacts == {
         *("config/resolved.yaml", "config/everything.json"),
         *("curves/epoch_loss.png", "curves/epoch_acc.png", "curves/roc.png"),
+        *("curves/scores-heldout.png", "curves/det-heldout.png"),
+        *("faces/faces-batch.png", "faces/faces-hardest-heldout.png", "records/hardest-heldout.json"),
         *("records/history.json", "records/split.json", "records/heldout.json"),
     }
     assert found.data.tags["run_dir"] == str(tiny_run.run_dir) and "facenet-train" in found.data.tags["command"]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.identities import hex_digest
 from facenet.errors import UserError
-from facenet.evaluation import report
+from facenet.evaluation import pictures, report
 from facenet.evaluation.contract import Opened, Outcome, way_without
 from facenet.evaluation.protocol import Protocol, verify
-from facenet.evaluation.verification import Flip, fewest_different, unresolved
+from facenet.evaluation.verification import Flip, Verification, fewest_different, unresolved
+from facenet.files.atomic import replacing
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +63,21 @@ class PairSet(Opened):
         return hex_digest(parts)
 
     def run(self, rows: NDArray[np.float32]) -> Outcome:
-        return report.outcome(self.name, verify(rows, self.left, self.right, self.same, self.folds, self.protocol))
+        result = verify(rows, self.left, self.right, self.same, self.folds, self.protocol)
+        found = report.outcome(self.name, result)
+        return found if found.collapsed else replace(found, draw=functools.partial(self.draw, result))
+
+    def draw(self, result: Verification, folder: Path) -> list[Path]:
+        """Writes pictures of scores, DET and the hardest pairs, with a list of the latter; returns the files."""
+        assert result.distances is not None
+        scores, det = (folder / f"{kind}-{self.name}.png" for kind in ("scores", "det"))
+        faces, listed = folder / f"faces-hardest-{self.name}.png", folder / f"hardest-{self.name}.json"
+        pictures.save_scores(scores, self.name, result.distances, self.same, result)
+        pictures.save_det(det, self.name, result)
+        rows = pictures.save_hardest(faces, self.faces, self.left, self.right, result.distances, self.same)
+        with replacing(listed) as partial:
+            partial.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        return [scores, det, faces, listed]
 
     def without(self, unreadable: Mapping[int, str]) -> PairSet:
         """The pairs whose images can be read. Raises UserError where more cannot than `max_unreadable` allows, which is none for a published list:
