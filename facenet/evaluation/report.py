@@ -32,11 +32,17 @@ def outcome(name: str, result: Verification) -> Outcome:
         threshold=None if collapsed else result.threshold,
         folds=() if collapsed else result.fold_accuracies,
         roc=result.roc,
-        operating=() if collapsed else tuple((at.far, at.tar) for at in result.tar_at_far.values()),
+        operating=() if collapsed else operating_points(result),
         said=summarize(result),
         text=table(name, result),
         collapsed=collapsed,
     )
+
+
+def operating_points(result: Verification) -> tuple[tuple[float, float], ...]:
+    """(false accepts, true accepts) at the targets that so many pairs can resolve."""
+    blurred = unresolved(result.num_different)
+    return tuple((at.far, at.tar) for target, at in result.tar_at_far.items() if target not in blurred)
 
 
 def metrics(name: str, result: Verification) -> dict[str, float]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.identities import UnreadableImage
-from facenet.evaluation import pictures
+from facenet.evaluation import pictures, report
 from facenet.evaluation.verification import Roc, evaluate_pairs
 
 
@@ -88,3 +88,13 @@ def test_an_image_that_cannot_be_read_is_grey(tmp_path, monkeypatch):
 
     monkeypatch.setattr(faces, "load", fail)
     assert (pictures.thumbnail(faces, 0) == 128).all()
+
+
+def test_roc_marks_the_operating_points_that_are_stored_and_the_line_of_chance(judged, monkeypatch, tmp_path):
+    result, drawn = judged[2], lines_of(monkeypatch)
+    assert report.save_roc(tmp_path / "roc.png", {"lfw": report.outcome("lfw", result)})
+    stored = {(at.far, at.tar) for target, at in result.tar_at_far.items() if target > 0.001}
+    assert len(result.tar_at_far) == 3, "of 200 different pairs none tells one false accept in a thousand"
+    assert [set(zip(*a[:2], strict=True)) for a, _ in drawn if a[2:] == ("o",)] == [stored, stored]
+    chance = [a for a, k in drawn if k.get("label") == "chance"]
+    assert len(chance) == 2 and all(np.array_equal(a[0], a[1]) for a in chance)
