@@ -10,39 +10,12 @@ from importlib import metadata
 from importlib.resources import files
 from typing import Any
 
+from facenet.commands.parser import Parser, positive
 from facenet.errors import FAILURE, printable, told
 from facenet.launch.surroundings import settle
 from facenet.privacy.logs import guard_logs
 
 Commands = Any  # what argparse's add_subparsers gives, whose class is private
-EXAMPLES = """
-facenet-data annotate PEOPLE --out cls_train.txt
-facenet-data pack PEOPLE pack --size 160
-facenet-data shard PEOPLE shards --images-per-shard 5000
-facenet-data audit PEOPLE
-facenet-data audit PEOPLE --against LFW --checkpoint RUN/checkpoints/best.pt
-facenet-doctor
-facenet-doctor --accelerator cpu --processes 2
-facenet-doctor --json
-facenet-compare-loss outputs/a outputs/b
-facenet-compare-loss ours/dllogger-0.json theirs/dllogger-0.json --steps 100 --plot losses.png
-facenet-report lr_batch
-facenet-report lr_batch --uri http://127.0.0.1:5000 --out page.html
-facenet-runs list --limit 50
-facenet-runs show 244df88c
-facenet-runs reap --dry-run
-facenet-runs reap --all-hosts --older-than 48
-facenet-runs sync
-facenet-runs sync outputs/2026-11-28
-""".splitlines()
-
-
-class Parser(argparse.ArgumentParser):
-    """Its help ends with examples."""
-
-    def format_help(self) -> str:
-        lines = [f"\n  {each}" for each in EXAMPLES if f"{each} ".startswith(f"{self.prog} ")]
-        return f"{super().format_help()}\nExamples{''.join(lines)}\n"
 
 
 def data() -> None:
@@ -189,13 +162,6 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """For `type=` of a flag."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return int(text)
-
-
 def doctor() -> None:
     """facenet-doctor"""
     settle()
@@ -337,3 +303,18 @@ def add_recorded(commands: Commands, store: Parser) -> None:
         description="Prints the description, params and metrics of a run, and the address of its page.",
     )
     one.add_argument("run", metavar="RUN", help="its id or how that begins, its name, or its directory")
+
+
+def new() -> None:
+    """facenet new"""
+    settle()
+    parser = Parser(
+        prog="facenet new",
+        description="Writes a small project of your own: a package with a loss and its test, the loss as a choice, and a preset that trains with it.",
+    )
+    parser.add_argument("directory", metavar="DIR", help="directory to make; it must not exist")
+    directory = parser.parse_args().directory
+    with told():
+        from facenet.tools.new import run_new
+
+        print(printable(run_new(directory)))

@@ -16,6 +16,7 @@ COMMANDS = {  # of facenet: where each is, and what it does
     "doctor": ("facenet.commands.flags", "check whether this machine can train"),
     "report": ("facenet.commands.flags", "write a page about a sweep"),
     "runs": ("facenet.commands.flags", "put right what a crash left unfinished in MLflow"),
+    "new": ("facenet.commands.flags", "write a small project of your own: a loss, its test, a preset"),
     "compare-loss": ("facenet.commands.flags", "compare the losses of two runs, iteration by iteration"),
 }
 SHELLS = ("bash", "zsh")

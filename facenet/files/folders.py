@@ -81,11 +81,13 @@ def _clear(folder: Path) -> None:
         raise UserError(f"{folder}: holds files that facenet did not write; move them or choose another place")
     os.close(own(mark, os.O_WRONLY | os.O_CREAT))
     for left in folder.iterdir():
-        if left.name != MARK:
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        elif left.name != MARK:
             left.unlink()
 
 
 def _flush(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facenet.commands import flags, front
+from facenet.commands import flags, front, parser
 from facenet.commands.help_text import help_of
 from facenet.errors import UserError
 from facenet.files.choices import built_in
@@ -121,14 +121,14 @@ def test_help_of_the_commands_with_flags_ends_with_examples(command, monkeypatch
 
 def test_each_example_is_taken_by_its_parser(monkeypatch):
     """Up to the task itself, which is not run."""
-    monkeypatch.setattr(flags.argparse.ArgumentParser, "exit", lambda self, *said: pytest.fail(str(said)))
+    monkeypatch.setattr(parser.Parser, "exit", lambda self, *said: pytest.fail(str(said)))
     seen = []
     monkeypatch.setattr(flags, "guard_logs", lambda: seen.append(sys.argv[0]) or sys.exit(77))
-    for line in filter(None, flags.EXAMPLES):
+    for line in (each for each in parser.EXAMPLES if each and not each.startswith("facenet new")):
         monkeypatch.setattr(sys, "argv", line.split())
         with pytest.raises(SystemExit, match="77"):
             getattr(flags, line.split()[0].removeprefix("facenet-").replace("-", "_"))()
-    assert len(seen) == len(flags.EXAMPLES) - 1
+    assert len(seen) == len(parser.EXAMPLES) - 2
 
 
 def test_the_umbrella_runs_its_commands(monkeypatch, capsys):
@@ -149,7 +149,7 @@ def test_the_umbrella_runs_its_commands(monkeypatch, capsys):
     ("said", "told"),
     [
         (["trian"], "facenet trian: no command; did you mean 'train'?"),
-        (["x"], "facenet x: no command; one of train, evaluate, data, doctor, report, runs, compare-loss"),
+        (["x"], "facenet x: no command; one of train, evaluate, data, doctor, report, runs, new, compare-loss"),
         (["--completion", "fish"], "--completion: expected bash or zsh; bash: eval"),
     ],
 )
