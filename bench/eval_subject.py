@@ -14,7 +14,7 @@ from bench.goals import Goal
 from bench.rounds import Candidate, Table, measure
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.data.identities import FolderFaces, read_image
+from facenet.data.identities import FolderFaces, Subset, read_image
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.host_memory import keep_freed_memory
@@ -140,7 +140,9 @@ def whole_evaluation(context: Context) -> tuple[Table, float]:
         device.start_precision()
 
         def work(device: Accelerator = device) -> Any:
-            rows = embed(network, faces, PREPROCESS, device, batch_size=32, num_workers=0, indices=used)
+            rows = embed(
+                network, Subset(faces, used, keep_labels=True), PREPROCESS, device, batch_size=32, num_workers=0
+            )
             return rows, verify(rows, left, right, same, folds, Protocol(thresholds="reference"))
 
         counted.images = 0

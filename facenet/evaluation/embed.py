@@ -24,7 +24,7 @@ from facenet.errors import UserError
 from facenet.evaluation.folded import fold
 from facenet.evaluation.verification import Flip
 
-Progress = Callable[[int, int], None]  # images done, images in all
+Progress = Callable[[int, int], bool | None]  # images done, images in all; True ends it, in all processes
 WORTH = 100  # images whose forward pass saves what the folding takes, 0.1 s
 
 
@@ -37,41 +37,37 @@ def embed(
     batch_size: int,
     flip: Flip | Literal["both"] = "none",
     num_workers: int = 2,
-    indices: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
     unreadable: dict[int, str] | None = None,
-    stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.float32]:
-    """Unit rows (N, D), or (N, 2D) for `flip="concat"`, float32, in the order of `indices` (all images where None).
+    """Unit rows (N, D), or (N, 2D) for `flip="concat"`, float32.
 
     The forward pass runs in the accelerator's precision; the network may be in training mode and is left as it was. Several processes
     share the batches and each returns all rows: the same as one process computes, since the batches are the same.
     UserError names an image that cannot be read: a stand-in would be judged in its place. With `unreadable` it is noted there instead, by
-    number and with the reason, in all processes; its row means nothing then. Interrupted where `stop` says so in one of them.
+    number and with the reason, in all processes; its row means nothing then. Interrupted where `progress` ends it in one of them.
     """
-    chosen = np.arange(len(faces)) if indices is None else indices
-    batches = [np.arange(start, min(start + batch_size, len(chosen))) for start in range(0, len(chosen), batch_size)]
+    total = len(faces)
+    batches = [np.arange(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
     none, ranks = np.empty(0, np.int64), range(accelerator.world_size)
-    shares = [np.concatenate([none, *batches[rank :: len(ranks)]]) for rank in ranks]  # positions in `chosen` by rank
+    shares = [np.concatenate([none, *batches[rank :: len(ranks)]]) for rank in ranks]  # by rank
     readable = Readable(faces, raises=unreadable is None)
     loader = Loader(readable, preprocess, num_workers=num_workers)
     width = embedder.embedding_size * (2 if flip in ("concat", "both") else 1)
     rows, done, stopped = [torch.empty((0, width), device=accelerator.device)], 0, False
-    stream = loader.epoch([chosen[batch] for batch in batches[accelerator.rank :: len(ranks)]])
+    stream = loader.epoch(batches[accelerator.rank :: len(ranks)])
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(stream))  # type: ignore[type-var]
         stack.enter_context(evaluating(embedder))
-        network = fold(embedder) if len(chosen) >= WORTH else embedder
+        network = fold(embedder) if total >= WORTH else embedder
         stack.enter_context(torch.inference_mode())
         stack.enter_context(accelerator.autocast())
         for batch in stream:
-            if stopped := stop():
-                break
             images = preprocess.normalize(accelerator.to_device(batch.images))
             rows.append(embed_batch(network, images, flip))
             done += len(batch.indices)
-            if progress is not None:
-                progress(min(done * len(ranks), len(chosen)), len(chosen))
+            if progress is not None and (stopped := bool(progress(min(done * len(ranks), total), total))):
+                break
     if accelerator.any(stopped):
         raise Interrupted
     if unreadable is not None:
@@ -79,7 +75,7 @@ def embed(
             unreadable.update({int(index): reason for index, reason in json.loads(text).items()})
     # The device is waited for once, not once per batch. Outside of inference mode, in which torch 2.4 refuses collectives.
     gathered = torch.cat(collectives.gather(torch.cat(rows), [len(share) for share in shares])).numpy(force=True)
-    ordered = np.empty((len(chosen), width), np.float32)
+    ordered = np.empty((total, width), np.float32)
     ordered[np.concatenate(shares)] = gathered
     return ordered
 

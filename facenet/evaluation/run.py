@@ -41,10 +41,10 @@ def run_benchmarks(
     the network gives NaN or a batch finds no memory, Interrupted where `stop` says so."""
     keys, found = image_keys(opened), dict[str, Outcome]()
     rows_of = functools.partial(
-        embed, embedder, preprocess=preprocess, accelerator=accelerator, num_workers=num_workers, stop=stop
+        embed, embedder, preprocess=preprocess, accelerator=accelerator, num_workers=num_workers
     )
     shared = {key for key, times in Counter(key for each in keys for key in set(each)).items() if times > 1}
-    once = EmbeddedOnce(rows_of, progress, shared, total=len({key for each in keys for key in each}))
+    once = EmbeddedOnce(rows_of, progress, stop, shared, total=len({key for each in keys for key in each}))
     for each, own, flip in zip(opened, keys, flips(opened, keys), strict=True):
         try:
             rows, bad = once.rows(each, own, flip)
@@ -75,6 +75,7 @@ class EmbeddedOnce:
 
     embed: Callable[..., Rows]
     progress: Progress | None
+    stop: Callable[[], bool]
     shared: set[Hashable]
     total: int
     done: int = 0
@@ -86,15 +87,14 @@ class EmbeddedOnce:
         left = np.array([index for index, key in enumerate(keys) if key not in self.known], np.int64)
         found: dict[int, str] = {}
         new = self.embed(
-            faces=opened.faces,
+            faces=Subset(opened.faces, left, keep_labels=True) if self.known else opened.faces,
             batch_size=opened.batch_size,
             flip=flip,
-            indices=left,
-            progress=None if self.progress is None else self.told,
+            progress=self.told,
             unreadable=found,
         )
         self.done += len(left)
-        self.bad.update({keys[index]: reason for index, reason in found.items()})
+        self.bad.update({keys[left[index]]: reason for index, reason in found.items()})
         rows = np.empty((len(keys), new.shape[1]), np.float32)
         rows[left] = new
         for index, key in enumerate(keys if self.known else ()):
@@ -103,9 +103,10 @@ class EmbeddedOnce:
         bad = {index: self.bad[key] for index, key in enumerate(keys if self.bad else ()) if key in self.bad}
         return (combined(rows, opened.flip) if flip == "both" else rows), bad
 
-    def told(self, done: int, _: int) -> None:
-        assert self.progress is not None
-        self.progress(self.done + done, self.total)
+    def told(self, done: int, _: int) -> bool:
+        if self.progress is not None:
+            self.progress(self.done + done, self.total)
+        return self.stop()
 
 
 def image_keys(opened: Sequence[Opened]) -> list[Keys]:

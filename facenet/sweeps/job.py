@@ -80,7 +80,7 @@ def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning:
     """The environment in which `tasks.pruning` finds the sweep's other runs. Raises UserError where none are recorded."""
     from facenet import config as configs
     from facenet.tasks.pruning import VARIABLE
-    from facenet.tasks.resume import stored_in
+    from facenet.tasks.run_store import stored_in
     from facenet.tracking.choice import MlflowTracking
     from facenet.tracking.store import where
 

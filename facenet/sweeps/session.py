@@ -183,7 +183,7 @@ def compare(uri: str, sweep_id: str) -> None:
 
 def where_of(job: Job) -> str | None:
     """The store of a job's run."""
-    from facenet.tasks.resume import stored_in
+    from facenet.tasks.run_store import stored_in
 
     tracking = configs.build(job.config["tracking"], "tracking")
     if isinstance(tracking, NoTracking):

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from facenet.config import adopt_pending
-from facenet.data.split import save_split
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import host_copy
 from facenet.distributed import collectives
-from facenet.engine import batch_picture
 from facenet.engine.checkpoint import Keeper
-from facenet.engine.curves import save_curves
 from facenet.engine.observer import FinishedEpoch
 from facenet.engine.progress import Progress
 from facenet.engine.run_state import module_state
@@ -33,17 +30,18 @@ from facenet.evaluation import report
 from facenet.evaluation.contract import Outcome
 from facenet.evaluation.embed import Interrupted
 from facenet.evaluation.run import run_benchmarks
-from facenet.files.atomic import replacing, writable
+from facenet.files.atomic import writable
 from facenet.files.trusted import versions
 from facenet.launch.local import StopFlag
 from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
 from facenet.tasks.own_runs import mark
-from facenet.tasks.plan import SPLIT_SEED, Material, Plan
+from facenet.tasks.plan import Material, Plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.pruning import Pruner
+from facenet.tasks.records import Records
 from facenet.tracking.run import CHANGED
-from facenet.tracking.tracker import Tracker, publish
+from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 PARTS = {"optimizer": "optimizer", "scale": "scale of the loss", "random": "random streams", "best": "best score"}
@@ -79,10 +77,10 @@ class Epochs:
         self.engine, self.feed, self.material, self.plan = engine, feed, material, plan
         self.tracker, self.run, self.preprocess, self.first = tracker, run, preprocess, first
         self.progress = Progress()
+        self.records = Records(run.directory, tracker)
         self.keeper, self.writer = Keeper(run.directory / "checkpoints", keep=engine.settings.keep), Writer()
         self.best_score: float | None = None
         self.best_row: dict[str, float] = {}
-        self.written: set[Path] = set()
         self.untested: dict[str, float] | None = None  # training figures of an epoch whose tests are still to be made
         self.unreadable_tested: dict[str, str] = {}
         self.pruned: str | None = None
@@ -138,7 +136,7 @@ class Epochs:
             self.keeper.open()
             self.samples = samples(self.material, self.run.config["seed"])
             if not self.resumed:
-                self.record_split()
+                self.records.split(self.material)
         while self.untested is not None or self.progress.step < self.plan.total_steps or self.progress.batches:
             if self.untested is None:
                 rest = self.feed.train(self.progress.epoch, first=self.progress.batches)
@@ -160,8 +158,9 @@ class Epochs:
         self.writer.finish()
         unreadable = self.unreadable()
         if self.first:
-            self.report(unreadable)
-            self.publish()
+            counted = None if self.engine.stopped else self.progress.step  # a run that goes on counts at its end
+            self.records.unreadable(unreadable, step=counted)
+            self.records.publish()
         collapsed = self.collapsed()
         if collapsed is not None and not self.engine.stopped:
             self.tracker.tag("collapsed", collapsed)
@@ -180,15 +179,6 @@ class Epochs:
         """Why a run has no best epoch where that is because its network collapsed, by the last test."""
         reasons = [why for row in self.progress.history if (why := report.collapse_in(row))]
         return reasons[-1] if reasons and not self.best_row else None
-
-    def record_split(self) -> None:
-        save_split(
-            self.run.directory / "split.json",
-            self.material.source,
-            seed=SPLIT_SEED,
-            val=self.material.val_indices,
-            heldout=self.material.heldout_indices,
-        )
 
     def hopeless(self) -> bool:
         """Whether the rule of the sweep ends the run here, in all processes; the first asks."""
@@ -240,7 +230,10 @@ class Epochs:
             self.best_score, self.best_row = score, dict(row)
         if self.first:  # before the checkpoint: a run that goes on from it does not come here again
             with writable(self.run.directory):
-                self.record(row, outcomes)
+                step, peak = self.progress.step, self.engine.accelerator.memory().peak
+                samples = {"samples_seen": float(step * self.plan.images_per_step)}
+                memory = {} if peak is None else {"system/peak_memory_mib": peak / 2**20}
+                self.records.epoch(self.progress, self.best_row, outcomes, more={**memory, **samples})
         self.untested = None
         self.save(state, score=score, outcomes=outcomes, finished_epoch=True)
 
@@ -312,8 +305,7 @@ class Epochs:
             "samples": self.samples,
             "run_id": self.run_id,
         }
-        draws = [each.draw for each in (outcomes or {}).values() if each.draw and self.best_row == content["metrics"]]
-        write = functools.partial(self.write, content, score=score, finished_epoch=finished_epoch, draws=draws)
+        write = functools.partial(self.write, content, score=score, finished_epoch=finished_epoch)
         self.writer.start(write, instead=finished_epoch)  # of the same epoch before it was tested
 
     def threshold(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any] | None:
@@ -322,80 +314,24 @@ class Epochs:
         found = selecting or next(iter(outcomes.values()), None)
         return None if found is None or found.threshold is None else found.threshold.as_dict()
 
-    def write(
-        self,
-        content: dict[str, Any],
-        *,
-        score: float | None,
-        finished_epoch: bool,
-        draws: Sequence[Callable[[Path], list[Path]]],
-    ) -> None:
-        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was. After
-        the best epoch until now its pictures."""
+    def write(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> None:
+        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was."""
         self.keeper.save(content, score=score, finished_epoch=finished_epoch)
-        with writable(self.run.directory):
-            self.written.update(path for draw in draws for path in draw(self.run.directory))
         if self.settled:
             return
         with writable(self.run.directory):
             adopt_pending(self.run.directory)
         if self.resumed:
-            self.record_split()
+            self.records.split(self.material)
         for name, value in self.to_tell.items():
             self.tracker.tag(name, value)
         self.settled = True
-
-    def record(self, row: dict[str, float], outcomes: Mapping[str, Outcome]) -> None:
-        """The epoch's line, metrics, curves and what the benchmarks keep, each replacing the last epoch's."""
-        shown = {
-            name: report.digits(value) for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))
-        }
-        log.info("epoch %d: %s", self.progress.epoch, ", ".join(f"{name} {value}" for name, value in shown.items()))
-        best = {f"best/{name}": value for name, value in self.best_row.items()}
-        if self.best_row == row:
-            for tag, value in [item for name, each in outcomes.items() for item in report.tags(name, each).items()]:
-                self.tracker.tag(tag, value)
-        samples = {"samples_seen": float(self.progress.step * self.plan.images_per_step)}
-        tested = {name: value for name, value in row.items() if not name.startswith("train/")}
-        means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
-        peak = self.engine.accelerator.memory().peak
-        memory = {} if peak is None else {"system/peak_memory_mib": peak / 2**20}
-        self.tracker.metrics({**tested, **means, **best, **memory, **samples}, step=self.progress.step)
-        self.write_json("history.json", self.progress.history)
-        self.written.update(save_curves(self.run.directory, self.progress.history))
-        for file_name, content in [file for each in outcomes.values() for file in each.files.items()]:
-            self.write_json(file_name, content)
-        if report.save_roc(self.run.directory / "roc.png", outcomes):
-            self.written.add(self.run.directory / "roc.png")
-
-    def write_json(self, file_name: str, content: Any) -> None:
-        path = self.run.directory / file_name
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        self.written.add(path)
-
-    def publish(self) -> None:
-        """Once, at the end, so that MLflow holds each picture once; a stopped run's too."""
-        batch = self.run.directory / batch_picture.NAME
-        for path in sorted(self.written | {self.run.directory / "split.json"} | ({batch} if batch.exists() else set())):
-            publish(self.tracker, path)
 
     def unreadable(self) -> dict[str, str]:
         """Name and reason of each image that some process met and could not read."""
         own = json.dumps({**self.feed.loader.unreadable, **self.feed.val_loader.unreadable, **self.unreadable_tested})
         met = collectives.gather_texts(own, self.engine.accelerator.device)
         return {name: reason for text in met for name, reason in json.loads(text).items()}
-
-    def report(self, unreadable: dict[str, str]) -> None:
-        if not self.engine.stopped:  # a run that goes on counts at its end
-            self.tracker.metrics({"unreadable_images": len(unreadable)}, step=self.progress.step)
-        if unreadable:
-            self.write_json("unreadable.json", unreadable)
-            log.warning(
-                "%d images could not be read and were replaced or left out, which data.max_unreadable limits; their names are in %s",
-                len(unreadable),
-                self.run.directory / "unreadable.json",
-            )
 
 
 def size_of(state: Any) -> int:

@@ -30,7 +30,7 @@ from facenet.evaluation.run import image_keys
 from facenet.files import trusted
 from facenet.launch.local import LOCK, launch
 from facenet.privacy import addresses
-from facenet.tasks import auto, pace, page
+from facenet.tasks import auto, pace, page, run_store
 from facenet.tasks import resume as resuming
 from facenet.tasks.compared import params_to_compare, run_name
 from facenet.tasks.plan import Material, Plan, divide, make_plan, unresolved
@@ -83,7 +83,7 @@ def run_job(
         if earlier.is_finished(plan.total_steps):
             return left_as_it_is(earlier, plan, config)
     look_at_images(material, num_workers=config["data"]["num_workers"])
-    begun_here = resuming.find_begun(run_dir, config) if earlier is None and config["resume"] == "auto" else None
+    begun_here = run_store.find_begun(run_dir, config) if earlier is None and config["resume"] == "auto" else None
     config = {**addresses.hide_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     if config["tracking"].get("uri"):
         config["tracking"] = {**config["tracking"], "uri": addresses.hide_secrets(tracking.where())}
@@ -93,7 +93,7 @@ def run_job(
         with tracking.run(facts, run_id=earlier.run_id if earlier else None, begun=begun_here) as run_id:
             distributed: Distributed = configs.build(config["distributed"], "distributed")
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
-                resuming.remember_store(run_dir, tracking.where() if run_id else None, run_id)
+                run_store.remember_store(run_dir, tracking.where() if run_id else None, run_id)
             with page.of_run(tracking.tracker(run_id, run_dir), facts) as told:
                 result = start(run_dir, distributed, rank_environment(run_id, lock))
                 told.update(result)

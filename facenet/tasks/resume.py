@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import json
 import logging
 import operator
 import os
@@ -16,25 +15,21 @@ from typing import Any
 
 from facenet import config as configs
 from facenet.config.slots import addresses_in, openings, openings_of_strangers
-from facenet.data.split import replace_text
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
 from facenet.evaluation.benchmarks.choice import together
 from facenet.files import atomic
 from facenet.files.home import expand_home
-from facenet.files.reading import text_of
 from facenet.files.trusted import versions
 from facenet.privacy import addresses
 from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, list_moved, other_pairs
 from facenet.tasks.plan import Material, divide
+from facenet.tasks.run_store import with_store
 from facenet.tracking.journal import NAME, last_end
 from facenet.tracking.known import check_named
-from facenet.tracking.sqlite_file import address_of
-from facenet.tracking.store import sqlite_path
 
 log = logging.getLogger(__name__)
-STORE = "tracking.json"
 FOLDERS = ("checkpoints", "ranks")  # of a run directory, in which its processes write
 BUILT_INSIDE = ("backbone", "preprocess", "loss")  # of which only networks of a zoo open anything
 
@@ -300,45 +295,6 @@ def same_images(run_dir: Path, config: dict[str, Any]) -> bool:
     noted = earlier.content.get("samples")
     same_names = earlier.content["data_fingerprint"] == material.source.fingerprint
     return same_names and not changed_images(material, noted) and not other_pairs(material, noted)
-
-
-def find_begun(run_dir: Path, config: dict[str, Any]) -> str | None:
-    """The MLflow run that was begun here under the same config and came to no checkpoint: the same training again is no second run."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
-        same = configs.fingerprint(configs.of_job(run_dir)) == configs.fingerprint(addresses.hide_secrets(config))
-        run_id = json.loads(text_of(run_dir / STORE))["run_id"]
-        return run_id if same and isinstance(run_id, str) else None
-    return None
-
-
-def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:
-    """Writes down where the run is recorded: a command in another directory would look into another default store."""
-    told = {"uri": None if uri is None else addresses.masked_address(uri), "run_id": run_id}
-    if uri is not None and (database := sqlite_path(uri)) is not None:
-        told["from_here"] = os.path.relpath(database, run_dir.absolute())  # which holds when both are moved
-    replace_text(run_dir / STORE, json.dumps(told) + "\n")
-
-
-def stored_in(run_dir: Path) -> str | None:
-    """The address that `remember_store` left, if it did; that of a database file from where it is now."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        told = json.loads(text_of(run_dir / STORE))
-        uri = told["uri"] if isinstance(told["uri"], str) else None
-        if uri and (database := sqlite_path(uri)) and not database.is_file() and "from_here" in told:
-            moved = Path(os.path.normpath(run_dir.absolute() / told["from_here"]))
-            return address_of(moved) if moved.is_file() else uri
-        return uri
-    return None
-
-
-def with_store(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-    """The config with the store that the run is recorded in, where neither config nor environment name one. Raises UserError for one that
-    only the run directory names."""
-    uri, tracking = stored_in(run_dir), config["tracking"]
-    if uri is None or tracking.get("uri", uri) is not None or "MLFLOW_TRACKING_URI" in os.environ:
-        return config
-    check_named(uri, str(run_dir / STORE), "tracking.uri=")
-    return {**config, "tracking": {**tracking, "uri": uri}}
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from facenet import config as configs
 from facenet.backbones.embedder import Embedder
 from facenet.data.files.inventory import Inventory
+from facenet.data.identities import Subset
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
@@ -120,7 +121,8 @@ def mean_embeddings(
     with image_bar(len(indices)) as progress:
         for start in range(0, len(indices), BLOCK):
             block = indices[start : start + BLOCK]
-            rows = embed(embedder, faces, preprocess, device, batch_size=64, num_workers=num_workers, indices=block)
+            part = Subset(faces, block, keep_labels=True)
+            rows = embed(embedder, part, preprocess, device, batch_size=64, num_workers=num_workers)
             np.add.at(sums, faces.labels[block], rows)
             progress(start + len(block), len(indices))
     unit: NDArray[np.float32] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)

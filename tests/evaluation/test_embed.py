@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from facenet.backbones.embedder import Embedder
-from facenet.data.identities import UnreadableImage
+from facenet.data.identities import Subset, UnreadableImage
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
@@ -97,10 +97,24 @@ def test_flip_joins_or_adds_the_mirror_image(accelerator):
 def test_chosen_images_in_the_given_order_and_progress(accelerator):
     faces, embedder, seen = Patches(), Projection(), []
     chosen = np.array([40, 3, 17])
-    options = {"indices": chosen, "progress": lambda done, total: seen.append((done, total))}
-    rows = embed(embedder, faces, PREPROCESS, accelerator, batch_size=2, **options)
+    options = {"progress": lambda done, total: seen.append((done, total))}
+    rows = embed(embedder, Subset(faces, chosen), PREPROCESS, accelerator, batch_size=2, **options)
     np.testing.assert_allclose(rows, expected(embedder, faces.images[chosen]), atol=1e-6)
     assert seen == [(2, 3), (3, 3)]
+
+
+def test_progress_that_says_so_ends_it(accelerator):
+    embedder, seen = Projection(), []
+    with pytest.raises(Interrupted):
+        embed(
+            embedder,
+            Patches(),
+            PREPROCESS,
+            accelerator,
+            batch_size=9,
+            progress=lambda *now: bool(seen.append(now)) or len(seen) == 2,
+        )
+    assert embedder.num_images == 18
 
 
 def test_sixteen_bit_forward_passes_give_float32_rows(accelerator):
@@ -124,7 +138,7 @@ def test_training_goes_on_after_an_evaluation(accelerator):
 
 def test_nothing_to_embed_is_an_empty_array(accelerator):
     empty = np.empty(0, np.int64)
-    rows = embed(Projection(), Patches(), PREPROCESS, accelerator, batch_size=2, indices=empty, flip="concat")
+    rows = embed(Projection(), Subset(Patches(), empty), PREPROCESS, accelerator, batch_size=2, flip="concat")
     assert rows.shape == (0, 32)
 
 
@@ -178,19 +192,20 @@ SHARED = """
 import sys
 import numpy as np
 sys.path.insert(0, "{here}")
-from test_embed import PREPROCESS, Patches, Projection, embed
+from test_embed import PREPROCESS, Patches, Projection, Subset, embed
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
 alone = Accelerator("cpu", Precision(), rank=0, local_rank=0, world_size=1)
 with Accelerator.start(DeviceChoice(name="cpu"), Precision(), timeout_s=300) as device:
     # 6 batches over the processes, the last of 3 images; 1 batch, so that some process has none; none at all
-    for options in ({{}}, {{"flip": "concat"}}, {{"indices": np.array([5, 3, 40])}}, {{"indices": np.array([], np.int64)}}):
+    few, none = Subset(Patches(), [5, 3, 40]), Subset(Patches(), np.array([], np.int64))
+    for faces, options in ((Patches(), {{}}), (Patches(), {{"flip": "concat"}}), (few, {{}}), (none, {{}})):
         network, done = Projection(), []
-        ours = embed(network, Patches(), PREPROCESS, device, batch_size=9, progress=lambda *now: done.append(now), **options)
+        ours = embed(network, faces, PREPROCESS, device, batch_size=9, progress=lambda *now: done.append(now), **options)
         shared = network.num_images
-        whole = embed(Projection(), Patches(), PREPROCESS, alone, batch_size=9, **options)
+        whole = embed(Projection(), faces, PREPROCESS, alone, batch_size=9, **options)
         assert ours.dtype == np.float32 and np.array_equal(ours, whole), options
-        if not options:
+        if len(faces) == 48 and not options:
             assert shared == ([27, 21] if device.world_size == 2 else [18, 18, 12])[device.rank]
             assert done[-1][0] in (48, 42, 36) and done[-1][1] == 48
 """

@@ -20,7 +20,7 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.launch.local import RankFailed
 from facenet.sweeps.state import state_of
-from facenet.tasks import changed, evaluate, job, resume, train
+from facenet.tasks import changed, evaluate, job, resume, run_store, train
 from facenet.tracking.choice import NoTracking
 from facenet.tracking.tracker import NullTracker
 
@@ -435,11 +435,11 @@ def test_a_benchmark_that_has_moved(run_of, stopped, tmp_path, caplog):
 def test_tracking_left_out_for_a_while_does_not_make_it_another_run(run_of, place):
     content = {**last(place / "run"), "run_id": "0" * 32}
     checkpoint.save(content, place / "run" / "checkpoints" / "last.pt")
-    resume.remember_store(place / "run", "sqlite:////a/mlflow.db", "0" * 32)
+    run_store.remember_store(place / "run", "sqlite:////a/mlflow.db", "0" * 32)
     for broken in (UserError("refused"), None):
         with contextlib.suppress(UserError):
             run_of(place / "none", f"resume={place}/run", "tracking=none", broken=broken, steps=1)
-        assert resume.stored_in(place / "run") == "sqlite:////a/mlflow.db"
+        assert run_store.stored_in(place / "run") == "sqlite:////a/mlflow.db"
     assert last(place / "run")["run_id"] == "0" * 32 and last(place / "run")["step"] == 2
 
 

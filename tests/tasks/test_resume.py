@@ -12,7 +12,7 @@ import torch
 
 from facenet.engine import checkpoint
 from facenet.errors import UserError
-from facenet.tasks import resume
+from facenet.tasks import resume, run_store
 from facenet.tracking import known
 
 SAMPLED = (
@@ -253,19 +253,19 @@ def test_values_are_laid_over_the_stored_config():
 def test_the_store_is_remembered_unless_something_names_one(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     unnamed = {"tracking": {"uri": None}}
-    assert resume.with_store(unnamed, tmp_path) == unnamed
+    assert run_store.with_store(unnamed, tmp_path) == unnamed
     for used in ("sqlite:////a/mlflow.db", "postgresql://me:secret@host/db"):  # by a run that was recorded there
         known.remember(used)
-    resume.remember_store(tmp_path, "sqlite:////a/mlflow.db", "id")
-    assert resume.with_store(unnamed, tmp_path) == {"tracking": {"uri": "sqlite:////a/mlflow.db"}}
-    assert resume.with_store({"tracking": {"uri": "mine"}}, tmp_path) == {"tracking": {"uri": "mine"}}
-    assert resume.with_store({"tracking": {}}, tmp_path) == {"tracking": {}}  # nothing is recorded
+    run_store.remember_store(tmp_path, "sqlite:////a/mlflow.db", "id")
+    assert run_store.with_store(unnamed, tmp_path) == {"tracking": {"uri": "sqlite:////a/mlflow.db"}}
+    assert run_store.with_store({"tracking": {"uri": "mine"}}, tmp_path) == {"tracking": {"uri": "mine"}}
+    assert run_store.with_store({"tracking": {}}, tmp_path) == {"tracking": {}}  # nothing is recorded
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "other")
-    assert resume.with_store(unnamed, tmp_path) == unnamed
+    assert run_store.with_store(unnamed, tmp_path) == unnamed
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    resume.remember_store(tmp_path, "postgresql://me:secret@host/db", "id")
+    run_store.remember_store(tmp_path, "postgresql://me:secret@host/db", "id")
     assert "secret" not in (tmp_path / "tracking.json").read_text()
-    assert resume.with_store(unnamed, tmp_path) == {"tracking": {"uri": "postgresql://***@host/db"}}
+    assert run_store.with_store(unnamed, tmp_path) == {"tracking": {"uri": "postgresql://***@host/db"}}
 
 
 def test_one_command_at_a_time_in_a_directory(tmp_path):

@@ -27,7 +27,7 @@ from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.privacy import addresses
 from facenet.sweeps.state import read_command, write_command
-from facenet.tasks import job, resume
+from facenet.tasks import job, run_store
 from facenet.tasks.compared import run_name
 from facenet.tracking import journal
 from facenet.tracking.facts import RunFacts, params
@@ -114,7 +114,7 @@ def test_no_door_lets_a_secret_out(
     )
     (tmp_path / "store.txt").write_text(repr((facts, params(facts), page(address, "#/x"))))
     journal.begin(tmp_path, "0" * 32, str(addresses.hide_secrets(address)))
-    resume.remember_store(tmp_path, address, "0" * 32)
+    run_store.remember_store(tmp_path, address, "0" * 32)
     checkpoints.save(
         {"config": config, "identities": [], "embedder": {}, "loss": {}, "epoch": 0, "step": 0, "metrics": {}},
         tmp_path / "last.pt",
@@ -134,7 +134,7 @@ def test_no_door_lets_a_secret_out(
     (tmp_path / "said.txt").write_text("\n".join(said))
     assert holding(tmp_path, "un7er") == []
 
-    assert config["tracking"]["uri"] == shown and resume.stored_in(tmp_path) == shown
+    assert config["tracking"]["uri"] == shown and run_store.stored_in(tmp_path) == shown
     assert configs.build(config["tracking"]).where() == address, "who opens it has all of it"
     assert read_command(tmp_path)[1] == f"tracking.uri='{shown}'"
 

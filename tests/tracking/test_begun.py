@@ -8,7 +8,7 @@ import pytest
 
 from facenet import config as configs
 from facenet.reports.study import study_of
-from facenet.tasks import resume
+from facenet.tasks import run_store
 from facenet.tracking.reading import RunRecord
 
 
@@ -43,13 +43,13 @@ def test_another_training_is_another_run(mlflow, client, facts, killed, change):
 
 def test_a_directory_knows_the_run_that_was_begun_in_it(tmp_path):
     config = {"seed": 1, "tracking": {"uri": None}, "resume": None}
-    assert resume.find_begun(tmp_path, config) is None
+    assert run_store.find_begun(tmp_path, config) is None
     configs.write(config, tmp_path / "resolved.yaml")
-    (tmp_path / resume.STORE).write_text(json.dumps({"uri": "sqlite:////x", "run_id": "abc"}))
-    assert resume.find_begun(tmp_path, {**config, "resume": "auto"}) == "abc"
-    assert resume.find_begun(tmp_path, {**config, "seed": 2}) is None
-    (tmp_path / resume.STORE).write_text("[]")
-    assert resume.find_begun(tmp_path, config) is None
+    (tmp_path / run_store.STORE).write_text(json.dumps({"uri": "sqlite:////x", "run_id": "abc"}))
+    assert run_store.find_begun(tmp_path, {**config, "resume": "auto"}) == "abc"
+    assert run_store.find_begun(tmp_path, {**config, "seed": 2}) is None
+    (tmp_path / run_store.STORE).write_text("[]")
+    assert run_store.find_begun(tmp_path, config) is None
 
 
 def job(number, **tags):

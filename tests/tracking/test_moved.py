@@ -11,7 +11,7 @@ import pytest
 
 from facenet.errors import UserError
 from facenet.privacy import addresses
-from facenet.tasks import resume
+from facenet.tasks import run_store
 from facenet.tools.runs import run_sync
 from facenet.tracking import journal
 from facenet.tracking.choice import MlflowTracking
@@ -40,7 +40,7 @@ def run_in(folder: Path, facts: Facts, file: str, run_id: str | None = None) -> 
         tracker = tracking(folder).tracker(found, run_dir)
         tracker.artifact(run_dir / file)
         tracker.close()
-    resume.remember_store(run_dir, tracking(folder).uri, found)
+    run_store.remember_store(run_dir, tracking(folder).uri, found)
     return found
 
 
@@ -79,7 +79,7 @@ def test_a_moved_run_is_sent_to_where_its_store_is(project: tuple[Path, str], tm
     old, run_id = project
     new = moved(old)
     run_dir = new / "outputs" / "run"
-    assert resume.stored_in(run_dir) == f"sqlite:///{new}/mlflow.db"
+    assert run_store.stored_in(run_dir) == f"sqlite:///{new}/mlflow.db"
     (run_dir / "late.txt").write_text("late")
     with (run_dir / journal.NAME).open("a") as file:
         file.write('{"time": 1, "artifact": "late.txt", "folder": ""}\n{"time": 2, "end": "FINISHED", "error": ""}\n')

@@ -14,7 +14,7 @@ from facenet.launch.failure import noted_failures
 from facenet.privacy.addresses import masked_address
 from facenet.sweeps.job import TABLES, attach_tables
 from facenet.sweeps.state import state_of
-from facenet.tasks import resume
+from facenet.tasks import run_store
 from facenet.tools.runs import run_sync
 from facenet.tracking import delivery, journal, known
 from facenet.tracking.sqlite_file import address_of
@@ -95,7 +95,7 @@ def test_a_store_that_only_the_run_names_is_not_opened(run_dir: Path, uri: str, 
     assert f"names the store {address}, in which no command of yours has" in str(raised.value)
     assert str(raised.value).endswith(f"name it: --uri {address}")
     with pytest.raises(UserError, match=f"tracking.json: names the store .*: tracking.uri={re.escape(address)}"):
-        resume.with_store({"tracking": {"uri": None}}, run_dir)
+        run_store.with_store({"tracking": {"uri": None}}, run_dir)
 
 
 def test_stores_of_ones_own_are_taken_from_the_run(run_dir: Path):
@@ -107,7 +107,7 @@ def test_stores_of_ones_own_are_taken_from_the_run(run_dir: Path):
     known.remember(STRANGE)  # a run was recorded there
     assert known.remembered() == {masked_address(STRANGE)} and "token" not in str(known.remembered())
     left_by_a_stranger(run_dir, masked_address(STRANGE))
-    assert resume.with_store({"tracking": {"uri": None}}, run_dir)["tracking"]["uri"] == masked_address(STRANGE)
+    assert run_store.with_store({"tracking": {"uri": None}}, run_dir)["tracking"]["uri"] == masked_address(STRANGE)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, null]", '{"a": 1}', "\x00\xff"])
@@ -161,7 +161,7 @@ def test_a_database_that_is_found_here_sends_no_files_to_a_server(
 
 DOORS = {
     "metrics.jsonl": (journal.journals, []),
-    "tracking.json": (resume.stored_in, None),
+    "tracking.json": (run_store.stored_in, None),
     "failure-0.json": (noted_failures, []),
     "result.json": (lambda folder: state_of(folder, {"a": 1}).kind, "half-done"),
 }

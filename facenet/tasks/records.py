@@ -1,0 +1,85 @@
+"""What is written of a run's epochs beside its checkpoints: files in its directory, and the same for the tracker."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from facenet.data.split import save_split
+from facenet.engine.curves import save_curves
+from facenet.engine.progress import Progress
+from facenet.evaluation import report
+from facenet.evaluation.contract import Outcome
+from facenet.files.atomic import replacing
+from facenet.tasks.plan import SPLIT_SEED, Material
+from facenet.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+
+class Records:
+    """`written`: the files that MLflow gets at the end."""
+
+    def __init__(self, directory: Path, tracker: Tracker) -> None:
+        self.directory, self.tracker = directory, tracker
+        self.written: set[Path] = set()
+
+    def split(self, material: Material) -> None:
+        """Writes which images validate and which identities are held out."""
+        indices = {"val": material.val_indices, "heldout": material.heldout_indices}
+        save_split(self.directory / "split.json", material.source, seed=SPLIT_SEED, **indices)
+
+    def epoch(
+        self,
+        progress: Progress,
+        best: Mapping[str, float],
+        outcomes: Mapping[str, Outcome],
+        *,
+        more: Mapping[str, float],
+    ) -> None:
+        """Writes the last epoch's line, metrics, curves and what the benchmarks keep, each replacing those of the epoch before. best: the metrics
+        of the best epoch; more: metrics that are no epoch's own."""
+        row = progress.history[-1]
+        shown = {
+            name: report.digits(value) for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))
+        }
+        log.info("epoch %d: %s", progress.epoch, ", ".join(f"{name} {value}" for name, value in shown.items()))
+        if best == row:
+            for tag, value in [item for name, each in outcomes.items() for item in report.tags(name, each).items()]:
+                self.tracker.tag(tag, value)
+        tested = {name: value for name, value in row.items() if not name.startswith("train/")}
+        means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
+        of_best = {f"best/{name}": value for name, value in best.items()}
+        self.tracker.metrics({**tested, **means, **of_best, **more}, step=progress.step)
+        self.write_json("history.json", progress.history)
+        self.written.update(save_curves(self.directory, progress.history))
+        for file_name, content in [file for each in outcomes.values() for file in each.files.items()]:
+            self.write_json(file_name, content)
+        if report.save_roc(self.directory / "roc.png", outcomes):
+            self.written.add(self.directory / "roc.png")
+
+    def unreadable(self, found: dict[str, str], *, step: int | None) -> None:
+        """Writes name and reason of each image that could not be read; step: at which their number is counted, if it is."""
+        if step is not None:
+            self.tracker.metrics({"unreadable_images": len(found)}, step=step)
+        if found:
+            self.write_json("unreadable.json", found)
+            log.warning(
+                "%d images could not be read and were replaced or left out, which data.max_unreadable limits; their names are in %s",
+                len(found),
+                self.directory / "unreadable.json",
+            )
+
+    def publish(self) -> None:
+        """Once, at the end, so that MLflow holds each picture once; a stopped run's too."""
+        for path in sorted(self.written | {self.directory / "split.json"}):
+            self.tracker.artifact(path, "curves" if path.suffix == ".png" else "records")
+
+    def write_json(self, file_name: str, content: Any) -> None:
+        path = self.directory / file_name
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        self.written.add(path)
