@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
+
 from facenet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -94,3 +96,11 @@ class Writer:
             log.error("%s", own)  # beside the reason why all ends
         finally:
             self.pool.shutdown()
+
+
+def size_of(state: Any) -> int:
+    """Bytes of the tensors in it."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(size_of, parts))

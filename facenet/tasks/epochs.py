@@ -8,11 +8,8 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from facenet.config import adopt_pending
 from facenet.data.transforms import Preprocess
@@ -24,7 +21,7 @@ from facenet.engine.progress import Progress
 from facenet.engine.run_state import module_state
 from facenet.engine.trainer import Trainer
 from facenet.engine.watch.alarm import way_out_of_collapse
-from facenet.engine.writer import Writer
+from facenet.engine.writer import Writer, size_of
 from facenet.errors import UserError
 from facenet.evaluation import report
 from facenet.evaluation.contract import Outcome
@@ -32,31 +29,19 @@ from facenet.evaluation.embed import Interrupted
 from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import writable
 from facenet.files.trusted import versions
-from facenet.launch.local import StopFlag
 from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
 from facenet.tasks.own_runs import mark
 from facenet.tasks.plan import Material, Plan
 from facenet.tasks.progress import image_bar
-from facenet.tasks.pruning import Pruner
 from facenet.tasks.records import Records
+from facenet.tasks.run import Run
 from facenet.tracking.run import CHANGED
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 PARTS = {"optimizer": "optimizer", "scale": "scale of the loss", "random": "random streams", "best": "best score"}
 SLOW_DISK = 20e6  # bytes per second: what a stop allows for a checkpoint before one has been measured
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a rank's run lives: its directory, resolved config, MLflow run and stop flag; and what ends it early as a job of a sweep."""
-
-    directory: Path
-    config: dict[str, Any]
-    id: str | None
-    stop: StopFlag
-    pruner: Pruner | None = None
 
 
 class Epochs:
@@ -332,11 +317,3 @@ class Epochs:
         own = json.dumps({**self.feed.loader.unreadable, **self.feed.val_loader.unreadable, **self.unreadable_tested})
         met = collectives.gather_texts(own, self.engine.accelerator.device)
         return {name: reason for text in met for name, reason in json.loads(text).items()}
-
-
-def size_of(state: Any) -> int:
-    """Bytes of the tensors in it."""
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
-    return sum(map(size_of, parts))

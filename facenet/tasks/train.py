@@ -24,7 +24,7 @@ from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Trainer
 from facenet.engine.watch.watcher import Watcher
 from facenet.launch.local import StopFlag
-from facenet.tasks.epochs import Epochs, Run
+from facenet.tasks.epochs import Epochs
 from facenet.tasks.feed import Feed
 from facenet.tasks.plan import Plan, divide, make_plan
 from facenet.tasks.progress import step_bar
@@ -32,6 +32,7 @@ from facenet.tasks.pruning import Pruner
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.rehearsal import check_input
 from facenet.tasks.restore import tell
+from facenet.tasks.run import Run
 from facenet.tracking.dllogger import VendorLog
 from facenet.tracking.tracker import NullTracker, Tracker
 

@@ -13,7 +13,7 @@ from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
 from facenet.errors import UserError
 from facenet.evaluation.benchmarks.choice import HeldOut, PairSet
-from facenet.evaluation.embed import embed, evaluating
+from facenet.evaluation.embed import Interrupted, embed, evaluating
 from facenet.evaluation.protocol import Protocol
 from facenet.evaluation.run import run_benchmarks
 
@@ -105,15 +105,13 @@ def test_chosen_images_in_the_given_order_and_progress(accelerator):
 
 def test_progress_that_says_so_ends_it(accelerator):
     embedder, seen = Projection(), []
+
+    def progress(*now):
+        seen.append(now)
+        return len(seen) == 2
+
     with pytest.raises(Interrupted):
-        embed(
-            embedder,
-            Patches(),
-            PREPROCESS,
-            accelerator,
-            batch_size=9,
-            progress=lambda *now: bool(seen.append(now)) or len(seen) == 2,
-        )
+        embed(embedder, Patches(), PREPROCESS, accelerator, batch_size=9, progress=progress)
     assert embedder.num_images == 18
 
 

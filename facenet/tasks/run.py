@@ -1,0 +1,21 @@
+"""What one process knows of the run that it works for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facenet.launch.local import StopFlag
+from facenet.tasks.pruning import Pruner
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a rank's run lives: its directory, resolved config, MLflow run and stop flag; and what ends it early as a job of a sweep."""
+
+    directory: Path
+    config: dict[str, Any]
+    id: str | None
+    stop: StopFlag
+    pruner: Pruner | None = None
