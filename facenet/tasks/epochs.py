@@ -34,7 +34,7 @@ from facenet.tasks.feed import Feed
 from facenet.tasks.own_runs import mark
 from facenet.tasks.plan import Material, Plan
 from facenet.tasks.progress import image_bar
-from facenet.tasks.records import Records
+from facenet.tasks.records import Draws, Records
 from facenet.tasks.run import Run
 from facenet.tracking.run import CHANGED
 from facenet.tracking.tracker import Tracker
@@ -146,8 +146,7 @@ class Epochs:
             counted = None if self.engine.stopped else self.progress.step  # a run that goes on counts at its end
             self.records.unreadable(unreadable, step=counted)
             self.records.publish()
-        collapsed = self.collapsed()
-        if collapsed is not None and not self.engine.stopped:
+        if (collapsed := self.collapsed()) is not None and not self.engine.stopped:
             self.tracker.tag("collapsed", collapsed)
         return {
             "objective": self.best_row.get(self.plan.select),
@@ -215,10 +214,10 @@ class Epochs:
             self.best_score, self.best_row = score, dict(row)
         if self.first:  # before the checkpoint: a run that goes on from it does not come here again
             with writable(self.run.directory):
-                step, peak = self.progress.step, self.engine.accelerator.memory().peak
-                samples = {"samples_seen": float(step * self.plan.images_per_step)}
-                memory = {} if peak is None else {"system/peak_memory_mib": peak / 2**20}
-                self.records.epoch(self.progress, self.best_row, outcomes, more={**memory, **samples})
+                more = {"samples_seen": float(self.progress.step * self.plan.images_per_step)}
+                if (peak := self.engine.accelerator.memory().peak) is not None:
+                    more["system/peak_memory_mib"] = peak / 2**20
+                self.records.epoch(self.progress, self.best_row, outcomes, more=more)
         self.untested = None
         self.save(state, score=score, outcomes=outcomes, finished_epoch=True)
 
@@ -290,7 +289,8 @@ class Epochs:
             "samples": self.samples,
             "run_id": self.run_id,
         }
-        write = functools.partial(self.write, content, score=score, finished_epoch=finished_epoch)
+        draws = [each.draw for each in (outcomes or {}).values() if each.draw and self.best_row == content["metrics"]]
+        write = functools.partial(self.write, content, draws, score=score, finished_epoch=finished_epoch)
         self.writer.start(write, instead=finished_epoch)  # of the same epoch before it was tested
 
     def threshold(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any] | None:
@@ -299,9 +299,11 @@ class Epochs:
         found = selecting or next(iter(outcomes.values()), None)
         return None if found is None or found.threshold is None else found.threshold.as_dict()
 
-    def write(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> None:
-        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was."""
+    def write(self, content: dict[str, Any], draws: Draws, *, score: float | None, finished_epoch: bool) -> None:
+        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was. After
+        the best epoch until now its pictures."""
         self.keeper.save(content, score=score, finished_epoch=finished_epoch)
+        self.records.draw(draws)
         if self.settled:
             return
         with writable(self.run.directory):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from facenet.data.split import save_split
+from facenet.engine import batch_picture
 from facenet.engine.curves import save_curves
 from facenet.engine.progress import Progress
 from facenet.evaluation import report
 from facenet.evaluation.contract import Outcome
-from facenet.files.atomic import replacing
+from facenet.files.atomic import replacing, writable
 from facenet.tasks.plan import SPLIT_SEED, Material
-from facenet.tracking.tracker import Tracker
+from facenet.tracking.tracker import Tracker, publish
 
 log = logging.getLogger(__name__)
+Draws = Sequence[Callable[[Path], list[Path]]]  # the pictures of benchmarks, each in its directory
 
 
 class Records:
@@ -61,6 +63,11 @@ class Records:
         if report.save_roc(self.directory / "roc.png", outcomes):
             self.written.add(self.directory / "roc.png")
 
+    def draw(self, draws: Draws) -> None:
+        """Draws the pictures of what a benchmark found."""
+        with writable(self.directory):
+            self.written.update(path for draw in draws for path in draw(self.directory))
+
     def unreadable(self, found: dict[str, str], *, step: int | None) -> None:
         """Writes name and reason of each image that could not be read; step: at which their number is counted, if it is."""
         if step is not None:
@@ -75,8 +82,9 @@ class Records:
 
     def publish(self) -> None:
         """Once, at the end, so that MLflow holds each picture once; a stopped run's too."""
-        for path in sorted(self.written | {self.directory / "split.json"}):
-            self.tracker.artifact(path, "curves" if path.suffix == ".png" else "records")
+        batch = self.directory / batch_picture.NAME
+        for path in sorted(self.written | {self.directory / "split.json"} | ({batch} if batch.exists() else set())):
+            publish(self.tracker, path)
 
     def write_json(self, file_name: str, content: Any) -> None:
         path = self.directory / file_name
