@@ -73,25 +73,31 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_walk_of_the_front_page(folder: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(scope="module")
+def walked(folder: Path) -> Path:
+    """The folder after every command of README that starts with facenet-."""
     bash = [words for block in blocks("README.md") if block.language == "bash" for words in block.commands()]
     commands = [words for words in bash if words[0].startswith("facenet-")]
-    assert [words[0] for words in commands] == [
-        *("facenet-train", "facenet-data", "facenet-train", "facenet-report", "facenet-evaluate"),
-        *("facenet-train", "facenet-train"),
-    ]
-    loss, network = [block for block in blocks("README.md") if block.language == "python"]
     (folder / "my_faces").mkdir()
-    (folder / "my_faces/__init__.py").write_text(loss.text)
+    (folder / "my_faces/__init__.py").write_text(python_of("README.md")[0])
     for words in commands:
         done = run(cut_down(words), folder)
         assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
-    assert (folder / "report-losses.html").is_file()
+    return folder
+
+
+def python_of(page: str) -> list[str]:
+    return [block.text for block in blocks(page) if block.language == "python"]
+
+
+def test_the_walk_of_the_front_page(walked: Path, monkeypatch: pytest.MonkeyPatch):
+    assert (walked / "report-losses.html").is_file()
+    loss, network = python_of("README.md")
     names: dict[str, object] = {}
-    exec(loss.text, names)
+    exec(loss, names)
     a_loss_works(names["Centre"])
-    monkeypatch.chdir(folder)
-    exec(network.text, names)
+    monkeypatch.chdir(walked)
+    exec(network, names)
     assert len(names["rows"]) == 2  # type: ignore[arg-type]
 
 
@@ -105,24 +111,25 @@ def a_loss_works(kind: object) -> None:
     }  # two rows, each 0.5 from their mean; one alone
 
 
-def test_blocks_of_the_pages_in_python(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_blocks_of_the_pages_in_python(walked: Path, monkeypatch: pytest.MonkeyPatch):
     """The library's, on the run that the walk left, and one of its own."""
-    monkeypatch.chdir(folder)
-    (block,) = [block for block in blocks("docs/training.md") if block.language == "python"]
+    monkeypatch.chdir(walked)
+    (text,) = python_of("docs/training.md")
     true = facenet.train
     small = [*SMALL, *HELDOUT, "trainer.epochs=1", "hydra.run.dir=outputs/library"]
     monkeypatch.setattr(facenet, "train", lambda overrides: true([*overrides, *small]), raising=False)
-    (folder / "outputs/2026-01-31").mkdir(parents=True, exist_ok=True)
-    (folder / "outputs/2026-01-31/12-00-00").symlink_to(folder / "runs/losses/0")
+    (walked / "outputs/2026-01-31").mkdir(parents=True, exist_ok=True)
+    (walked / "outputs/2026-01-31/12-00-00").symlink_to(walked / "runs/losses/0")
     monkeypatch.setattr(facenet, "evaluate", evaluated(facenet.evaluate), raising=False)
-    exec(block.text, {})
-    assert (folder / "outputs/library/result.json").is_file()
+    exec(text, {})
+    assert (walked / "outputs/library/result.json").is_file()
 
 
 def evaluated(true: object) -> object:
     return lambda overrides: true([*overrides, "benchmark=lfw"])  # type: ignore[operator]
 
 
+@pytest.mark.nightly
 def test_data_commands_write_what_they_say(folder: Path):
     bash = [words for block in blocks("docs/data.md") if block.language == "bash" for words in block.commands()]
     for words in bash:
