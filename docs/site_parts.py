@@ -16,7 +16,7 @@ class Bigrams(SearchEnglish):
     """English words as Sphinx has them, Chinese as pairs of neighbouring characters: no dictionary, and a part of a word is found."""
 
     lang = "facenet"
-    language_name = "English and Chinese"
+    language_name = "English"  # of the stemmer in the browser
 
     def split(self, input: str) -> list[str]:
         return [part for word in WORD.findall(input) for part in bigrams(word)]
