@@ -120,13 +120,8 @@ def test_blocks_of_the_pages_in_python(walked: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(facenet, "train", lambda overrides: true([*overrides, *small]), raising=False)
     (walked / "outputs/2026-01-31").mkdir(parents=True, exist_ok=True)
     (walked / "outputs/2026-01-31/12-00-00").symlink_to(walked / "runs/losses/0")
-    monkeypatch.setattr(facenet, "evaluate", evaluated(facenet.evaluate), raising=False)
     exec(text, {})
     assert (walked / "outputs/library/result.json").is_file()
-
-
-def evaluated(true: object) -> object:
-    return lambda overrides: true([*overrides, "benchmark=lfw"])  # type: ignore[operator]
 
 
 @pytest.mark.nightly
