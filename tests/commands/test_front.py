@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facenet.commands import flags, front, parser
+from facenet.commands import composed, flags, front, mistakes, parser
 from facenet.commands.help_text import help_of
+from facenet.config import near
 from facenet.errors import UserError
 from facenet.files.choices import built_in
 
@@ -73,12 +75,10 @@ def test_values_stand_with_their_comments_and_are_those_of_the_config(default_co
 
 @pytest.fixture(scope="module")
 def default_config():
-    from facenet.commands import composed
-    from facenet.commands.mistakes import compose_leniently
     from facenet.sweeps.batch import resolved_as_job
 
     assert composed.own_experiments  # its import registers a resolver
-    return resolved_as_job(compose_leniently("train", [])[0])
+    return resolved_as_job(mistakes.compose_leniently("train", [])[0])
 
 
 def test_another_choice_shows_its_own_values():
@@ -108,6 +108,17 @@ def test_presets_of_ones_own_are_listed(tmp_path):
 def test_help_ends_with_five_examples(command):
     examples = help_of(command, []).split("Examples\n")[1].splitlines()
     assert len(examples) == 5 and all(line.startswith(f"  facenet-{command}") for line in examples)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_each_example_names_what_there_is(command):
+    assert composed.own_experiments  # its import registers a resolver
+    config = mistakes.default_config(command)
+    for line in help_of(command, []).split("Examples\n")[1].splitlines():
+        words = [each for each in shlex.split(line.split("   ")[0])[1:] if "=" in each]
+        keys = [word.partition("=")[0] for word in words]
+        assert "trust" in keys or all(near.is_key(key.replace("/", "."), config) for key in keys), line
+        assert "{" not in line  # bash makes several words of {a,b}
 
 
 @pytest.mark.parametrize("command", ["data", "doctor", "compare-loss", "report", "runs"])
