@@ -33,6 +33,7 @@ from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin, source_in
 from facenet.tasks.plan import NEXT, Material, divide
 from facenet.tasks.progress import image_bar
+from facenet.tasks.records import draw_all
 from facenet.tasks.restore import Restored, checkpoint_named, from_weights, restored
 from facenet.tasks.result import Result
 from facenet.tracking.choice import MlflowTracking, NoTracking
@@ -157,7 +158,8 @@ def written(outcomes: dict[str, Outcome], run_dir: Path, tracker: Tracker, *, st
     tracker.metrics(figures, step=step)
     files = [run_dir / file_name for each in outcomes.values() for file_name in each.files]
     files += [run_dir / "roc.png"] if report.save_roc(run_dir / "roc.png", outcomes) else []
-    for path in [*files, *(path for each in outcomes.values() if each.draw for path in each.draw(run_dir))]:
+    files += draw_all([each.draw for each in outcomes.values() if each.draw], run_dir)
+    for path in files:
         publish(tracker, path)
     if why := report.collapsed(outcomes):
         tracker.tag("collapsed", why)
@@ -175,7 +177,7 @@ def objective(opened: Sequence[Opened], outcomes: dict[str, Outcome], content: d
     trainer = content.get("config", {}).get("trainer")
     name, _, figure = str(trainer.get("select") if isinstance(trainer, dict) else None).partition("/")
     if name not in outcomes or figure not in outcomes[name].metrics:
-        name, figure = opened[0].name, next(iter(opened[0].measures))
+        name, figure = opened[0].name, next(iter(opened[0].measures), "")
     return float(outcomes[name].metrics.get(figure, math.nan))
 
 

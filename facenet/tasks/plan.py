@@ -301,6 +301,10 @@ def unresolved(benchmarks: Sequence[Opened]) -> dict[str, str]:
 def select_metric(asked: str | None, benchmarks: Sequence[Opened], num_val_batches: int) -> tuple[str, bool]:
     """The metric that chooses the best epoch, and whether lower is better. Raises UserError for one that no part of this run measures."""
     measured = {each.name: each.measures for each in benchmarks}
+    if silent := [name for name, figures in measured.items() if not figures]:
+        raise UserError(
+            f"{silent[0]}: the benchmark says no figure that tells better from worse; its `measures` is empty"
+        )
     sources = [*measured, *(["val"] if num_val_batches else []), "train"]
     if asked is None:
         figure = next(iter(measured[sources[0]])) if measured else "loss"

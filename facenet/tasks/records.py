@@ -12,9 +12,10 @@ from facenet.data.split import save_split
 from facenet.engine import batch_picture
 from facenet.engine.curves import save_curves
 from facenet.engine.progress import Progress
+from facenet.errors import shown
 from facenet.evaluation import report
 from facenet.evaluation.contract import Outcome
-from facenet.files.atomic import replacing, writable
+from facenet.files.atomic import replacing
 from facenet.tasks.plan import SPLIT_SEED, Material
 from facenet.tracking.tracker import Tracker, publish
 
@@ -65,8 +66,7 @@ class Records:
 
     def draw(self, draws: Draws) -> None:
         """Draws the pictures of what a benchmark found."""
-        with writable(self.directory):
-            self.written.update(path for draw in draws for path in draw(self.directory))
+        self.written.update(draw_all(draws, self.directory))
 
     def unreadable(self, found: dict[str, str], *, step: int | None) -> None:
         """Writes name and reason of each image that could not be read; step: at which their number is counted, if it is."""
@@ -91,3 +91,14 @@ class Records:
         with replacing(path) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         self.written.add(path)
+
+
+def draw_all(draws: Draws, directory: Path) -> list[Path]:
+    """Draws pictures and returns their files. One that cannot be drawn or written, a stranger's too, is told and ends nothing."""
+    files: list[Path] = []
+    for draw in draws:
+        try:
+            files += draw(directory)
+        except Exception as error:
+            log.warning("a picture is missing in %s: %s: %s", directory, type(error).__name__, shown(str(error)))
+    return files
