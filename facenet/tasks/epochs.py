@@ -143,10 +143,10 @@ class Epochs:
         self.writer.finish()
         unreadable = self.unreadable()
         if self.first:
-            counted = None if self.engine.stopped else self.progress.step  # a run that goes on counts at its end
-            self.records.unreadable(unreadable, step=counted)
+            # A run that goes on counts at its end.
+            self.records.unreadable(unreadable, step=None if self.engine.stopped else self.progress.step)
             self.records.publish()
-        if (collapsed := self.collapsed()) is not None and not self.engine.stopped:
+        if (collapsed := self.collapsed()) and not self.engine.stopped:
             self.tracker.tag("collapsed", collapsed)
         return {
             "objective": self.best_row.get(self.plan.select),
@@ -193,10 +193,9 @@ class Epochs:
             return
         for name, each in outcomes.items():
             row.update({f"{name}/{figure}": float(value) for figure, value in each.metrics.items()})
-        why = report.collapsed(outcomes)
-        for each in outcomes.values():
             if each.collapsed:
                 log.warning("epoch %d: %s; it is not ranked", self.progress.epoch, each.collapsed)
+        why = report.collapsed(outcomes)
         row["epoch"] = float(self.progress.epoch)
         self.progress.history.append(row)
         finished = FinishedEpoch(
@@ -316,6 +315,6 @@ class Epochs:
 
     def unreadable(self) -> dict[str, str]:
         """Name and reason of each image that some process met and could not read."""
-        own = json.dumps({**self.feed.loader.unreadable, **self.feed.val_loader.unreadable, **self.unreadable_tested})
-        met = collectives.gather_texts(own, self.engine.accelerator.device)
+        own = {**self.feed.loader.unreadable, **self.feed.val_loader.unreadable, **self.unreadable_tested}
+        met = collectives.gather_texts(json.dumps(own), self.engine.accelerator.device)
         return {name: reason for text in met for name, reason in json.loads(text).items()}

@@ -198,8 +198,7 @@ def rank_environment(run_id: str | None, lock: int) -> dict[str, str]:
 
 def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:
     """For MLflow: context -> (name, source, fingerprint)."""
-    data = config["data"]
-    source = source_in(data) or str(data["_target_"])
+    source = str(addresses.hide_secrets(material.location) or config["data"]["_target_"])
     found = {"train": (Path(source).name or source, source, plan.data_fingerprint)}
     for each in material.benchmarks:
         node = config["benchmark"] if each.key == "benchmark" else config["benchmarks"][each.name]
@@ -209,7 +208,7 @@ def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str
 
 
 def source_in(node: dict[str, Any]) -> str | None:
-    """Returns where data or a benchmark are read from; None for what is drawn."""
+    """Returns where a benchmark's images, or the data of a checkpoint, are read from; None for what is drawn."""
     return next((str(node[key]) for key in ("root", "list", "path", "shards") if node.get(key)), None)
 
 
@@ -264,7 +263,7 @@ def git_state(directory: Path) -> dict[str, str]:
         shared = {"GIT_INDEX_FILE": str(directory / index), "GIT_OBJECT_DIRECTORY": str(directory / objects)}
         place = (f"--git-dir={empty}", f"--work-tree={top}", "--no-optional-locks", *file_system(directory))
         kinds = ("--porcelain", "--untracked-files=no", "--ignore-submodules=all")
-        changed = git(Path(top), *place, "status", *kinds, **shared)
+        changed = git(Path(top), *place, "status", *kinds, variables=shared)
     dirty = {} if changed is None else {"git.dirty": str(bool(changed)).lower()}
     return {"mlflow.source.git.commit": commit, **dirty}
 
@@ -278,11 +277,11 @@ def file_system(directory: Path) -> list[str]:
     return [part for option in (*options, "core.fsmonitor=false") for part in ("-c", option)]
 
 
-def git(directory: Path, *arguments: str, **variables: str) -> str | None:
-    """Returns what git says; None where it fails, is missing or takes long."""
+def git(directory: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str | None:
+    """Returns what git says with these variables in its environment; None where it fails, is missing or takes long."""
     command = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=10, env={**os.environ, **variables})
+        done = subprocess.run(command, capture_output=True, timeout=10, env={**os.environ, **(variables or {})})
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(done.stdout).removesuffix("\n") if done.returncode == 0 else None

@@ -40,9 +40,10 @@ BY_NUMBER = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon)  # Muon
 
 @dataclass(frozen=True)
 class Material:
-    """A data source, divided. `val` keeps the labels of `train`; the indices are positions in `source`."""
+    """A data source, divided. `val` keeps the labels of `train`; the indices are positions in `source`. location: where that is read from, if it is."""
 
     source: Faces
+    location: str | None
     train: Faces
     val: Faces
     heldout: Faces | None
@@ -132,6 +133,7 @@ def divide(data: Data, *benchmarks: Benchmark) -> Material:
             opened.append(dataclasses.replace(each, max_unreadable=data.max_unreadable) if own else each)
     return Material(
         source=source,
+        location=data.location,
         train=Subset(training, train, keep_labels=True),
         val=Subset(training, val, keep_labels=True),
         heldout=held,

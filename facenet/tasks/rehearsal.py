@@ -227,13 +227,15 @@ def no_triplet(sampler: Sampler, faces: Faces, rows: int) -> str | None:
     return None
 
 
-def loss_without_triplets(loss: LossMix, sampler: Sampler, faces: Faces, *, world_size: int, **sizes: int) -> list[str]:
+def loss_without_triplets(
+    loss: LossMix, sampler: Sampler, faces: Faces, *, batch_size: int, num_batches: int, world_size: int
+) -> list[str]:
     """Names of the terms that look for triplets, where none of these batches holds one: their loss is 0 whatever the network does."""
     names = loss.mining_terms(sampler.layout)
     together = world_size if any(loss.terms[name].gather for name in names) else 1
+    sizes = {"batch_size": batch_size, "num_batches": num_batches, "world_size": world_size}
     ranks = [
-        sampler.batches(faces.labels, epoch=0, seed=0, rank=rank, world_size=world_size, **sizes)
-        for rank in range(together if names else 0)
+        sampler.batches(faces.labels, epoch=0, seed=0, rank=rank, **sizes) for rank in range(together if names else 0)
     ]
     some = any(has_triplet(faces.labels[np.concatenate(rows)]) for rows in zip(*ranks, strict=True))
     return [] if some else names

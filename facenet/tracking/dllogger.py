@@ -43,7 +43,7 @@ class VendorLog:
         # Each line at once: a killed run keeps them.
         self.file = open(path, "a", encoding="utf-8", buffering=1, opener=own)  # noqa: SIM115
         for metric, metadata in METRICS.items():
-            self.write(type="METADATA", metric=metric, metadata=metadata)
+            self.write({"type": "METADATA", "metric": metric, "metadata": metadata})
 
     def train(self, epoch: int, iteration: int, *, loss: float, ips: float, lr: float) -> None:
         self.log([epoch, iteration], {"train.loss": loss, "train.ips": ips, "train.lr": lr})
@@ -60,9 +60,9 @@ class VendorLog:
     def log(self, step: list[int] | str, values: dict[str, float]) -> None:
         self.last.update(values)
         texts = {"rank": str(self.rank), **{name: str(float(value)) for name, value in values.items()}}
-        self.write(type="LOG", step=step, data=str(texts))
+        self.write({"type": "LOG", "step": step, "data": str(texts)})
 
-    def write(self, **fields: Any) -> None:
+    def write(self, fields: dict[str, Any]) -> None:
         now = datetime.now()
         times = {
             "timestamp": str(now.timestamp()),

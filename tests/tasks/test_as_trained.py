@@ -89,8 +89,8 @@ PAIRS = SimpleNamespace(name="lfw", key="benchmark", faces=SimpleNamespace(finge
     [({"path": "/sets/lfw.bin"}, "/sets/lfw.bin"), ({"root": "/lfw", "pairs": None}, "/lfw"), ({"num_pairs": 9}, "/p")],
 )
 def test_mlflow_has_the_source_of_the_test_set(benchmark, source):
-    config = {"data": {"_target_": "FolderData", "root": "/p"}, "benchmark": benchmark}
-    found = datasets(config, SimpleNamespace(benchmarks=[PAIRS]), SimpleNamespace(data_fingerprint="d"))
+    config = {"data": {"_target_": "FolderData", "folder_of_a_stranger": "/p"}, "benchmark": benchmark}
+    found = datasets(config, SimpleNamespace(benchmarks=[PAIRS], location="/p"), SimpleNamespace(data_fingerprint="d"))
     assert found["test"] == ("lfw", source, "f") and found["train"] == ("p", "/p", "d")
 
 

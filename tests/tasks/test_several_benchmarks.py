@@ -162,7 +162,9 @@ def test_mlflow_has_the_source_of_each():
         SimpleNamespace(name="agedb", key="benchmarks.agedb", faces=faces),
     ]
     config = {"data": {"root": "/people"}, "benchmark": {}, "benchmarks": {"agedb": {"path": "/sets/a.bin"}}}
-    found = job.datasets(config, SimpleNamespace(benchmarks=tested), SimpleNamespace(data_fingerprint="d"))
+    found = job.datasets(
+        config, SimpleNamespace(benchmarks=tested, location="/people"), SimpleNamespace(data_fingerprint="d")
+    )
     assert found["test"] == ("heldout", "/people", "f") and found["test agedb"] == ("agedb", "/sets/a.bin", "f")
 
 
