@@ -40,7 +40,7 @@ BY_NUMBER = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon)  # Muon
 
 @dataclass(frozen=True)
 class Material:
-    """A data source, divided. `val` keeps the labels of `train`; the indices are positions in `source`. location: where that is read from, if it is."""
+    """A data source, divided. `val` keeps the labels of `train`; the indices are positions in `source`, which is read from `location`, if it is."""
 
     source: Faces
     location: str | None
