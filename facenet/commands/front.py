@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.resources import files
 
@@ -82,11 +83,14 @@ def composed(command: str) -> None:
     """Runs a command that Hydra composes, or tells what it is asked about itself."""
     settle()
     arguments = sys.argv[1:]
+    asked = {"-h", "--help", "--version"} & set(arguments)
+    if asked and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
+        return  # the first of torchrun's processes tells it
     with told():
         if "--version" in arguments:
             print(version())
             return
-        if {"-h", "--help"} & set(arguments):
+        if asked:
             from facenet.commands.help_text import help_of
 
             print(printable(help_of(command, arguments)))
