@@ -83,7 +83,7 @@ def test_two_benchmarks_give_two_tables_and_one_picture(tiny_run, compose_evalua
     result = run_evaluation(compose_evaluate(*said), run_dir=tmp_path / "e", overrides=said)
     told = capsys.readouterr().out
     assert told.index("heldout: 60 pairs, 3 folds") < told.index("flipped: 40 pairs, 2 folds")
-    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["flipped.json", "heldout.json", "roc.png"]
+    assert {path.name for path in (tmp_path / "e").iterdir()} >= {"flipped.json", "heldout.json", "roc.png"}
     assert result.objective == result.metrics["heldout/accuracy"] and "flipped/accuracy" in result.metrics
     assert json.loads((tmp_path / "e" / "flipped.json").read_text())["threshold"]["flip"] == "concat"
 
