@@ -118,9 +118,8 @@ class Plan:
 def divide(data: Data, *benchmarks: Benchmark) -> Material:
     """Opens the source and the benchmarks and divides the images; reads no pixels. Raises UserError for data that cannot train or be tested."""
     source = data.open()
-    share = data.val_identities
-    if share is None:
-        share = DEFAULT_HELDOUT if any(each.needs_heldout for each in benchmarks) else 0.0
+    default = DEFAULT_HELDOUT if any(each.needs_heldout for each in benchmarks) else 0.0
+    share = default if data.val_identities is None else data.val_identities
     rest, heldout = split_identities(source, share, SPLIT_SEED)
     training = Subset(source, rest)
     in_order = data.in_order  # whole shards validate: scattered images would take a pass over all of them
@@ -151,12 +150,10 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
     device, reason = device_of(recipe, num_processes)
     images_per_step = sampler.images_per_step(data.batch_size, num_processes, trainer.accumulate)
     steps_per_epoch = len(material.train) // data.batch_size
-    total_steps = steps_per_epoch * trainer.epochs
-    if trainer.max_steps is not None:
-        total_steps = min(total_steps, trainer.max_steps)
+    scheduled = steps_per_epoch * trainer.epochs
+    total_steps = min(scheduled, trainer.max_steps or scheduled)
     check_batches(material, recipe, images_per_step, num_processes)
-    # As a rank does; before, so that a schedule too long for the run is refused now.
-    tried = trial(recipe.optimizer, on_host=is_host(device))
+    tried = trial(recipe.optimizer, on_host=is_host(device))  # before a rank does: too long a schedule is refused now
     schedule.start(tried, batch_size=data.batch_size, steps_per_epoch=steps_per_epoch, epochs=trainer.epochs)
     if rehearse:
         check_rates(schedule, steps=total_steps)
