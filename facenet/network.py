@@ -32,10 +32,10 @@ from facenet.files import trusted
 from facenet.tasks.as_trained import own_protocol
 from facenet.tasks.restore import checkpoint_named, from_checkpoint
 
+Trust = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
-def load(
-    path: str | os.PathLike[str], *, device: str = "auto", precision: str = "fp32", trust: str | Iterable[str] = ()
-) -> Network:
+
+def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str = "fp32", trust: Trust = ()) -> Network:
     """The network of a checkpoint, or of a run, by its directory or its id in MLflow: its best, or its last where none is best. Nothing in the file
     is run.
 
@@ -43,7 +43,7 @@ def load(
     of. Raises UserError for a file that is missing, damaged or none of facenet's, and for a device that is not there.
     """
     file = checkpoint_named(path)
-    with trusted.also([trust] if isinstance(trust, str) else trust):
+    with trusted.also(map(os.fspath, [trust] if isinstance(trust, str | os.PathLike) else trust)):
         restored = from_checkpoint(str(file))
     content = restored.content
     stored = content["config"].get("benchmark")

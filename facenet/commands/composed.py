@@ -98,6 +98,7 @@ def resumed(arguments: list[str]) -> list[str]:
             f"sweep.resume={given[-1]}: its command on record has {shown(argument)!r}, and a directory's word is not enough for that ({problem}); "
             "say it again beside sweep.resume, or leave the sweep"
         )
+    overlays.said_beside.set([without_secret(argument) for argument in added])
     return flags_first([*left, *added])
 
 

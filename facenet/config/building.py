@@ -74,6 +74,8 @@ def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
             continue
         if key.startswith("_"):  # _args_, _recursive_ and the like of Hydra, or a constructor's private parameters
             raise UserError(f"{at}: no key of a config; leave it out")
+        if of_others and not WORD.fullmatch(key):
+            raise opened(at, key)
         if of_others and is_source(key, value):
             if not (inspect.isfunction(target) and key in BEGINNINGS):
                 raise opened(at, value)

@@ -54,6 +54,7 @@ COUNT = "${sweep.jobs_per_node}"  # checked to be a number before anything start
 ON_THE_COMMAND_LINE = "a file of a directory may not say that; say it on the command line"
 
 
+said_beside: ContextVar[Sequence[str] | None] = ContextVar("said_beside", default=None)  # a command on record
 overrides_said: ContextVar[Sequence[str] | None] = ContextVar("overrides_said", default=None)  # of a call from Python
 
 
@@ -63,19 +64,28 @@ def said() -> Sequence[str]:
     return sys.argv[1:] if overrides is None else overrides
 
 
+def says(text: str) -> bool:
+    """Whether it stands as a whole value in what the user has said: the beginning of an address is another machine's, that of a path a larger
+    folder. What a sweep's directory has on record is no word of the user's."""
+    whole = re.compile(rf"(?:^|[=:,\s\[{{'\"]){re.escape(text)}(?:$|[,\s\]}}'\"])")
+    beside = said_beside.get()
+    return any(whole.search(argument) for argument in (said() if beside is None else beside))
+
+
 files_read: list[Path] = []  # of directories, by this process
 
 
 def check_composed(config: dict[str, Any]) -> None:
     """Raises UserError for an address that references of a directory's file have joined, each part of which is none."""
-    for path, value in openings_of_strangers(config, "") if files_read else ():
-        if not any(str(value) in argument for argument in said()):
+    of_directories = files_read or said_beside.get() is not None
+    for path, value in openings_of_strangers(config, "") if of_directories else ():
+        if not all(says(str(each)) for each in (value if isinstance(value, list) else [value])):
             raise UserError(
                 f"{path}: {shown(str(value))!r} would be opened by a class of somebody else's; {ON_THE_COMMAND_LINE}"
             )
     for path, address in addresses_in(config, "") if files_read else ():
         hidden = masked_address(address)
-        if not any(hidden in argument for argument in said()):
+        if not says(hidden):
             raise UserError(
                 f"{path}={shown(hidden)}: is not what the command line says; an address is only opened when it does; add {path}=..."
             )
@@ -191,7 +201,7 @@ def text_problems(text: str, path: str) -> Iterator[str]:
         yield f"{path}: {shown(text)!r} is more than a reference to a key of facenet's own; {ON_THE_COMMAND_LINE}"
     for _, address in addresses_in(text, path):
         hidden = masked_address(address)  # as the command line has it by now
-        if not any(hidden in argument for argument in said()):
+        if not says(hidden):
             yield f"{path}={shown(hidden)}: an address is only opened when the command line says it too; add {path}=..."
 
 

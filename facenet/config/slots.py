@@ -216,6 +216,8 @@ def openings(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             at = f"{path}.{shown(key)}"
             if is_source(key, value):
                 yield at, value
+            elif not WORD.fullmatch(key):
+                yield at, key
             elif key != "_target_":
                 yield from openings(value, at)
     elif type(node) is list:

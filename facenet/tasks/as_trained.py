@@ -104,18 +104,20 @@ def as_trained(benchmark: Benchmark, content: dict[str, Any], overrides: list[st
     """The benchmark with the checkpoint's own values in place of defaults; what the command line says stays. Both are told. What a damaged
     checkpoint says counts for nothing. Raises UserError where the two do not go together."""
     config, name = content.get("config", {}), benchmark.key.partition(".")[2]
-    stored = (config.get("benchmarks") or {}).get(name) if name else None
+    runs = config.get("benchmarks")
+    stored = runs.get(name) if name and isinstance(runs, dict) else None
     stored = config.get("benchmark") if stored is None else stored
     if not isinstance(stored, dict) or not hasattr(benchmark, "protocol"):
         return benchmark
     said = keys_said(overrides)
     found = copy.copy(benchmark)
-    found.protocol = own_protocol(benchmark.protocol, stored.get("protocol"), said)
-    told = [described(found.protocol)]
+    protocol = own_protocol(benchmark.protocol, stored.get("protocol"), said)
+    object.__setattr__(found, "protocol", protocol)  # a stranger's may be frozen
+    told = [described(protocol)]
     if str(stored.get("_target_")).rpartition(".")[2] == type(benchmark).__name__:
         for key, value in own_numbers(stored).items():
             if hasattr(found, key) and f"{benchmark.key}.{key}" not in said:
-                setattr(found, key, value)
+                object.__setattr__(found, key, value)
                 told.append(f"{key} {value:,}")
     if isinstance(found, HeldOut):
         found.check()

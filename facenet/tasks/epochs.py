@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -240,7 +241,7 @@ class Epochs:
             return {}
 
     def score(self, row: dict[str, float]) -> float | None:
-        """The selected metric, turned so that higher is better; None where this epoch did not measure it."""
+        """The selected metric, turned so that higher is better; None where this epoch did not measure it, or measured no number."""
         value = row.get(self.plan.select)
         if value is None:
             source = self.plan.select.split("/")[0]
@@ -248,6 +249,8 @@ class Epochs:
             # The plan knows the sources of metrics, but a loss may report any figure. A collapsed network's benchmark has none.
             if measured and report.collapse_of(source, row) is None:
                 raise UserError(f"trainer.select={self.plan.select}: not among {', '.join(measured)}")
+            return None
+        if math.isnan(value):  # nothing compares with it, so that as the first it would stay the best
             return None
         return -value if self.plan.lower_is_better else value
 

@@ -184,7 +184,9 @@ def objective(opened: Sequence[Opened], outcomes: dict[str, Outcome], content: d
 def tested_on(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> str:
     """The source of the test set: its own, that of the data whose identities were held out, or its name."""
     stored = restored.content.get("config", {}).get("data") if benchmark.needs_heldout else None
-    found = source_in(vars(benchmark)) or source_in({**(stored if isinstance(stored, dict) else {}), **places})
+    found = source_in(getattr(benchmark, "__dict__", {})) or source_in(
+        {**(stored if isinstance(stored, dict) else {}), **places}
+    )
     return masked_address(found) if found else benchmark.name
 
 

@@ -35,7 +35,7 @@ def is_own(content: dict[str, Any]) -> bool:
 
 
 def key() -> bytes | None:
-    """Made at its first use; no other user may read it."""
+    """Made at its first use; one that another user made, or can read, is none."""
     folder = cache_dir()
     if folder is None:
         return None
@@ -44,8 +44,10 @@ def key() -> bytes | None:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             made_once(path, secrets.token_hex(LENGTH // 2).encode())
-        found = path.read_bytes()
-        return found if len(found) == LENGTH else None
+        with path.open("rb") as file:
+            state, found = os.fstat(file.fileno()), file.read(LENGTH + 1)
+        own = state.st_uid == os.geteuid() and not state.st_mode & 0o077  # a shared cache may hold another user's
+        return found if own and len(found) == LENGTH else None
     return None
 
 

@@ -27,6 +27,7 @@ METRICS_PER_BATCH = 1000  # MLflow takes no more
 # Runs in stores, or behind servers, that keep a metric in a file and take the slashes of its name for folders, where no name can be the beginning
 # of another; with the names seen so far.
 in_folders: dict[str, set[str]] = {}
+SERVERS = ("http", "https", "mlflow-artifacts")
 FOLDER_IN_THE_WAY = re.compile(r"Errno (?:20|21)\b|(?:Not|Is) a directory|too many 500 error responses")
 
 
@@ -131,9 +132,10 @@ def send(
 def is_away(client: MlflowClient, run_id: str) -> bool:
     """Whether the run's files lie with a server or a cloud, so that they leave this machine's disks and what is mounted there."""
     place = urlsplit(client.get_run(run_id).info.artifact_uri)
-    if place.scheme == "mlflow-artifacts":
+    if place.scheme == "mlflow-artifacts" and not place.netloc:
         place = urlsplit(client.tracking_uri)
-    return place.scheme not in ("", "file") and place.hostname not in ("localhost", "127.0.0.1", "::1")
+    here = place.scheme in SERVERS and place.hostname in ("localhost", "127.0.0.1", "::1")  # elsewhere: a bucket's name
+    return place.scheme not in ("", "file") and not here
 
 
 def own_file(run_dir: Path, name: str) -> Path:

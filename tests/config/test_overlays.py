@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "experiments" / "preset").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["facenet-train"])
+    monkeypatch.setattr(overlays, "said_beside", ContextVar("said_beside", default=None))
     for variable in ("HYDRA_FULL_ERROR", "PYTHONSAFEPATH"):  # a command sets them, for what it starts
         monkeypatch.setenv(variable, "1")
     return tmp_path
@@ -386,3 +389,37 @@ def test_an_address_that_references_join_is_opened_when_the_command_says_it(
             overlays.check_composed(joined)
     monkeypatch.setattr(overlays, "files_read", [])  # nothing of a directory's
     overlays.check_composed(joined)
+
+
+@pytest.mark.parametrize(
+    ("said", "fine"),
+    [
+        ("tracking.uri=http://faces.co", True),
+        ("tracking.uri='http://faces.co'", True),
+        ("data.shards=[http://faces.co,http://other]", True),
+        ("data.shards=http://faces.company.org/1.tar", False),
+        ("tracking.uri=http://faces.co/inner", False),
+    ],
+)
+def test_what_an_address_begins_with_is_not_said(monkeypatch: pytest.MonkeyPatch, said: str, fine: bool) -> None:
+    monkeypatch.setattr(sys, "argv", ["facenet-train", said])
+    assert (problems("preset/x.yaml", "tracking: {uri: 'http://faces.co'}") == []) is fine
+    monkeypatch.setattr(overlays, "files_read", [Path("x.yaml")])
+    stranger = {"loss": {"_target_": "my_faces.Compact", "path": "/home"}}
+    monkeypatch.setattr(sys, "argv", ["facenet-train", "loss.path=/home" if fine else "data.root=/home/faces"])
+    with contextlib.nullcontext() if fine else pytest.raises(UserError, match="opened by a class of somebody else's"):
+        overlays.check_composed(stranger)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_class_of_a_strangers_opens_is_not_on_record_but_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    opened = "loss.terms.mine.loss.table=/home/me/key"
+    write_command(place / "experiments", ["-m", "seed=1,2", opened])
+    arguments = cli.resumed(["sweep.resume=experiments", *([opened] if again else [])])
+    assert opened in arguments
+    monkeypatch.setattr(sys, "argv", ["facenet-train", *arguments])
+    config = {"loss": {"terms": {"mine": {"loss": {"_target_": "my_faces.Compact", "table": "/home/me/key"}}}}}
+    with contextlib.nullcontext() if again else pytest.raises(UserError, match="opened by a class of somebody else's"):
+        overlays.check_composed(config)

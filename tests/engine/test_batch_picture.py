@@ -31,3 +31,12 @@ def test_the_first_batch_is_drawn_and_all_pass_through(tmp_path, triplets, order
     for place, row in enumerate(order):
         top, left = place // 6 * 4, place % 6 * 5
         assert np.array_equal(picture[top : top + 4, left : left + 5], batches[0].images[row].numpy())
+
+
+def test_a_batch_of_huge_images_is_drawn_small(tmp_path):
+    images = torch.arange(2 * 1100 * 4 * 3).reshape(2, 1100, 4, 3).to(torch.uint8)
+    with BatchPicture(tmp_path, triplets=False).watching(
+        iter([Batch(images, torch.arange(2), np.arange(2))])
+    ) as passing:
+        assert [each.images is images for each in passing] == [True]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / NAME))[:, :2], images[0, ::3, ::3].numpy())

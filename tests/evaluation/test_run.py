@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,28 @@ def test_benchmarks_of_a_run_and_their_names():
     for name in ("train", "history", "a b", "ü/x"):
         with pytest.raises(UserError, match="give it another name"):
             together(lfw, {name: agedb})
+
+
+def test_the_name_of_the_short_one_takes_no_file_of_the_run():
+    assert together(Bin(path="/sets/val.bin", protocol=Protocol()), {})[0].name == "val"
+    for name in ("split", "tracking", "result"):
+        with pytest.raises(UserError, match=f"benchmark: its name is '{name}'.*benchmarks.NAME="):
+            together(Bin(path=f"/sets/{name}.bin", protocol=Protocol()), {})
+
+
+def test_a_frozen_benchmark_of_ones_own_is_named_and_one_that_cannot_be_is_a_line():
+    @dataclass(frozen=True)
+    class Frozen:
+        name: str = "x"
+        key: str = "benchmark"
+
+    class Fixed:
+        name = property(lambda self: "x")
+
+    (found,) = together(NoBenchmark(), {"mine": Frozen()})
+    assert (found.name, found.key) == ("mine", "benchmarks.mine")
+    with pytest.raises(UserError, match=r"benchmarks\.mine: Fixed lets no name and key be set"):
+        together(NoBenchmark(), {"mine": Fixed()})
 
 
 def test_a_named_one_is_told_by_its_own_key(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +13,7 @@ from facenet.backbones.mobilefacenet import MobileFaceNet
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.data.transforms import Preprocess
 from facenet.errors import UserError
+from facenet.tasks.epochs import Epochs
 from facenet.tasks.job import prepare
 from facenet.tasks.rehearsal import check_preprocess
 
@@ -94,3 +97,9 @@ def test_an_embedding_of_no_numbers_is_refused():
     ):  # of a damaged checkpoint; a command's is checked before
         SyntheticFaces(num_identities=4, images_per_identity=2, size=32, seed=-1)
     assert len(SyntheticFaces(num_identities=1000, images_per_identity=100, size=32)) == 100_000
+
+
+@pytest.mark.parametrize(("value", "score"), [(0.5, 0.5), (math.nan, None), (math.inf, math.inf)])
+def test_a_figure_that_is_no_number_is_no_score(value, score):
+    epochs = SimpleNamespace(plan=SimpleNamespace(select="mine/share", lower_is_better=False))
+    assert Epochs.score(epochs, {"mine/share": value}) == score

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 
 import pytest
 
 from facenet.errors import UserError
+from facenet.evaluation import Lfw, Protocol
 from facenet.tasks import own_runs
-from facenet.tasks.as_trained import of_run
+from facenet.tasks.as_trained import as_trained, of_run
 from facenet.tasks.own_runs import is_own, key, mark
 
 PROTOCOL = {"_target_": "facenet.evaluation.Protocol", "distance": "l2", "flip": "none", "subtract_mean": False}
@@ -43,6 +45,23 @@ def test_a_mark_holds_for_its_config_and_its_user(cache, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FACENET_CACHE", str(tmp_path / "file"))
     assert key() is None and mark({}) is None and not is_own(found)  # where nothing can be kept
+
+
+@pytest.mark.parametrize(("mode", "owner", "own"), [(0o600, 0, True), (0o644, 0, False), (0o600, 1, False)])
+def test_a_key_that_others_know_marks_nothing(cache, monkeypatch, mode, owner, own):
+    cache.mkdir()  # shared, such as FACENET_CACHE=/scratch/cache
+    (cache / own_runs.NAME).write_bytes(b"k" * own_runs.LENGTH)
+    (cache / own_runs.NAME).chmod(mode)
+    user = os.geteuid() + owner
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert (key() is not None) is own and is_own(content(benchmark=LFW)) is own
+
+
+@pytest.mark.parametrize("benchmarks", [[1], "x", {"more": [1]}])
+def test_benchmarks_that_are_none_count_for_nothing(benchmarks):
+    named = Lfw(root="/lfw", protocol=Protocol())
+    named.key = "benchmarks.more"
+    assert as_trained(named, {"config": {"benchmarks": benchmarks}}, []) is named
 
 
 def judged(compose_evaluate, found, *overrides):

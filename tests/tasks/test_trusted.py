@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import facenet
 from facenet import config as configs
 from facenet.commands import composed
+from facenet.config import overlays
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.files import trusted
@@ -97,7 +99,7 @@ def test_neither_the_working_directory_nor_the_checkpoints_brings_it(
 
 def test_load_takes_it_where_the_caller_trusts_it_and_only_there(unseen: Path, tmp_path: Path) -> None:
     path = saved(tmp_path, TARGET)
-    network = facenet.load(path, trust=str(unseen), device="cpu")
+    network = facenet.load(path, trust=unseen, device="cpu")
     assert type(network.embedder).__module__ == NAME and network.embedding_size == 8
     with pytest.raises(UserError, match=ALLOWS):
         facenet.load(path, device="cpu")
@@ -108,6 +110,7 @@ def test_load_takes_it_where_the_caller_trusts_it_and_only_there(unseen: Path, t
     [
         {"weights_file": "x.pt"},
         {"weights_file": "https://x/y"},
+        {"shares": {"/etc/passwd": 1.0}},
         {"inner": {"_target_": f"{NAME}.torch.nn.Linear"}},
         {"inner": {"_target_": "os.system", "command": "true"}},
         {"inner": {"_target_": f"{NAME}.torch.hub.load"}},
@@ -164,6 +167,7 @@ def test_another_version_than_the_runs_is_said(caplog: pytest.LogCaptureFixture,
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
     token = trusted.said.set(())
+    monkeypatch.setattr(overlays, "said_beside", ContextVar("said_beside", default=None))
     yield lambda *arguments: composed.resumed(composed.without_trust(list(arguments)))
     trusted.said.reset(token)
 

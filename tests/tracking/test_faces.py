@@ -15,6 +15,9 @@ PLACES = {
     "/home/me/mlartifacts/1": ("sqlite:////home/me/mlflow.db", False),
     "mlflow-artifacts:/1/run": ("http://127.0.0.1:5000", False),
     "mlflow-artifacts:/2/run": ("https://mlflow.example.org", True),
+    "mlflow-artifacts://localhost:5000/3": ("http://localhost:5000", False),
+    "mlflow-artifacts://files.example.org/3": ("http://localhost:5000", True),
+    "s3://localhost/1": ("sqlite:////home/me/mlflow.db", True),  # a bucket's name
     "s3://bucket/1": ("sqlite:////home/me/mlflow.db", True),
     "https://files.example.org/1": ("http://localhost:5000", True),
 }

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 MOST_PAIRS = 10_000_000  # held-out ones; all of LFW's images would give 0.24 million of one identity
 ALWAYS_DRAWN = 100_000  # different pairs, as many as asked for: below, what is drawn depends on the number
 # First parts of a run's metrics, and its own files.
-RESERVED = ("train", "val", "best", "epoch", "folds", "system", "history", "split", "unreadable", "none")
+FILES = ("history", "split", "unreadable", "tracking", "result")
+RESERVED = ("train", "val", "best", "epoch", "folds", "system", "none", *FILES)
 PREFERRED = (".jpeg", ".png", ".jpg")  # the last of an image that is there twice
 
 
@@ -294,6 +295,12 @@ def together(short: Benchmark, named: Mapping[str, Benchmark]) -> list[Benchmark
     """The benchmarks of a run: that of `benchmark=`, under its own name, and those of `benchmarks`, each under the name that it has there. Raises
     UserError for a name that two have, or that figures or files of a run have."""
     found = [] if isinstance(short, NoBenchmark) else [short]
+    for each in found:  # a set may be called val.bin, but no file of it as one of the run's
+        if each.name in FILES or not re.fullmatch(r"[\w.-]+", str(each.name)):
+            raise UserError(
+                f"{each.key}: its name is {shown(str(each.name))!r}, as no figures and files of a benchmark are called; give it one with "
+                "+benchmark@benchmarks.NAME=... beside benchmark=none"
+            )
     for name, each in named.items():
         if isinstance(each, NoBenchmark):
             continue
@@ -303,6 +310,10 @@ def together(short: Benchmark, named: Mapping[str, Benchmark]) -> list[Benchmark
         if name in [other.name for other in found]:
             raise UserError(f"{key}: benchmark= is called {name}, too; give this one another name, such as {name}_2")
         each = copy.copy(each)
-        each.name, each.key = name, key
+        try:
+            object.__setattr__(each, "name", name)  # a stranger's may be a frozen dataclass
+            object.__setattr__(each, "key", key)
+        except AttributeError:
+            raise UserError(f"{key}: {type(each).__name__} lets no name and key be set, which one has here") from None
         found.append(each)
     return found
