@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str =
     of. Raises UserError for a file that is missing, damaged or none of facenet's, and for a device that is not there.
     """
     file = checkpoint_named(path)
-    with trusted.also(map(os.fspath, [trust] if isinstance(trust, str | os.PathLike) else trust)):
+    with trusted.also([str(each) for each in ([trust] if isinstance(trust, str | os.PathLike) else trust)]):
         restored = from_checkpoint(str(file))
     content = restored.content
     stored = content["config"].get("benchmark")
