@@ -27,7 +27,7 @@ from facenet.evaluation.contract import Benchmark, Opened, Outcome
 from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import replacing
 from facenet.privacy.addresses import masked_address
-from facenet.tasks import auto
+from facenet.tasks import auto, page
 from facenet.tasks.as_trained import as_trained, is_unsaid, of_run
 from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin, source_in
@@ -38,6 +38,7 @@ from facenet.tasks.restore import Restored, checkpoint_named, from_weights, rest
 from facenet.tasks.result import Result
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import RunFacts
+from facenet.tracking.store import NOTE
 from facenet.tracking.tracker import Tracker, publish
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ def evaluate(evaluation: Evaluation, network: Restored, *, run_dir: Path, overri
     places = {name: place for name, place in evaluation.data.items() if name in PLACES and place is not None}
     opened = opened_on(benchmarks, network, places)
     run_dir.mkdir(parents=True, exist_ok=True)
+    tags = origin("facenet-evaluate", overrides, network.content.get("config", {}))
+    trained_by = str(network.content.get("run_id"))
     facts = RunFacts(
         name=f"evaluate {Path(path).name} on {', '.join(each.name for each in opened)}",
         run_dir=run_dir,
@@ -115,10 +118,7 @@ def evaluate(evaluation: Evaluation, network: Restored, *, run_dir: Path, overri
         },
         config_yaml=configs.to_yaml(network.content.get("config", {})),
         plan={"benchmark": NEXT.join(map(str, opened)), "precision": evaluation.precision.dtype},
-        tags={
-            **origin("facenet-evaluate", overrides, network.content.get("config", {})),
-            "trained_by_run": str(network.content.get("run_id")),
-        },
+        tags={**tags, "trained_by_run": trained_by, NOTE: page.of_test(path, trained_by, tags["command"])},
         datasets={
             "test" if each is opened[0] else f"test {each.name}": (
                 each.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,6 +58,17 @@ def span_of(run_dir: Path, select: str, value: float) -> str:
                 f" (95 % interval {interval(value, int(json.loads(text_of(run_dir / f'{name}.json'))['num_pairs']))})"
             )
     return ""
+
+
+def of_test(path: str, trained_by: str, command: str) -> str:
+    """Of a network's test: which one, and the run that trained it, whose id is the checkpoint's word."""
+    known = re.fullmatch("[0-9a-f]{32}", trained_by) is not None
+    way = (
+        f"Trained by run `{trained_by}`:\n{fenced(f'facenet-runs show {trained_by}')}"
+        if known
+        else "Trained elsewhere."
+    )
+    return cleaned(f"Test of\n{fenced(path)}\n{way}\n\nRepeat it:\n{fenced(command)}")
 
 
 def next_commands(run_dir: Path, checkpoint: str) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
 
 import pytest
 
-from facenet.tracking import reading
+from facenet.tracking import reading, views
 
 pytestmark = pytest.mark.slow
 PARAMS, ACCURACY = ("optimizer.lr", "data.batch_size"), "lfw/accuracy"
@@ -28,64 +28,81 @@ def page(browser, server):
     opened.close()
 
 
-def test_runs_table(page, sweep, screenshot):
-    page.goto(f"/#/experiments/{sweep.experiment}/runs")
+@pytest.fixture(scope="module")
+def links(sweep):
+    """What the end of a sweep prints, by name, without the address of the server."""
+    view = views.View(
+        name=f"sweep-{sweep.study.sweep_id}",
+        condition=f"tags.sweep_id = '{sweep.study.sweep_id}'",
+        select=ACCURACY,
+        lower_is_better=False,
+        axes=sweep.study.axes,
+    )
+    lines = views.compare_pages(sweep.uri, sweep.runs, view).splitlines()[2:]
+    return {line.rsplit(maxsplit=1)[0].strip(): line.partition("#")[2] for line in lines}
+
+
+def test_runs_table(page, sweep, links, screenshot):
+    page.goto(f"/#{links['as a table']}")
     page.get_by_text("matching runs").wait_for()
-    page.locator(f'[row-id="{sweep.runs[0].id}"]').first.wait_for()
-    page.get_by_role("button", name="Columns").click()
-    for column in ("Source", "Dataset", "Models", *PARAMS, f"best/{ACCURACY}"):  # the first three are shown at first
-        turn(page, column)
-    page.keyboard.press("Escape")
+    best = max(sweep.runs, key=lambda run: run.metrics[f"best/{ACCURACY}"])
+    page.locator(f'[row-id="{best.id}"]').first.wait_for()
     columns = [*(f"params.`{name}`" for name in PARAMS), f"metrics.`best/{ACCURACY}`"]
     for run in sweep.runs:
         expected = [float(run.params[name]) for name in PARAMS] + [run.metrics[f"best/{ACCURACY}"]]
         cells = [page.locator(f'[row-id="{run.id}"] [role=gridcell][col-id="{column}"]') for column in columns]
         assert [float(cell.inner_text()) for cell in cells] == pytest.approx(expected)
+        assert page.locator(f'[row-id="{run.id}"]').get_by_text(run.name, exact=True).count() == 1, "names are whole"
+        interval = page.locator(f'[row-id="{run.id}"] [role=gridcell][col-id="tags.`interval.lfw`"]').inner_text()
+        assert interval == run.tags["interval.lfw"]
     screenshot(page, "sweep-runs")
 
 
-def turn(page, column):
-    """Shows a column, or hides it. Its group is closed where MLflow got the runs after the list was opened."""
-    page.get_by_placeholder("Search columns").fill(column)
-    tree = page.get_by_test_id("column-selector-tree")
-    name, closed = tree.get_by_text(column, exact=True).first, tree.locator("[class*=switcher_close]").first
-    name.or_(closed).first.wait_for()
-    if name.count() == 0:
-        closed.click()
-    name.click()
-
-
-def test_chart_view(page, sweep, screenshot):
-    page.goto(f"/#/experiments/{sweep.experiment}/runs?compareRunsMode=CHART")
-    page.get_by_placeholder("Search metric charts").fill(f"^{ACCURACY}$")
+def test_chart_view(page, sweep, links, screenshot):
+    page.goto(f"/#{links['as charts']}")
     page.get_by_test_id("experiment-view-compare-runs-card").first.wait_for()
     expected = {run.name: reading.history(sweep.uri, run.id, ACCURACY) for run in sweep.runs}
     page.wait_for_function(
         f"() => ({PLOTS})().flat().filter(trace => trace.y && trace.y.length).length >= {len(expected)}"
     )
-    (plot,) = page.evaluate(PLOTS)
+    plot = next(
+        each
+        for each in page.evaluate(PLOTS)
+        if {name for name in expected if any((trace["name"] or "").startswith(name) for trace in each)} == {*expected}
+    )
     for name, points in expected.items():
-        drawn = next(trace for trace in plot if trace["name"].startswith(name[:60]) and trace["y"])
-        assert drawn["x"] == [step for step, _ in points]
-        assert drawn["y"] == pytest.approx([value for _, value in points])
+        drawn = next(trace for trace in plot if trace["name"].startswith(name) and trace["y"])
+        found = [(x, y) for x, y in zip(drawn["x"], drawn["y"], strict=True) if math.isfinite(y)]  # NaN is not drawn
+        assert [step for step, _ in found] == [step for step, _ in points]
+        assert [value for _, value in found] == pytest.approx([value for _, value in points])
     screenshot(page, "sweep-charts")
 
 
-def test_compare_page(page, sweep, screenshot):
-    ids = json.dumps([run.id for run in sweep.runs], separators=(",", ":"))
-    page.goto(f'/#/compare-runs?runs={ids}&experiments=["{sweep.experiment}"]')
+def test_compare_page_opens_on_the_selected_metric_and_the_swept_params(page, sweep, links, screenshot):
+    page.goto(f"/#{links['side by side']}")
     page.locator(".js-plotly-plot").wait_for()
-    page.get_by_role("combobox").nth(1).click()  # the metrics of the axes
-    page.keyboard.press("Backspace")  # the one that MLflow chose
-    page.keyboard.type(ACCURACY)
-    page.locator(f'[title="{ACCURACY}"]').last.click()
-    page.keyboard.press("Escape")
-    page.wait_for_function(f"() => ({PLOTS})().flat().some(trace => trace.axes.some(axis => axis[0] === '{ACCURACY}'))")
     ((trace,),) = page.evaluate(PLOTS)
     axes = dict(trace["axes"])
+    assert {*axes} == {*PARAMS, ACCURACY}
     for name in PARAMS:
         assert sorted(axes[name]) == pytest.approx(sorted(float(run.params[name]) for run in sweep.runs))
     rows = sorted(zip(*(axes[name] for name in (*PARAMS, ACCURACY)), strict=True))
     expected = sorted((*(float(run.params[name]) for name in PARAMS), run.metrics[ACCURACY]) for run in sweep.runs)
     assert [value for row in rows for value in row] == pytest.approx([value for row in expected for value in row])
     screenshot(page, "sweep-compare")
+
+
+def test_run_page_says_what_came_of_it_and_what_to_type(page, sweep, screenshot):
+    run = sweep.runs[0]
+    page.goto(f"/#/experiments/{sweep.experiment}/runs/{run.id}")
+    page.get_by_text("Train on:").wait_for()
+    text = page.locator("body").inner_text()
+    for told in (
+        run.name,
+        f"{ACCURACY} {run.metrics[f'best/{ACCURACY}']:.4f}",
+        run.tags["interval.lfw"],
+        "facenet-evaluate",
+    ):
+        assert told in text
+    assert "Repeat it:" in text and "facenet-train" in text
+    screenshot(page, "sweep-run")

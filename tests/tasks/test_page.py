@@ -56,3 +56,10 @@ def test_a_run_that_did_not_finish_says_why_and_goes_on(facts, error):
     told = "no such device: tcp://***@b" if isinstance(error, ValueError) else "**Stopped**"
     assert told in tags[NOTE] and "hunter2" not in tags[NOTE]
     assert f"facenet-train resume={facts.run_dir}" in tags[NOTE]
+
+
+def test_a_test_names_the_run_that_trained_and_takes_no_checkpoints_word_for_markdown():
+    run_id = "0123456789abcdef" * 2
+    note = page.of_test("/x/best.pt", run_id, "facenet-evaluate checkpoint=/x/best.pt")
+    assert f"facenet-runs show {run_id}" in note and "/x/best.pt" in note
+    assert "[click](http://evil)" not in page.of_test("/x/best.pt", "[click](http://evil)", "c")
