@@ -184,6 +184,8 @@ def value_problems(node: Any, path: str) -> Iterator[str]:
                 yield f"{at}: says whose code may run; {ON_THE_COMMAND_LINE}"
             elif key == "resume" and not path and value not in (None, "auto", "null"):
                 yield f"{at}: names a run to write into; {ON_THE_COMMAND_LINE}"
+            elif (path, key) == ("tracking", "upload_faces") and value not in (False, "false"):
+                yield f"{at}: would send pictures of people; {ON_THE_COMMAND_LINE}"
             elif opens(key, value, path):
                 yield f"{at}: {shown(str(value))!r} would open a file or an address; {ON_THE_COMMAND_LINE}"
             else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet import config as configs
+from facenet.config.overrides import key_of
 from facenet.config.slots import addresses_in, openings, openings_of_strangers
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
@@ -187,11 +188,13 @@ def in_order_of(stored: Any, config: Any) -> Any:
 
 
 def own_places(wanted: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Returns the config with the cache where this command has it: the directory's word is not enough to write anywhere, and a cache can be made
-    again."""
-    if "cache_dir" not in wanted["data"] or any(item.lstrip("+").startswith("data.cache_dir=") for item in overrides):
-        return wanted
-    return {**wanted, "data": {**wanted["data"], "cache_dir": None}}
+    """Returns the config with the cache where this command has it, and pictures of people sent only if this command says so: the directory's word is
+    not enough to write or send anything, and a cache can be made again."""
+    said = set(map(key_of, overrides))
+    for group, key, value in (("data", "cache_dir", None), ("tracking", "upload_faces", False)):
+        if key in wanted[group] and f"{group}.{key}" not in said:
+            wanted = {**wanted, group: {**wanted[group], key: value}}
+    return wanted
 
 
 def check_store(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path) -> None:

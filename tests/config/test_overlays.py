@@ -120,6 +120,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a launcher's file": ("hydra/launcher/x", "_target_: hydra_plugins.facenet_launcher.FacenetLauncher"),
     "a launcher's file elsewhere": ("hydra/launcher/x", "# @package hydra\nn_jobs: 1"),
     "a run to write into": ("preset/x", G + "resume: /home/me/best\nresume_changed: true"),
+    "pictures of people": ("preset/x", G + "tracking: {upload_faces: true}"),
+    "pictures of people, as an axis": ("preset/x", G + "hydra: {sweeper: {params: {tracking.upload_faces: true}}}"),
     "a run to write into, as an axis": ("preset/x", G + "hydra: {sweeper: {params: {resume: /home/me/best}}}"),
     "bytes": ("preset/x", G + "tracking: {run_name: !!binary aGk=}"),
     "object": ("preset/x", G + "seed: !!python/object/apply:os.system [id]"),
@@ -174,6 +176,7 @@ TAKEN: dict[str, tuple[str, str]] = {
     "a store in a file": ("preset/x", G + "tracking: {uri: 'sqlite:////tmp/mlflow.db'}"),
     "a cache": ("preset/x", G + "data: {cache_dir: /tmp/x, within: null}"),
     "a colon and a brace": ("preset/x", G + "tracking: {run_name: 'a:{b}'}"),
+    "pictures of people, not sent": ("preset/x", G + "tracking: {upload_faces: false}"),
     "a run that goes on where it is": ("preset/x", G + "resume: auto"),
     "nothing": ("preset/x", ""),
 }

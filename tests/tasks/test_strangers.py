@@ -242,3 +242,6 @@ def test_a_run_directory_chooses_no_store_and_no_place_for_a_cache(tmp_path: Pat
     resume.check_store(theirs, theirs, tmp_path)  # the command line says it too
     assert resume.own_places(theirs, [])["data"] == {"cache_dir": None}
     assert resume.own_places(theirs, ["data.cache_dir=/home/me"]) == theirs
+    sent = {**theirs, "tracking": {"upload_faces": True}}
+    assert resume.own_places(sent, [])["tracking"] == {"upload_faces": False}
+    assert resume.own_places(sent, ["tracking.upload_faces=true", "data.cache_dir=/home/me"]) == sent
