@@ -131,7 +131,10 @@ class Network:
 
     def _unit_rows(self, rows: ArrayLike, name: str) -> Floats:
         """Returns unit rows in float64: products of float32 err by 1e-7, an l2 distance near 0 then by 3e-4."""
-        found = np.asarray(rows, np.float64)
+        try:
+            found = np.asarray(rows, np.float64)
+        except (TypeError, ValueError):
+            raise UserError(f"{name}: expected embeddings, numbers (N, D) as embed(images) gives them") from None
         if found.ndim not in (1, 2) or found.shape[-1] != self.embedding_size or not np.isfinite(found).all():
             raise UserError(
                 f"{name}: expected finite embeddings of this network, (N, {self.embedding_size}) or ({self.embedding_size},); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -125,7 +126,9 @@ def way_to_trust(target: Any) -> str:
     if not strange or parts[0] in trusted.KNOWN or parts[0] in sys.stdlib_module_names:
         return ""
     name = shown(parts[0])
-    return f"; if you trust all code of {name}, say on the command line: {trusted.KEY}={name}"
+    near = next((place for place in (name, f"{name}.py") if os.path.exists(place)), None)
+    said = f"{trusted.KEY}={os.path.join('.', near)}" if near else f"{trusted.KEY}={name} or {trusted.KEY}=PATH/{name}"
+    return f"; if you trust all code of {name}, say on the command line: {said}; from Python: {trusted.KEY}="
 
 
 def of_stranger(parts: list[str], path: str, package: trusted.Package) -> Any:

@@ -208,7 +208,7 @@ def evaluate_pairs(
         tar_at_far=_by_target(np.array(tars), np.array(fars)),
         roc=roc,
         num_different=fewest_different(same, folds),
-        distances=distances,
+        distances=pooled,
     )
 
 

@@ -174,7 +174,8 @@ def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any])
     tracking, before = configs.build(config["tracking"], "tracking"), earlier.config["tracking"].get("register")
     if config["tracking"].get("register", before) != before:
         tracking.register_best(earlier.run_id, functools.partial(network_of, path))
-    told = f"{earlier.run_dir}: finished at step {plan.total_steps:,}; left as it is. To train on: trainer.epochs=N resume_changed=true"
+    longer = "trainer.epochs=N" if config["trainer"].get("max_steps") is None else "trainer.max_steps=N"
+    told = f"{earlier.run_dir}: finished at step {plan.total_steps:,}; left as it is. To train on: {longer} resume_changed=true"
     print(told, summary({"checkpoint": str(path), "metrics": row}, earlier.run_dir, None), sep="\n", flush=True)
     value = row.get(plan.select)
     return Result(row, earlier.run_dir, path, earlier.run_id, None if value is None else float(value))

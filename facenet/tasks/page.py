@@ -12,6 +12,7 @@ from typing import Any
 
 from facenet.errors import UserError, printable
 from facenet.evaluation.report import digits, interval
+from facenet.files import trusted
 from facenet.files.reading import text_of
 from facenet.privacy.addresses import mask
 from facenet.tracking.facts import RunFacts
@@ -74,8 +75,8 @@ def of_test(path: str, trained_by: str, command: str) -> str:
 def next_commands(run_dir: Path, checkpoint: str) -> dict[str, str]:
     """What to type for a run that has finished."""
     return {
-        "test it": shlex.join(["facenet-evaluate", f"checkpoint={checkpoint}"]),
-        "use it": f"facenet.load({checkpoint!r})",
+        "test it": shlex.join(["facenet-evaluate", f"checkpoint={checkpoint}", *trusted.arguments()]),
+        "use it": f"facenet.load({', '.join([repr(checkpoint), *trust_of_load()])})",
         "train on": f"{resume_command(run_dir)} trainer.epochs=N resume_changed=true",
     }
 
@@ -93,7 +94,13 @@ def stopped(run_dir: Path, reason: str) -> str:
 
 
 def resume_command(run_dir: Path) -> str:
-    return shlex.join(["facenet-train", f"resume={run_dir}"])
+    return shlex.join(["facenet-train", f"resume={run_dir}", *trusted.arguments()])
+
+
+def trust_of_load() -> list[str]:
+    """What a call of `facenet.load` has to say to trust what this command does."""
+    names = [argument.partition("=")[2] for argument in trusted.arguments()]
+    return [f"trust={names!r}"] if names else []
 
 
 def fenced(text: str) -> str:

@@ -74,10 +74,15 @@ def refusal(target: str, path: str = PLACE) -> str:
 
 
 def test_a_strangers_class_is_refused_with_the_line_that_allows_it_and_not_imported(
-    package: Path, tmp_path: Path
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = refusal(f"{package.name}.Mine")
-    assert said.endswith(f"; if you trust all code of {package.name}, say on the command line: trust={package.name}")
+    assert (
+        f"; if you trust all code of {package.name}, say on the command line: trust={package.name} or trust=PATH/"
+        in said
+    )
+    monkeypatch.chdir(package.parent)
+    assert f"say on the command line: trust=./{package.name}; " in refusal(f"{package.name}.Mine"), "it lies here"
     assert not (tmp_path / "imported").exists()
 
 

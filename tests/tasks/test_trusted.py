@@ -43,6 +43,7 @@ class Flat(Embedder):
 TARGET = {"_target_": f"{NAME}.Flat"}
 PREPROCESS = {"_target_": "facenet.data.Preprocess", "size": [8, 8]}
 ALLOWS = f"say on the command line: trust={NAME}"
+ALLOWS_HERE = f"say on the command line: trust=./{NAME}; "
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_neither_the_working_directory_nor_the_checkpoints_brings_it(
 ) -> None:
     monkeypatch.chdir(unseen.parent)
     (tmp_path / NAME).symlink_to(unseen)
-    with pytest.raises(UserError, match=ALLOWS):
+    with pytest.raises(UserError, match=ALLOWS_HERE):
         from_checkpoint(str(saved(tmp_path, TARGET)))
     with pytest.raises(UserError, match="the working directory is not searched"):
         facenet.load(saved(tmp_path, TARGET), trust=NAME, device="cpu")
