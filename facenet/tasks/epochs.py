@@ -144,7 +144,6 @@ class Epochs:
         self.writer.finish()
         unreadable = self.unreadable()
         if self.first:
-            # A run that goes on counts at its end.
             self.records.unreadable(unreadable, step=None if self.engine.stopped else self.progress.step)
             self.records.publish()
         if (collapsed := self.collapsed()) and not self.engine.stopped:
@@ -250,9 +249,8 @@ class Epochs:
             if measured and report.collapse_of(source, row) is None:
                 raise UserError(f"trainer.select={self.plan.select}: not among {', '.join(measured)}")
             return None
-        if math.isnan(value):  # nothing compares with it, so that as the first it would stay the best
-            return None
-        return -value if self.plan.lower_is_better else value
+        turned = -value if self.plan.lower_is_better else value
+        return None if math.isnan(value) else turned  # nothing compares with NaN: as the first it would stay the best
 
     def state(self) -> dict[str, Any]:
         """The tensors of a checkpoint, in host memory. All processes call it together."""
@@ -302,8 +300,7 @@ class Epochs:
         return None if found is None or found.threshold is None else found.threshold.as_dict()
 
     def write(self, content: dict[str, Any], draws: Draws, *, score: float | None, finished_epoch: bool) -> None:
-        """The checkpoint, and after the first the config, split and tags that it was written under: a run that ends before is what it was. After
-        the best epoch until now its pictures."""
+        """Writes checkpoint and pictures, and after the first checkpoint what it was written under: a run that ends before is what it was."""
         self.keeper.save(content, score=score, finished_epoch=finished_epoch)
         self.records.draw(draws)
         if self.settled:
