@@ -77,6 +77,7 @@ def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources
     expected |= {f"facenet/reports/page.{kind}" for kind in ("css", "js")} | {
         "facenet/py.typed",
         "facenet/commands/completion.sh",
+        "facenet/config/near.yaml",
         "facenet/tools/project.txt",
     }
     assert packed == expected | {"facenet/conf/__init__.py", "facenet/experiments/__init__.py"}

@@ -116,7 +116,7 @@ def test_the_backbone_is_a_choice_of_the_directory(
 
 def test_a_choice_of_the_directory_needs_trust(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    with pytest.raises(UserError, match=r"small\.yaml: backbone\._target_: .*trust=my_faces"):
+    with pytest.raises(UserError, match=r"small\.yaml: backbone\._target_: .*trust=\./my_faces;"):
         composed(place, tmp_path, "backbone=small")
 
 

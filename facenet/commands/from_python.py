@@ -105,6 +105,7 @@ def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[st
             trusted.version_of.cache_clear()  # this program may have changed its source since its last call
             arguments = single(config_name, given)
             stack.callback(overlays.overrides_said.reset, overlays.overrides_said.set(arguments))
+            stack.callback(overlays.said_beside.reset, overlays.said_beside.set(None))  # no command on record
             config, run_dir = composed(config_name, arguments)
         try:
             run_dir.mkdir(parents=True, exist_ok=True)

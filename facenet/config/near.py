@@ -6,7 +6,10 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 from typing import Any
+
+import yaml
 
 from facenet.config.slots import SLOTS, closest
 from facenet.errors import shown
@@ -14,72 +17,10 @@ from facenet.files import trusted
 from facenet.files.choices import built_in as choices
 
 Row = str | tuple[str, str]
-# Names, in lower case and with _ for -: the overrides, where {} is the value; two of a switch that is on, and off.
-HABITS: dict[str, Row] = {
-    "lr learning_rate init_lr base_lr initial_lr": "optimizer.lr={}",
-    "min_lr": "schedule.min_lr_ratio=0.01",
-    "wd": "optimizer.weight_decay={}",
-    "epoch epochs num_epochs max_epochs n_epochs": "trainer.epochs={}",
-    "step steps max_steps num_steps iterations": "trainer.max_steps={}",
-    "batch_size bs batch batchsize train_batch_size b": "data.batch_size={}",
-    "eval_batch_size val_batch_size test_batch_size": "benchmark.batch_size={}",
-    "num_workers workers n_workers j": "data.num_workers={}",
-    "image_size img_size imgsz input_size size": "data.image_size={}",
-    "input_shape": "data.image_size=160",
-    "root train_data_path data_path data_dir data_root train_dir dataset": "data=folder data.root={}",
-    "train_annotation_path annotation_path": "data=annotation data.list={}",
-    "val_data_path lfw_dir_path lfw lfw_dir lfw_path": "benchmark=lfw benchmark.root={}",
-    "val_pairs_path lfw_pairs_path pairs": "benchmark=lfw benchmark.pairs={}",
-    "lfw_eval_flag do_eval": ("benchmark=lfw", "benchmark=none"),
-    "model_name model arch architecture net network": "backbone={}",
-    "model_path pretrained_path pretrained finetune": "weights={}",
-    "ckpt checkpoint resume_from load": "resume={}",
-    "checkpoint_path save_dir output_dir out_dir outdir output work_dir log_dir logdir": "hydra.run.dir={}",
-    "name run_name exp_name": "tracking.run_name={}",
-    "experiment_name project": "tracking.experiment={}",
-    "device": "accelerator={}",
-    "cuda gpu use_gpu use_cuda": ("accelerator=cuda", "accelerator=cpu"),
-    "cpu no_cuda": ("accelerator=cpu", "accelerator=auto"),
-    "amp use_amp fp16 half autocast mixed_precision grad_scale dtype": ("precision=fp16", "precision=fp32"),
-    "bf16 bfloat16": ("precision=bf16", "precision=fp32"),
-    "loss_scale": "precision=fp16 precision.init_scale={}",
-    "distributed ddp": ("distributed=ddp", "distributed=single"),
-    "gpus num_gpus ngpus n_gpu devices nproc_per_node nproc num_processes world_size": "distributed=ddp distributed.num_processes={}",
-    "sync_bn syncbn": ("distributed=ddp distributed.sync_batch_norm=true", "distributed.sync_batch_norm=false"),
-    "gradient_accumulation_steps accum accumulation grad_accum accumulate_grad_batches": "trainer.accumulate={}",
-    "log_freq log_interval print_freq": "trainer.log_every={}",
-    "save_period save_total_limit": "trainer.keep={}",
-    "clip clip_grad grad_clip max_grad_norm gradient_clip_val": "trainer.clip_grad_norm={}",
-    "ema": ("trainer.ema_decay=0.999", "trainer.ema_decay=0.0"),
-    "warm_up warmup": "schedule=warmup_cosine schedule.warmup_epochs={}",
-    "optimizer_type opt optim": "optimizer={}",
-    "lr_decay_type scheduler lr_scheduler sched": "schedule={}",
-    "criterion loss_fn loss_type": "loss={}",
-    "augmentation aug transform transforms": "augment={}",
-    "config cfg recipe": "preset={}",
-}
-# Names that have no override, and what there is instead.
-INSTEAD = {
-    "nnodes nnode node_rank master_addr master_port local_rank": "torchrun's own: torchrun --nnodes ... -m facenet distributed=ddp",
-    "init_epoch": "a run goes on with resume=RUN, which counts its epochs itself",
-    "early_stop patience": "schedules end at a known epoch, and best.pt keeps the best",
-    "do_predict predict": "no command compares two single pictures; facenet-evaluate judges a list of pairs",
-    "help": "--help",
-    "version": "--version",
-    "eval evaluate test val validate": "a command of its own: facenet-evaluate checkpoint=FILE",
-}
-# Of each group: what others call a choice.
-CALLED = {
-    "accelerator": {"gpu": "cuda", "cuda:0": "cuda", "0": "cuda", "tecorigin": "sdaa"},
-    "backbone": {"facenet": "inception_resnet_v1", "mobilenet": "mobilenet_v1", "inception_resnetv1": "inception_resnet_v1"},
-    "distributed": {"true": "ddp", "false": "single", "none": "single", "dp": "ddp"},
-    "loss": {"softmax": "ce", "cross_entropy": "ce", "crossentropy": "ce", "batch_hard": "triplet_hard"},
-    "optimizer": {"sgdm": "sgd"},
-    "precision": {"amp": "fp16", "16": "fp16", "half": "fp16", "float16": "fp16", "16-mixed": "fp16", "true": "fp16"}
-    | {"bfloat16": "bf16", "bf16-mixed": "bf16", "32": "fp32", "float32": "fp32", "float": "fp32", "false": "fp32"},
-    "resume": {"true": "auto", "...": "auto"},
-    "schedule": {"cos": "reference_cosine", "cosine": "warmup_cosine", "step": "reference_step", "none": "constant"},
-}  # fmt: skip
+TABLES = yaml.safe_load(files("facenet.config").joinpath("near.yaml").read_text(encoding="utf-8"))
+HABITS: dict[str, Row] = {names: tuple(row) if isinstance(row, list) else row for names, row in TABLES["keys"].items()}
+INSTEAD: dict[str, str] = TABLES["instead"]
+CALLED: dict[str, dict[str, str]] = TABLES["choices"]
 OFF = ("false", "off", "no", "0", "null")
 # A place where a choice is expected.
 PLACES = {

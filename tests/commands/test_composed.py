@@ -85,7 +85,8 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
         ["facenet-train", "data=folder", "benchmark=lfw", "~optimizer"],
         "config: 3 problems\n"
         "  data.root: needs a value; set data.root=...\n"
-        "  benchmark.root: needs a value; set benchmark.root=...\n"
+        "  benchmark.root: needs a value; set benchmark.root=...; without LFW, benchmark=heldout tests on people of your own data, "
+        "benchmark=bin on a file\n"
         "  optimizer: this command needs it; set optimizer=...\n",
         set(),
     ),
