@@ -104,6 +104,7 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
     for name in ("last.pt", "best.pt", "epoch-006.pt"):
         whole, resumed = (checkpoint.load(run / "checkpoints" / name) for run in (straight.run_dir, broken))
         ids = [content.pop("run_id") for content in (whole, resumed)]
+        assert all(content.pop("own") for content in (whole, resumed)), "a mark over the config, addresses and all"
         for content in (whole, resumed):
             content["config"]["resume"] = content["config"]["tracking"]["uri"] = None
         assert unequal(whole, resumed) == []
