@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -27,7 +28,11 @@ def curves(uri, run_dir):
 
 
 def points(client, run_id, name):
-    return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
+    """None for the place that the selected metric holds at step 0: NaN, which equals nothing."""
+    return [
+        (point.step, None if math.isnan(point.value) else point.value)
+        for point in client.get_metric_history(run_id, name)
+    ]
 
 
 @pytest.mark.slow
