@@ -153,9 +153,10 @@ class Trainer:
         parts = self.settings.accumulate
         last = (progress.batches + 1) % parts == 0
         self.fresh.before(progress.step * parts + progress.batches % parts)
-        images, labels = self.accelerator.to_device(batch.images), self.accelerator.to_device(batch.labels)
+        to_device = self.accelerator.to_device
         with contextlib.nullcontext() if last else collectives.local_gradients(self.step_module):
-            loss, figures = self.step_module(images, labels)
+            # No name for the images: they would be held while the gradients need their memory.
+            loss, figures = self.step_module(to_device(batch.images), to_device(batch.labels))
             self.accelerator.backward(loss / parts)
         progress.recent.add({"loss": loss.detach(), **figures})
         progress.batches += 1
