@@ -47,6 +47,10 @@ class View:
         chart = {"metricSectionId": SECTION, "isGenerated": False, "deleted": False, "runsCountToCompare": 100}
         parallel = {"type": "PARALLEL", "selectedParams": [*self.axes], "selectedMetrics": [best], "showAllRuns": True}
         line = {"type": "LINE", "metricKey": self.select, "selectedMetricKeys": [self.select], "xAxisKey": "step"}
+        line |= {
+            "lineSmoothness": 0,
+            "useGlobalLineSmoothing": False,
+        }  # unsaid, points are drawn where none was measured
         return {
             **{"searchFilter": self.condition, "orderByKey": order, "orderByAsc": bool(self.lower_is_better)},
             **{
