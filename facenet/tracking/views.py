@@ -44,34 +44,23 @@ class View:
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": "param", "groupByData": axis} for axis in axes],
         }
+        section = {"uuid": SECTION, "name": SECTION, "display": True}
+        section |= {"isReordered": False, "deleted": False, "isGenerated": False}
         chart = {"metricSectionId": SECTION, "isGenerated": False, "deleted": False, "runsCountToCompare": 100}
         parallel = {"type": "PARALLEL", "selectedParams": [*self.axes], "selectedMetrics": [best], "showAllRuns": True}
-        line = {"type": "LINE", "metricKey": self.select, "selectedMetricKeys": [self.select], "xAxisKey": "step"}
-        line |= {
-            "lineSmoothness": 0,
-            "useGlobalLineSmoothing": False,
-        }  # unsaid, points are drawn where none was measured
+        line: dict[str, Any] = {"type": "LINE", "metricKey": self.select, "selectedMetricKeys": [self.select]}
+        line |= {"xAxisKey": "step", "lineSmoothness": 0}  # unsaid, points are drawn where none was measured
+        line["useGlobalLineSmoothing"] = False
         return {
-            **{"searchFilter": self.condition, "orderByKey": order, "orderByAsc": bool(self.lower_is_better)},
-            **{
-                "selectedColumns": columns,
-                "runsHiddenMode": "SHOW_ALL",
-                "groupBy": grouped if self.seeds and axes else None,
-            },
-            **{
-                "columnWidths": dict.fromkeys(columns, WIDTH),
-                "isAccordionReordered": True,
-            },  # else sections are sorted by name
-            "compareRunSections": [
-                {
-                    "uuid": SECTION,
-                    "name": SECTION,
-                    "display": True,
-                    "isReordered": False,
-                    "deleted": False,
-                    "isGenerated": False,
-                }
-            ],
+            "searchFilter": self.condition,
+            "orderByKey": order,
+            "orderByAsc": bool(self.lower_is_better),
+            "selectedColumns": columns,
+            "columnWidths": dict.fromkeys(columns, WIDTH),
+            "runsHiddenMode": "SHOW_ALL",
+            "groupBy": grouped if self.seeds and axes else None,
+            "isAccordionReordered": True,  # else sections are sorted by name
+            "compareRunSections": [section],
             "compareRunCharts": [
                 {**chart, **parallel, "uuid": f"{SECTION}-0"},
                 {**chart, **line, "uuid": f"{SECTION}-1"},
