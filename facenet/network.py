@@ -36,8 +36,8 @@ Trust = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str = "fp32", trust: Trust = ()) -> Network:
-    """The network of a checkpoint, or of a run, by its directory or its id in MLflow: its best, or its last where none is best. Nothing in the file
-    is run.
+    """The network of `path`: a checkpoint, or a run by its directory or its id in MLflow, whose best it is, or its last where none is best.
+    Nothing in the file is run.
 
     `device` is auto, sdaa, cuda or cpu; `precision` that of the forward pass; `trust` names packages or folders whose classes the network may be
     of. Raises UserError for a file that is missing, damaged or none of facenet's, and for a device that is not there.
@@ -60,7 +60,8 @@ def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str =
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Network:
-    """`preprocess`, `protocol` and `threshold` are those of its run; `threshold` is None where the run was not tested, or its network had collapsed.
+    """A trained network, ready to embed; `load` makes it, from the file `path`. `embedder` is the module, on the device of `accelerator`.
+    `preprocess`, `protocol` and `threshold` are those of its run; `threshold` is None where the run was not tested, or its network had collapsed.
     `distance` and `same` take rows that its own `embed` gave."""
 
     path: Path
@@ -118,8 +119,8 @@ class Network:
         return distance_from_cosine(np.einsum("...d,...d->...", left, right), self.protocol.distance)
 
     def same(self, a: ArrayLike, b: ArrayLike, *, threshold: float | None = None) -> NDArray[np.bool_]:
-        """Whether the two of each pair are one identity: whether their `distance` is below the threshold, the stored one if none is given. Raises
-        UserError where there is none."""
+        """Whether the two of each pair are one identity: whether their `distance` is below the threshold, the stored one if none is given: (N,) bool.
+        Raises UserError where there is none."""
         if threshold is None:
             if self.threshold is None:
                 raise UserError(

@@ -82,8 +82,9 @@ class FaceNet(Embedder):
         return projected
 
     def own_names(self, names: Sequence[str]) -> dict[str, str]:
-        """The same names, or a bare trunk's put under `backbone.model`, where its own head then matches nothing; but for that of facenet-pytorch
-        (timesler), whose `last_linear` and `last_bn` are a projection and a batch norm as here."""
+        """This network's name for each tensor of a weight file: the same where the file has `backbone.` in its names; else the file is a bare
+        trunk, its names go below `backbone.model`, and a head in it matches nothing. In files of facenet-pytorch (timesler) `last_linear` and
+        `last_bn` become projection and batch norm."""
         if any(name.startswith("backbone.") for name in names):
             return {name: name for name in names}
         ported = any(name.startswith("last_linear.") for name in names)

@@ -128,6 +128,7 @@ class InceptionResNetV1(nn.Module):
         initialize(self, init)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps (N, 1792, h, w) of float images (N, 3, H, W)."""
         maps = images
         for stage in self.children():  # they run in the order of their definition
             maps = stage(maps)

@@ -100,7 +100,7 @@ class MobileFaceNet(Embedder):
         return projected
 
     def own_names(self, names: Sequence[str]) -> dict[str, str]:
-        """Also for the two naming schemes under which this architecture's weights are published."""
+        """This network's name for each tensor of a weight file; the two naming schemes under which such weights are published are known."""
         blocks: dict[str, int] = {}  # how a published file calls a block -> its place, counted in file order
         return {name: own_name(name, blocks) for name in names}
 

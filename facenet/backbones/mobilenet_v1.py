@@ -61,5 +61,6 @@ class MobileNetV1(nn.Module):
         initialize(self, init)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps (N, 1024 * width, h, w) of float images (N, 3, H, W)."""
         maps: torch.Tensor = self.stage3(self.stage2(self.stage1(images)))
         return maps

@@ -82,7 +82,8 @@ class Data:
         new: NewImages | None = None,
         out_of: int | None = None,
     ) -> Loader:
-        """Makes batches of these faces, a part of what `open` gave. augment: None where nothing is trained on them. new and out_of are `Loader`'s."""
+        """A loader that makes batches of these faces, a part of what `open` gave. augment: None where nothing is trained on them. new: gives memory
+        of the host for a batch of uint8; None takes pages that are used again. out_of: number of images that `faces` are a small part of."""
         from facenet.data.feed.loader import Loader  # and with it torch
 
         return Loader(
@@ -115,7 +116,7 @@ class FileData(Data):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(FileData):
-    """root/<identity>/<image>. depth: 2 where an identity's images are in folders of its folder."""
+    """A folder of images, root/<identity>/<image>. depth: 2 where an identity's images are in folders of its folder."""
 
     root: str
     depth: int = 1
@@ -142,8 +143,8 @@ class FolderData(FileData):
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationData(FileData):
-    """An annotation file, as `facenet-data annotate` writes it. within: folder that every image must lie in, links followed; for a list
-    from somebody else."""
+    """The images of an annotation file, `list`, as `facenet-data annotate` writes it. within: folder that every image must lie in, links
+    followed; for a list from somebody else."""
 
     list: str
     within: str | None = None
@@ -162,7 +163,7 @@ class AnnotationData(FileData):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordData(Data):
-    """A pack of insightface or of `facenet-data pack`: the folder that holds train.rec, or a .rec file."""
+    """A pack of insightface or of `facenet-data pack`. path: the folder that holds train.rec, or a .rec file."""
 
     path: str
 
@@ -210,7 +211,7 @@ class ShardData(FileData):
         new: NewImages | None = None,
         out_of: int | None = None,
     ) -> Loader:
-        """Mixes the images within the shuffle buffer where something is trained on them."""
+        """The same; mixes the images within the shuffle buffer where something is trained on them."""
         from facenet.data.shards.loader import ShardLoader
 
         if augment is not None:
@@ -237,7 +238,7 @@ class ShardData(FileData):
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticData(Data):
-    """Drawn faces, no files. seed: another value draws other people."""
+    """Drawn faces, no files: `num_identities` people with `images_per_identity` images each. seed: another value draws other people."""
 
     num_identities: int
     images_per_identity: int

@@ -37,7 +37,7 @@ class Preprocess:
 
     size: [H, W] of the network's input in pixels. crop: share of each side kept around the centre, before `fit`.
     fit: "letterbox" scales until the whole image fits and fills with grey, "resize" stretches, "centre_crop" scales
-    until the frame is covered and cuts the middle. mean, std: per RGB channel, in units where white is 1.
+    until the frame is covered and cuts the middle. interpolation: of the scaling. mean, std: per RGB channel, in units where white is 1.
     """
 
     size: list[int]
@@ -207,6 +207,7 @@ class Augment:
 
     @property
     def after_preprocess(self) -> bool:
+        """Whether the flip comes after Preprocess: there is no pipeline, and preprocessed images can be kept."""
         return not self.pipeline
 
     def flips(self, key: tuple[int, ...]) -> bool:

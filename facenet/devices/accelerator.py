@@ -53,7 +53,8 @@ class Memory(NamedTuple):
 
 
 class Accelerator:
-    """One process's device: placement, precision, seeds and memory. Make it with `Accelerator.start`."""
+    """One process's device: placement, precision, seeds and memory. `Accelerator.start` makes it, which knows the device's `name`, and `rank`,
+    `local_rank` (its number on this machine) and `world_size` of the process."""
 
     def __init__(self, name: str, precision: Precision, *, rank: int, local_rank: int, world_size: int) -> None:
         self.name, self.precision = name, precision
@@ -131,13 +132,13 @@ class Accelerator:
             return (torch.ones(2, 2, device=self.device) @ torch.ones(2, 2, device=self.device)).dtype
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Forward passes inside run in `precision.dtype`."""
+        """A context: forward passes inside run in `precision.dtype`."""
         if self.amp is None:
             return contextlib.nullcontext()
         return self.amp(dtype=DTYPES[self.precision.dtype])
 
     def full_precision(self) -> contextlib.AbstractContextManager[Any]:
-        """Arithmetic inside stays in float32, also within `autocast`."""
+        """A context: arithmetic inside stays in float32, also within `autocast`."""
         return contextlib.nullcontext() if self.amp is None else self.amp(enabled=False)
 
     def to_device(self, tensor: Tensor) -> Tensor:
@@ -203,7 +204,8 @@ class Accelerator:
         module._compiled_call_impl = call  # what __call__ runs; torch leaves it out of copies and files
 
     def ahead(self, items: Iterator[Item], moved: Callable[[Item, Callable[[Tensor], Tensor]], Item]) -> Iterator[Item]:
-        """The items on the device, by `sent_ahead`. On a cpu, and where the device's module has no streams, the items as they are."""
+        """The items on the device, the next one copied while one is in use: `moved(item, move)` gives an item with `move` of its tensors. On a cpu,
+        and where the device's module has no streams, the items as they are."""
         if is_host(self.name) or not hasattr(self.module, "Stream"):
             return items
         return sent_ahead(items, moved, self.device, self.module)
@@ -282,7 +284,7 @@ class Accelerator:
             self.module.empty_cache()
 
     def describe(self) -> dict[str, str]:
-        """Name, plugin and runtime of the device, as far as torch knows them."""
+        """What is said of the device -> its value: name, plugin and runtime, as far as torch knows them."""
         found = {}
         with contextlib.suppress(AttributeError, RuntimeError):
             found["device"] = str(self.module.get_device_name(self.device))

@@ -143,8 +143,9 @@ class DeviceChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """`dtype` of the forward pass; parameters, gradients, losses and evaluation metrics stay in float32. fp16 scales the loss. A config's `auto`
-    is settled before a run begins."""
+    """`dtype` of the forward pass; parameters, gradients, losses and evaluation metrics stay in float32. A config's `auto`
+    is settled before a run begins. fp16 scales the loss, by `init_scale` at first, twice as much after `growth_interval` steps without inf or NaN in
+    the gradients, half as much after one with. Raises UserError where one of these is not above 0."""
 
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = "fp32"
     init_scale: float = 65536.0

@@ -10,7 +10,7 @@ from facenet.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Distributed:
-    """Processes of one run. One process needs no process group, and the options of the gradient exchange then do nothing.
+    """The `num_processes` of one run. One process needs no process group, and the options of the gradient exchange then do nothing.
 
     sync_batch_norm: batch statistics over the images of all processes. bucket_cap_mb, gradient_as_bucket_view, static_graph and
     find_unused_parameters are those of torch.nn.parallel.DistributedDataParallel. compression: what gradients are sent as;

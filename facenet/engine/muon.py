@@ -24,8 +24,11 @@ ROUNDS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """`lr`: how far a step moves a square matrix along each of its singular directions; `adamw_lr`: the lr of biases, norms, depthwise
-    convolutions and the first layer, which are no matrices worth turning. Weight decay is decoupled, times each one's lr."""
+    """Muon for the matrices among `params`, AdamW for the rest. `lr`: how far a step moves a square matrix along each of its singular directions;
+    `adamw_lr`: the lr of biases, norms, depthwise convolutions and the first layer, which are no matrices worth turning, and which AdamW moves
+    with `betas` and `eps`. `weight_decay` is decoupled, times each one's lr. `momentum`, in [0, 1), is Nesterov's, of the matrices. `bf16`: the
+    matrices are orthogonalised in bfloat16; "auto", as False on a host, unless a run has settled it by a probe. Raises UserError for numbers out
+    of their range."""
 
     def __init__(
         self,

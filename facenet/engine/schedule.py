@@ -33,7 +33,8 @@ class EffectiveLr:
 
 
 class Schedule:
-    """Subclasses write `rate`, and `effective` where they change the peak."""
+    """Sets the learning rate of an optimizer, step by step: `start` once, then `step` before each. The rate is a function of the step's number
+    alone. Subclasses write `rate`, and `effective` where they change the peak."""
 
     def start(self, optimizer: Optimizer, *, batch_size: int, steps_per_epoch: int, epochs: int) -> None:
         """Takes the run's sizes (`batch_size`: images per step over all processes), and the groups' lr as the peak."""
@@ -58,7 +59,8 @@ class Schedule:
         raise NotImplementedError
 
     def effective(self, base_lr: float, batch_size: int) -> EffectiveLr:
-        """What the plan prints; needs no optimizer."""
+        """What becomes of an optimizer's lr `base_lr` at `batch_size` images a step: the highest and the lowest lr of the run, and why, as the plan
+        prints it. Needs no `start`."""
         return EffectiveLr(base_lr, base_lr)
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """The optimizer's lr throughout."""
+    """The optimizer's own lr at every step."""
 
     def rate(self, base_lr: float, global_step: int) -> float:
         return base_lr
@@ -143,8 +145,9 @@ class Reference(Schedule):
 
 
 class ReferenceCosine(Reference):
-    """A quadratic warm-up over a tenth of the epochs (1 to 3), half a cosine, and the smallest lr over the last 0.3 of
-    them (1 to 15)."""
+    """A quadratic warm-up over a tenth of the epochs (1 to 3), half a cosine, and the smallest lr, `min_lr_ratio` of the peak, over the last
+    0.3 of them (1 to 15). `batch_rule`: the peak is lr * batch size / 64, kept within `lr_limits`, [lowest, highest]; without, the lr as given.
+    Raises UserError for limits that are none."""
 
     def rate_of_epoch(self, lr: float, epoch: int) -> float:
         """The lr of an epoch, counted from 0, where the effective lr is `lr`."""
@@ -159,7 +162,8 @@ class ReferenceCosine(Reference):
 
 
 class ReferenceStep(Reference):
-    """Ten steps of equal length from lr down to the smallest, each by the same factor. Needs 10 epochs or more."""
+    """Ten steps of equal length from lr down to `min_lr_ratio` of it, each by the same factor; `batch_rule` and `lr_limits` as in `ReferenceCosine`.
+    `start` raises UserError for fewer than 10 epochs."""
 
     def start(self, optimizer: Optimizer, *, batch_size: int, steps_per_epoch: int, epochs: int) -> None:
         if epochs < 10:

@@ -35,9 +35,13 @@ ASK_S = 2.0  # between two questions for a stop signal, where `trainer.log_every
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`epochs` of the plan's length; `max_steps` ends earlier. `accumulate`: batches whose gradients make one step. `ema_decay`: 0 keeps no
-    average of weights. `keep`: newest numbered checkpoints to keep. `select`: the metric that chooses `best.pt` (None: the benchmark's accuracy,
-    or the validation or training loss where nothing is tested). `compile`: torch.compile of the network, in `compile_mode`."""
+    """How long a run is, and what is done at which of its steps.
+
+    `epochs` of the plan's length; `max_steps` ends earlier. `clip_grad_norm`: the largest L2 norm of all gradients together, None for no limit.
+    `log_every`: steps between figures; `evaluate_every`: epochs between tests. `accumulate`: batches whose gradients make one step. `ema_decay`:
+    0 keeps no average of weights. `keep`: newest numbered checkpoints to keep. `select`: the metric that chooses `best.pt` (None: the benchmark's
+    accuracy, or the validation or training loss where nothing is tested). `compile`: torch.compile of the network, in `compile_mode`. Raises
+    UserError for numbers out of their range."""
 
     epochs: int = 14
     max_steps: int | None = None

@@ -34,7 +34,8 @@ class Benchmark(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Opened(ABC):
-    """A benchmark whose images are known. batch_size: images per forward pass. max_unreadable: share of the images that may be unreadable."""
+    """A benchmark whose images, `faces`, are known; `name` and `key` as in `Benchmark`. batch_size: images per forward pass. max_unreadable:
+    share of the images that may be unreadable."""
 
     name: str
     faces: Faces
@@ -44,7 +45,7 @@ class Opened(ABC):
 
     @property
     def flip(self) -> Flip:
-        """What represents an image: its embedding, or that and its mirror image's."""
+        """What represents an image: its embedding (`none`), or that and its mirror image's (`concat`, `sum`, see `Protocol`)."""
         return "none"
 
     @property
@@ -59,7 +60,7 @@ class Opened(ABC):
 
     @property
     def unresolved(self) -> Mapping[str, str]:
-        """Figures that so few images cannot tell, and why."""
+        """Figure -> why so few images cannot tell it."""
         return {}
 
     @abstractmethod

@@ -56,7 +56,7 @@ class LossMix(nn.Module):
             yield name, term
 
     def misfits(self, layout: Layout) -> dict[str, str]:
-        """Why terms can do nothing with batches of this layout, by their names."""
+        """Name of a term -> why it can do nothing with batches of this layout; empty where all can."""
         found = {name: term.misfit(layout, f"loss.terms.{name}.loss") for name, term in self.parts()}
         return {name: why for name, why in found.items() if why is not None}
 
@@ -81,7 +81,10 @@ class LossMix(nn.Module):
             term.start(embedding_size=embedding_size, num_identities=num_identities)
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor, *, gather: Gather | None = None) -> LossValue:
-        """`features` (B, D) before normalisation, in any float type; the arithmetic is float32. `labels` (B,) int64.
+        """(total, scalars): the sum to go backward from (0-d), and for each term its loss before the weight under its name and its figures under
+        "name/figure", 0-d too.
+
+        `features` (B, D) before normalisation, in any float type; the arithmetic is float32. `labels` (B,) int64.
 
         `gather` turns rows of this process into those of all, for the terms that ask for them; None where there is one process.
         """

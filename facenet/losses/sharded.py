@@ -117,7 +117,8 @@ class Spread(Term):
 
 
 class ShardedSoftmaxHead(Spread, SoftmaxHead):
-    """`SoftmaxHead` with its rows over the processes; `sample` as in `Rows`. `weight` (R, D), `bias` (R,). Label smoothing spreads over all
+    """`SoftmaxHead` with its I identities shared out, R to this process: `weight` (R, D), `bias` (R,). `sample` below 1: a training step computes
+    that share of them, drawn anew, the batch's own among them (Partial FC, An et al. 2021). Label smoothing spreads over all
     identities, so it wants all of them."""
 
     def __init__(self, *, label_smoothing: float = 0.0, sample: float = 1.0) -> None:
@@ -147,7 +148,7 @@ class ShardedSoftmaxHead(Spread, SoftmaxHead):
 
 
 class ShardedMarginHead(Spread, MarginHead):
-    """`MarginHead` with its rows over the processes; `sample` as in `Rows`. `weight` (R, D)."""
+    """`MarginHead` with its I identities shared out, R to this process: `weight` (R, D). `sample` as in `ShardedSoftmaxHead`."""
 
     def __init__(
         self,

@@ -22,8 +22,8 @@ class Term(nn.Module):
     sampled = False
 
     def misfit(self, layout: Layout, key: str) -> str | None:
-        """Why batches of this layout are of no use to the term, and what to set; None where they are. Asked before anything is made. `key`: where the
-        term's options stand in the config."""
+        """Why batches of this layout are of no use to the term, and what to set; None where they are of use. Asked before anything is made.
+        `key`: where the term's options stand in the config."""
         return None
 
     def mines(self, layout: Layout) -> bool:

@@ -85,7 +85,8 @@ class TripletLoss(Term):
         return loss, dict(zip(("active", "positive_distance", "negative_distance"), means, strict=True))
 
     def choose(self, embedding: torch.Tensor, labels: torch.Tensor) -> Triplets:
-        """Rows of the batch that make triplets, by `mining`."""
+        """(anchor, positive, negative, valid), each (T,): numbers of rows that make a triplet, by `mining`; where `valid` is False they mean
+        nothing."""
         if self.takes_given(self.layout):
             return given_triplets(len(labels), labels.device)
         if self.mining == "distance_weighted":

@@ -28,9 +28,10 @@ begun: list[tuple[str, str]] = []  # store and sweep_id, in the process of the c
 
 
 class PlanFirst(Callback):
-    """Hydra's callback. Facenet's own launcher shows each batch of jobs it is given by itself."""
+    """Hydra's callback that shows the table of jobs before a launcher of another package starts them; facenet's own does so by itself."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra before the first job; a mistake in the sweep ends the command."""
         with told():
             hide_addresses(config)
             if config.hydra.sweeper._target_.endswith("BasicSweeper"):

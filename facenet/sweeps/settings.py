@@ -34,7 +34,7 @@ class Sweep:
                 raise UserError(f"sweep.{key}: expected 1 or more, got {getattr(self, key)}")
 
     def pruning(self) -> dict[str, int] | None:
-        """For `sweeps.job`."""
+        """The numbers that a job ends early by, `min_jobs` and `warmup_epochs`; None where jobs run to their end."""
         if self.prune is None:
             return None
         return {"min_jobs": self.prune_min_jobs, "warmup_epochs": self.prune_warmup_epochs}

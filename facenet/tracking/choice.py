@@ -42,11 +42,11 @@ class NoTracking:
         yield None
 
     def said(self) -> str:
-        """For the plan: none."""
+        """What the plan says of the store: none."""
         return "none"
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:
-        """One that records nothing."""
+        """A tracker that records nothing."""
         return NullTracker()
 
     def view(self, run_id: str | None) -> str | None:
@@ -59,10 +59,11 @@ class NoTracking:
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowTracking:
-    """`uri: null` means MLFLOW_TRACKING_URI, or `mlflow.db` in the directory the command was started in. `experiment`, `run_name`: null means
-    MLFLOW_EXPERIMENT_NAME (or _ID) and MLFLOW_RUN_NAME. MLFLOW_RUN_ID is a run begun elsewhere, which this one goes into, or under which the jobs
-    of a sweep stand. `every_metric`: also those that few compare, which are always in `metrics.jsonl`. `register`: name under which the best network
-    of a finished run goes to the model registry."""
+    """Records runs in MLflow. `uri: null` means MLFLOW_TRACKING_URI, or `mlflow.db` in the directory the command was started in. `experiment`,
+    `run_name`: null means MLFLOW_EXPERIMENT_NAME (or _ID) and MLFLOW_RUN_NAME. MLFLOW_RUN_ID is a run begun elsewhere, which this one goes into,
+    or under which the jobs of a sweep stand. `every_metric`: also those that few compare, which are always in `metrics.jsonl`. `register`: name
+    under which the best network of a finished run goes to the model registry. `system_metrics`: the load of the machine too. `upload_faces`:
+    pictures of faces may go to a store on another machine. `dllogger`: the vendor's log as well."""
 
     uri: str | None = None
     experiment: str | None = None
@@ -120,11 +121,12 @@ class MlflowTracking:
         return sampled(path, run_id, uri) if self.system_metrics else contextlib.nullcontext()
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:
-        """For rank 0, while `run` is open in this or the launching process."""
+        """What rank 0 writes metrics and files of this run to, while `run` is open in this or the launching process; they go to the run's directory
+        first."""
         return NullTracker() if run_id is None else JournalTracker(run_dir, upload_faces=self.upload_faces)
 
     def view(self, run_id: str | None) -> str | None:
-        """How to look at the run: a command that opens the UI, or the server's own page."""
+        """How to look at the run: a command that opens the UI, or the server's own page; None without a run."""
         if run_id is None:
             return None
         uri = self.where()

@@ -7,8 +7,10 @@ import inspect
 import re
 import sys
 from importlib.metadata import metadata
+from typing import Any
 
 import pytest
+import torch
 from pages import IN_STEP, ROOT, anchors, blocks, english, headings, links, prose, spans, tables, text_of
 
 from facenet.data import transforms
@@ -86,16 +88,80 @@ def test_the_reference_is_made_of_every_public_name():
     assert sum(map(len, names.values())) > 40 and list(names)[:2] == ["facenet", "losses"]
 
 
-def test_every_public_name_says_what_it_is():
-    """And every public method what comes back, itself or the one that it overrides."""
-    silent = []
+METHODS = (property, classmethod, staticmethod)
+# What says how large an array is: letters in brackets, or that it is one number, or the shape of what was given.
+SHAPE = re.compile(r"\([A-Z][^()]*,[^()]*\)|\b0-d\b|\bsame shape\b")
+TENSORS = re.compile(r"^(?!list|Callable).*\b(Tensor|Triplets|LossValue|NDArray|Floats|Indices)\b")
+
+
+def public_things() -> list[tuple[str, object]]:
+    """Every entry of the page: each public name, and of a class what it defines itself without an underscore."""
+    found: list[tuple[str, object]] = []
     for room, name in [(room, name) for room, names in public_names().items() for name in names]:
         thing = getattr(importlib.import_module("facenet" if room == "facenet" else f"facenet.{room}"), name)
-        silent += [] if (inspect.getdoc(thing) or "").strip() else [name]
-        for method, value in vars(thing).items() if inspect.isclass(thing) else ():
-            described = not callable(value) or method.startswith("_") or inspect.getdoc(getattr(thing, method))
-            silent += [] if described else [f"{name}.{method}"]
-    assert silent == []
+        found.append((name, thing))
+        for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+            if not member.startswith("_") and (callable(value) or isinstance(value, METHODS)):
+                found.append((f"{name}.{member}", thing))
+    return found
+
+
+def written(owner: type, member: str) -> str:
+    """The docstring of a member, its own or that of the class which it overrides; of facenet's alone, since torch's says nothing of ours."""
+    for base in owner.__mro__:
+        text = inspect.getdoc(vars(base)[member]) if member in vars(base) and "facenet" in base.__module__ else None
+        if text and text.strip():
+            return text
+    return ""
+
+
+def signature(thing: object) -> inspect.Signature:
+    function = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
+    return inspect.signature(function)  # type: ignore[arg-type]
+
+
+def unsaid(name: str, thing: Any) -> list[str]:
+    """What the docstring of an entry leaves out: all of it, an argument of a class, or the shape of what comes back."""
+    _, _, member = name.partition(".")
+    if member:
+        text, value = written(thing, member), vars(thing)[member]
+        shapeless = TENSORS.search(str(signature(value).return_annotation)) and not SHAPE.search(text)
+        return [name] if not text else [f"{name}: the shape of what comes back"] if shapeless else []
+    text = "\n".join(each.__doc__ or "" for each in getattr(thing, "__mro__", [thing]) if "facenet" in each.__module__)
+    if not (inspect.getdoc(thing) or "").strip():
+        return [name]
+    given = () if inspect.isclass(thing) and issubclass(thing, Exception) else signature(thing).parameters.values()
+    named = [each.name for each in given if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return [f"{name}: {each}" for each in named if not re.search(rf"\b{each}\b", text)]
+
+
+def test_every_public_name_says_what_it_is():
+    """What comes back, every argument of a class, and the shapes of arrays; itself, or in the class that it derives from."""
+    assert [each for name, thing in public_things() for each in unsaid(name, thing)] == []
+
+
+class Silent:
+    """Takes a size."""
+
+    def __init__(self, *, size: int, other: int) -> None: ...
+
+    def rows(self) -> torch.Tensor:
+        """What it has found."""
+
+    def shaped(self) -> torch.Tensor:
+        """The rows (N, D)."""
+
+    def nothing(self) -> None: ...
+
+
+Silent.__module__ = "facenet.silent"
+
+
+def test_a_docstring_that_leaves_something_out_is_found():
+    assert unsaid("Silent", Silent) == ["Silent: other"]
+    assert unsaid("Silent.rows", Silent) == ["Silent.rows: the shape of what comes back"]
+    assert unsaid("Silent.shaped", Silent) == []
+    assert unsaid("Silent.nothing", Silent) == ["Silent.nothing"]
 
 
 def test_the_version_is_one():

@@ -26,7 +26,9 @@ HELD = 1 << 22  # images whose order is drawn at once: 34 MB, and as it was befo
 
 
 class Sampler:
-    """`layout`: how a batch is laid out, whose `multiple` divides the images of a process. `drop_remainder`: a batch size that
+    """Which images make a batch, in what order; subclasses write `batches`.
+
+    `layout`: how a batch is laid out, whose `multiple` divides the images of a process. `drop_remainder`: a batch size that
     does not divide is lessened and not refused.
     """
 
@@ -36,7 +38,8 @@ class Sampler:
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int
     ) -> Iterator[Indices]:
-        """`num_batches` arrays of images_per_step(batch_size, world_size) // world_size indices into `labels`."""
+        """`num_batches` arrays (B,) of indices into `labels` (N,), B = images_per_step(batch_size, world_size) // world_size: this process's
+        share."""
         raise NotImplementedError
 
     def origin(self, epoch: int, number: int) -> tuple[int, int]:
@@ -116,7 +119,7 @@ def _share(count: Indices, shared: np.random.Generator, rank: int, world_size: i
 
 
 class IdentitySampler(Sampler):
-    """P x K: K images of each of P identities, those of one identity side by side; P follows from the batch size.
+    """P x K: K = `images_per_identity` images of each of P identities, those of one identity side by side; P follows from the batch size.
 
     One random order of the identities is shared by all processes and each takes its own slice of it, so no identity is
     in two processes' share of the same batch. When fewer identities are left of it than a batch takes, they are dropped

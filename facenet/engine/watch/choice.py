@@ -24,15 +24,18 @@ WATCHDOGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """One action per watchdog; off: it does not look. The others are the limits at which they fire.
+    """What is looked at for signs of a run that goes wrong: `off`, `warn`, or `stop`, which ends the run.
 
-    nonfinite_in_row: optimizer steps in a row whose gradients are not finite, counted at log points. scale_floor: of the loss scale
-    under fp16. patience: log points in a row at which embeddings are collapsed, no weight has
-    changed, or the loader is slow. min_variance: mean squared
-    distance (0..1) of a batch's unit embeddings to their mean. min_rank: effective rank of a batch's embeddings. dead_steps: steps in
-    a row without an active triplet. train_accuracy and benchmark_accuracy: at least the one and at most the other, in two tested
-    epochs in a row. max_repeats: share of an epoch's batches that were seen before. max_loader_share: of the time between log points.
-    hang_s: longest time in training without a batch done.
+    nonfinite: gradients or the loss. scaler: the loss scale under fp16. collapse: all embeddings alike. frozen: weights that stay. dead_triplets:
+    none violates the margin. generalisation: training goes well and the benchmark does not. repeats: batches that come again. loader: training
+    waits for images. hang: nothing is done. The others are the limits at which they fire.
+
+    nonfinite_in_row: optimizer steps in a row whose gradients are not finite, counted at log points. scale_floor: of the loss scale under fp16.
+    patience: log points in a row at which embeddings are collapsed, no weight has changed, or the loader is slow. min_variance: mean squared
+    distance (0..1) of a batch's unit embeddings to their mean. min_rank: effective rank of a batch's embeddings. dead_steps: steps in a row
+    without an active triplet. train_accuracy and benchmark_accuracy: at least the one and at most the other, in two tested epochs in a row.
+    max_repeats: share of an epoch's batches that were seen before. max_loader_share: of the time between log points. hang_s: longest time in
+    training without a batch done.
     """
 
     nonfinite: Action = "stop"

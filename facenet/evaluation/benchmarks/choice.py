@@ -53,7 +53,7 @@ class Lfw:
     """Labeled Faces in the Wild, View 2: the folds of the list are kept. Other lists of pairs of image files: see `pairs_file`.
 
     root: folder with root/<identity>/<identity>_0001.jpg, or in another format that is read.
-    pairs: the list; where null, pairs.txt in root or beside it. batch_size: images per forward pass.
+    pairs: the list; where null, pairs.txt in root or beside it. batch_size: images per forward pass. protocol: how pairs are judged.
     """
 
     name, key = "lfw", "benchmark"
@@ -66,7 +66,7 @@ class Lfw:
         self.pairs = None if pairs is None else expand_home(pairs)
 
     def open(self, heldout: Faces | None = None) -> PairSet:
-        """UserError for a missing or empty root, a missing or wrong list, and missing images of the list."""
+        """The pairs of the list. UserError for a missing or empty root, a missing or wrong list, and missing images of the list."""
         self._check_root()
         path = self.pairs or self._found_list()
         listed = read_pairs(path)
@@ -124,7 +124,7 @@ class Lfw:
 
 class Bin:
     """A verification set of insightface. path: the file, after which it is named. num_folds: of consecutive pairs, as insightface judges; where
-    these would hold one kind of pair alone, of each kind dealt out in turn. batch_size: images per forward pass.
+    these would hold one kind of pair alone, of each kind dealt out in turn. batch_size: images per forward pass. protocol: how pairs are judged.
     """
 
     key = "benchmark"
@@ -137,7 +137,7 @@ class Bin:
         self.batch_size = _positive("batch_size", batch_size)
 
     def open(self, heldout: Faces | None = None) -> PairSet:
-        """UserError for a missing or damaged file, and one with fewer pairs than one of each kind per fold."""
+        """The pairs of the file. UserError for one that is missing or damaged, or has fewer than one of each kind per fold."""
         try:
             faces = BinFaces(self.path)
         except UserError as error:
@@ -184,7 +184,7 @@ class HeldOut:
     """Balanced pairs of identities that were kept out of training, drawn once from `seed`, whatever the run's own seed.
 
     Pairs are dealt into folds at random: folds fit only a threshold, and few identities would not fill their own.
-    num_pairs: half of them of one identity. batch_size: images per forward pass.
+    num_pairs: half of them of one identity. num_folds: that many. batch_size: images per forward pass. protocol: how pairs are judged.
     """
 
     name, key = "heldout", "benchmark"
@@ -208,7 +208,7 @@ class HeldOut:
             raise UserError(f"{self.key}.num_pairs: at most {MOST_PAIRS:,} are drawn, got {self.num_pairs:,}")
 
     def open(self, heldout: Faces | None = None) -> PairSet:
-        """A warning where the images give fewer pairs than asked; UserError below one of each kind per fold."""
+        """Pairs of `heldout`; fewer than asked, with a warning, where it gives no more. UserError below one of each kind per fold."""
         if heldout is None or len(heldout.identities) < 2:
             count = 0 if heldout is None else len(heldout.identities)
             raise UserError(
