@@ -10,8 +10,6 @@ from facenet.config.checking import public_name as public_name
 from facenet.config.checking import set_by as set_by
 from facenet.config.checking import unfit_value as unfit_value
 from facenet.config.checking import walk as walk
-from facenet.config.recorded import PENDING as PENDING
-from facenet.config.recorded import RESOLVED as RESOLVED
 from facenet.config.recorded import adopt_pending as adopt_pending
 from facenet.config.recorded import fingerprint as fingerprint
 from facenet.config.recorded import of_job as of_job

@@ -18,22 +18,20 @@ from facenet.errors import UserError
 from facenet.files.atomic import replacing, sync
 from facenet.files.plain import plain, yaml_text
 from facenet.files.renamed import renamed
+from facenet.files.run_dir import RunDir
 from facenet.privacy import addresses
-
-RESOLVED = "resolved.yaml"
-PENDING = "resolved.pending.yaml"
 
 
 def of_job(run_dir: Path) -> dict[str, Any]:
-    """The config under which a job runs there; PENDING until its first checkpoint is in place, if others are there."""
-    pending = run_dir / PENDING
-    return read(pending if pending.is_file() else run_dir / RESOLVED)
+    """The config under which a job runs there; the pending one until its first checkpoint is in place, if others are there."""
+    place = RunDir(run_dir)
+    return read(place.pending if place.pending.is_file() else place.resolved)
 
 
 def adopt_pending(run_dir: Path) -> None:
-    """Makes a PENDING config the directory's."""
+    """Makes a pending config the directory's."""
     with contextlib.suppress(FileNotFoundError):
-        os.replace(run_dir / PENDING, run_dir / RESOLVED)
+        os.replace(RunDir(run_dir).pending, RunDir(run_dir).resolved)
         sync(run_dir)
 
 

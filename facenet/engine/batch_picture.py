@@ -11,8 +11,8 @@ import torch
 from facenet.data.feed.loader import Batch
 from facenet.engine.observer import Observer
 from facenet.files.picture import save_pixels, tile
+from facenet.files.run_dir import RunDir
 
-NAME = "faces-batch.png"
 MOST = 24  # images
 COLUMNS = 6
 SIDE = 512  # pixels of an image; of 4096 a picture would take minutes and gigabytes
@@ -23,7 +23,7 @@ class BatchPicture(Observer):
     anchor, positive and negative. 24 images of 160 pixels take some 40 ms, once in a run."""
 
     def __init__(self, run_dir: Path, *, triplets: bool) -> None:
-        self.path, self.triplets, self.done = run_dir / NAME, triplets, False
+        self.path, self.triplets, self.done = RunDir(run_dir).first_batch, triplets, False
 
     @contextmanager
     def watching(self, batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:

@@ -21,6 +21,7 @@ from facenet.files import tensor_file
 from facenet.files.atomic import replacing
 from facenet.files.plain import plain
 from facenet.files.renamed import renamed
+from facenet.files.run_dir import Checkpoints, RunDir
 
 log = logging.getLogger(__name__)
 FORMAT, VERSION = "facenet-checkpoint", 1
@@ -72,7 +73,8 @@ def load(path: str | Path) -> dict[str, Any]:
     """The content on the CPU. Raises UserError for a missing, damaged or foreign file."""
     path = Path(path)
     if os.path.isdir(path):
-        best = next((each for each in (path / "checkpoints/best.pt", path / "best.pt") if each.is_file()), None)
+        places = (RunDir(path).checkpoints.best, Checkpoints(path).best)
+        best = next((each for each in places if each.is_file()), None)
         raise UserError(f"checkpoint={path}: a directory; name a file in it" + (f": checkpoint={best}" if best else ""))
     if not os.path.isfile(path):
         raise UserError(f"checkpoint={path}: no such file")
@@ -131,8 +133,7 @@ class Keeper:
     """
 
     def __init__(self, directory: Path, *, keep: int) -> None:
-        self.directory, self.keep = directory, keep
-        self.last, self.best_path = directory / "last.pt", directory / "best.pt"
+        self.files, self.keep = Checkpoints(directory), keep
         self.best: float | None = None
         self.written: list[Path] = []
         self.mending: Callable[[], None] | None = None
@@ -141,8 +142,8 @@ class Keeper:
         """Goes on from the checkpoint `source` with the files that an earlier process left here; what a kill kept it from writing is
         written, at once where that is the last one's, else with the first checkpoint of this process: until then the run is what it was.
         Returns whether there is a network of the epoch that the checkpoint calls best, or no such epoch. best_anew: there is none for this run."""
-        row, own = content["best"]["row"], source == self.last
-        others = [self.best_path, source, self.last, *numbered(self.directory), *self.directory.glob("best-epoch-*.pt")]
+        row, own = content["best"]["row"], source == self.files.last
+        others = [self.files.best, source, self.files.last, *self.files.numbered(), *self.files.set_aside()]
         found = None
         if row and not best_anew:
             found = next((path for path in others if is_best(content, source, path)), None)
@@ -157,14 +158,14 @@ class Keeper:
 
     def mend(self, content: dict[str, Any], source: Path, found: Path | None, *, best_anew: bool) -> None:
         """Makes the other files those of the run up to the checkpoint. May be called again where a disk was full."""
-        if content["metrics"] and source.is_file() and source != self.last:
+        if content["metrics"] and source.is_file() and source != self.files.last:
             self.add_numbered(source, content["epoch"])
-        if content["best"]["row"] and found != self.best_path:
+        if content["best"]["row"] and found != self.files.best:
             self.set_aside(0 if best_anew else content["epoch"])
             if found is not None:
-                link(found, self.best_path)
-                log.warning("%s is made anew from %s", self.best_path, found.name)
-        known = numbered(self.directory)
+                link(found, self.files.best)
+                log.warning("%s is made anew from %s", self.files.best, found.name)
+        known = self.files.numbered()
         later = [path for path in known if known[path] > content["epoch"]]  # where the run goes back: the first to go
         self.written = [*later, *(path for path in known if path not in later)]
         if not later:
@@ -174,40 +175,40 @@ class Keeper:
     def set_aside(self, epoch: int) -> None:
         """Keeps a `best.pt` of a later epoch than that from which the run goes on, under another name."""
         try:
-            later = load(self.best_path)["epoch"]
+            later = load(self.files.best)["epoch"]
         except UserError:
             return
         if later > epoch:
-            kept = self.directory / f"best-epoch-{later:03d}.pt"
-            self.best_path.replace(kept)
+            kept = self.files.best_of(later)
+            self.files.best.replace(kept)
             log.warning(
-                "%s, of epoch %d, is not of what the run goes on from; it is now %s", self.best_path, later, kept
+                "%s, of epoch %d, is not of what the run goes on from; it is now %s", self.files.best, later, kept
             )
 
     def open(self) -> None:
         """Makes the directory, once. Raises UserError where that cannot be."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.files.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(self.last, error) from error
+            raise unwritable(self.files.last, error) from error
 
     def save(self, content: dict[str, Any], *, score: float | None, finished_epoch: bool) -> Path:
         """`score`: higher is better; None when nothing was tested. Returns the path of `last.pt`. An older file goes only after the new one
         is complete."""
-        write(content, self.last)
+        write(content, self.files.last)
         if self.mending is not None:
             self.mending()
         if score is not None and (self.best is None or score > self.best):
-            link(self.last, self.best_path)
+            link(self.files.last, self.files.best)
             self.best = score
         if finished_epoch:
-            self.add_numbered(self.last, content["epoch"])
+            self.add_numbered(self.files.last, content["epoch"])
             self.drop_oldest()
-        return self.last
+        return self.files.last
 
     def add_numbered(self, source: Path, epoch: int) -> None:
         """`source` as `epoch-NNN.pt`, where any are kept."""
-        path = self.directory / f"epoch-{epoch:03d}.pt"
+        path = self.files.of_epoch(epoch)
         if self.keep > 0:
             if not (path.exists() and path.samefile(source)):
                 link(source, path)
@@ -219,12 +220,6 @@ class Keeper:
             for old in self.written[: -self.keep]:
                 old.unlink(missing_ok=True)
             self.written = self.written[-self.keep :]
-
-
-def numbered(directory: Path) -> dict[Path, int]:
-    """The checkpoints of single epochs, oldest first, with the number of each."""
-    found = {path: int(path.stem[6:]) for path in directory.glob("epoch-*.pt") if path.stem[6:].isdecimal()}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def is_best(content: dict[str, Any], source: Path, path: Path) -> bool:

@@ -6,31 +6,22 @@ from pathlib import Path
 
 from facenet.errors import in_picture
 from facenet.files.picture import drawn
+from facenet.files.run_dir import RunDir
 
 
 def save_curves(directory: Path, history: list[dict[str, float]]) -> list[Path]:
     """`epoch_loss.png` (losses) and `epoch_acc.png` (accuracies, in percent) by epoch, one curve per metric that was measured."""
-    pictures = {
-        "epoch_loss.png": (
-            "loss",
-            [name for name in ("train/loss", "val/loss") if any(name in row for row in history)],
-        ),
-        "epoch_acc.png": (
-            "accuracy, %",
-            sorted({name for row in history for name in row if name.endswith("/accuracy")}),
-        ),
-    }
-    written = []
-    for file_name, (axis, names) in pictures.items():
-        curves = {name: [(row["epoch"], row[name]) for row in history if name in row] for name in names}
-        scale = 100.0 if "%" in axis else 1.0
-        if any(curves.values()):
-            draw(
-                directory / file_name,
-                axis,
-                {name: [(x, y * scale) for x, y in points] for name, points in curves.items()},
-            )
-            written.append(directory / file_name)
+    place, measured, written = RunDir(directory), {name for row in history for name in row}, []
+    losses = [name for name in ("train/loss", "val/loss") if name in measured]
+    accuracies = sorted(name for name in measured if name.endswith("/accuracy"))
+    for path, axis, scale, names in (
+        (place.losses, "loss", 1.0, losses),
+        (place.accuracies, "accuracy, %", 100.0, accuracies),
+    ):
+        curves = {name: [(row["epoch"], row[name] * scale) for row in history if name in row] for name in names}
+        if curves:
+            draw(path, axis, curves)
+            written.append(path)
     return written
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from facenet.errors import Halted, UserError
 from facenet.files.atomic import replacing
 from facenet.files.reading import text_of
+from facenet.files.run_dir import RunDir
 from facenet.privacy.addresses import mask
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -65,14 +66,14 @@ def cause(failures: Sequence[Failure]) -> Failure:
 
 def note_failure(run_dir: Path, rank: int, error: BaseException) -> None:
     """Leaves the reason where `noted_failures` finds it."""
-    with replacing(run_dir / f"failure-{rank}.json") as partial:
+    with replacing(RunDir(run_dir).failure(rank)) as partial:
         partial.write_text(Failure.of(rank, error).to_json(), encoding="utf-8")
 
 
 def noted_failures(run_dir: Path) -> list[Failure]:
     """Returns the failures that `note_failure` left; what is none is passed over."""
     found = []
-    for path in sorted(run_dir.glob("failure-*.json")):
+    for path in RunDir(run_dir).failures():
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             failure = Failure.from_json(text_of(path))
             if all(isinstance(getattr(failure, name), kind) for name, kind in FIELDS.items()):

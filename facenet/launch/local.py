@@ -29,6 +29,7 @@ from facenet.errors import FAILURE, USER, UserError
 from facenet.files import trusted
 from facenet.files.atomic import own
 from facenet.files.reading import text_of
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import Failure, RankFailed, cause, noted_failures
 from facenet.launch.signals import STOP_SIGNALS, StopFlag, Stopped, held_back, stop_signals, stop_signals_raise
 
@@ -110,7 +111,7 @@ def local_store() -> Any:
 
 
 def result_of(run_dir: Path) -> Any:
-    return json.loads(text_of(run_dir / "result.json"))
+    return json.loads(text_of(RunDir(run_dir).result))
 
 
 def run_ranks(
@@ -127,7 +128,7 @@ def run_ranks(
     `elsewhere` gives the failures of the group's ranks that others started. After a stop signal ranks have `grace_s`, or what their steps take, up
     to `longest_s`.
     """
-    for leftover in (*run_dir.glob("failure-*.json"), run_dir / "result.json"):
+    for leftover in (*RunDir(run_dir).failures(), RunDir(run_dir).result):
         leftover.unlink(missing_ok=True)
     ranks: list[Rank] = []
     with stop_signals() as received:
@@ -199,8 +200,8 @@ def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, 
     with contextlib.ExitStack() as opened:
         output = None
         if number > 0:
-            log_path(run_dir, number).parent.mkdir(exist_ok=True)
-            output = opened.enter_context(open(log_path(run_dir, number), "wb", opener=own))
+            RunDir(run_dir).ranks.mkdir(exist_ok=True)
+            output = opened.enter_context(open(RunDir(run_dir).log(number), "wb", opener=own))
         process = subprocess.Popen(
             command,
             env=environment,
@@ -224,10 +225,6 @@ def safe_path() -> dict[str, str]:
 def module_command(name: str) -> list[str]:
     """Returns the command that starts a module of ours in a process of its own."""
     return [sys.executable, "-c", RUN_MODULE, name]
-
-
-def log_path(run_dir: Path, rank: int) -> Path:
-    return run_dir / "ranks" / f"{rank}.log" if rank > 0 else run_dir / "train.log"
 
 
 def watch(
@@ -272,14 +269,14 @@ def failure_of(run_dir: Path, ranks: Sequence[Rank], elsewhere: Sequence[Failure
         return UserError(first.text)
     if first.induced:
         first = replace(first, text="\n".join([first.text, *(tell_unanswered(rank) for rank in ranks if rank.killed)]))
-    path = log_path(run_dir, first.rank)
+    path = RunDir(run_dir).log(first.rank)
     place = f"\nlog of rank {first.rank}: {path}" if path.is_file() else ""
     return RankFailed(f"rank {first.rank}:\n{first.text}{place}")
 
 
 def silent_end(run_dir: Path, rank: Rank) -> Failure | None:
     """Describes a rank that ended badly and left no note."""
-    lost = rank.number == 0 and rank.code == 0 and not (run_dir / "result.json").exists()
+    lost = rank.number == 0 and rank.code == 0 and not RunDir(run_dir).result.exists()
     if rank.killed or (rank.code in FINE and not lost):
         return None
     if rank.code == USER and (told := rank.stood()):  # where its disk took no note

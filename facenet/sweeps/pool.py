@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 from facenet.devices.cores import available_cores
@@ -19,6 +18,7 @@ from facenet.devices.table import only_devices, visible_devices
 from facenet.errors import FAILURE, USER
 from facenet.files import trusted
 from facenet.files.atomic import own
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import one_line
 from facenet.launch.local import Stopped, module_command, safe_path
 from facenet.launch.signals import held_back, stop_signals
@@ -162,7 +162,7 @@ class Pool:
             yield None
             return
         job.directory.mkdir(parents=True, exist_ok=True)
-        with open(log_path(job), "ab", opener=own) as file:
+        with open(RunDir(job.directory).output, "ab", opener=own) as file:
             yield file
 
     def just_ended(self) -> list[Running]:
@@ -189,10 +189,6 @@ def most_at_a_time(jobs: Sequence[Job]) -> int:
         if devices := visible_devices(job.plan.device):
             most = min(most, max(1, len(devices) // job.plan.num_processes))
     return most
-
-
-def log_path(job: Job) -> Path:
-    return job.directory / "output.log"
 
 
 def worst(outcomes: Sequence[Outcome]) -> int:

@@ -17,12 +17,13 @@ from facenet.errors import UserError, printable, shown
 from facenet.evaluation.report import digits
 from facenet.files import trusted
 from facenet.files.atomic import alone_in
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import one_line
 from facenet.privacy import addresses
 from facenet.sweeps import table
 from facenet.sweeps.job import TABLES
 from facenet.sweeps.plans import Job, Planner
-from facenet.sweeps.pool import Outcome, Pool, log_path, most_at_a_time, worst
+from facenet.sweeps.pool import Outcome, Pool, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
 from facenet.sweeps.state import write_command
 from facenet.tracking.choice import NoTracking
@@ -199,4 +200,5 @@ def say(text: str) -> None:
 
 def log_of(job: Job) -> str:
     """Returns where a job's output is, if the terminal did not show it."""
-    return f"; its output is in {log_path(job)}" if not job.problem and log_path(job).is_file() else ""
+    output = RunDir(job.directory).output
+    return f"; its output is in {output}" if not job.problem and output.is_file() else ""

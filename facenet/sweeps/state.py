@@ -14,6 +14,7 @@ from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.errors import UserError
 from facenet.files.reading import text_of
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import cause, noted_failures, one_line
 from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import changes, list_moved
@@ -39,22 +40,23 @@ def state_of(job_dir: Path, config: dict[str, Any]) -> State:
         raise UserError(
             f"{job_dir}: is a link, which a sweep does not follow; put the folder itself there, or set hydra.sweep.dir"
         )
+    place = RunDir(job_dir)
     try:
-        before = configs.read(job_dir / "resolved.yaml")
+        before = configs.read(place.resolved)
     except OSError:
         return State("new")
     config = as_recorded(config, before)
     if different := changes(before, config):
         return State("changed", note="; ".join(different))
     with contextlib.suppress(OSError, ValueError):
-        objective = objective_in(job_dir / "result.json")
+        objective = objective_in(place.result)
         elsewhere = list_moved(before, config)  # of a job that goes on its own command looks at the images
         if elsewhere and not same_images(job_dir, config):
             return State("changed", note="; ".join(elsewhere))
         return State("finished", objective)
     if failures := noted_failures(job_dir):
         return State("failed", note=one_line(cause(failures).text))
-    begun = (job_dir / "checkpoints" / "last.pt").is_file()
+    begun = place.checkpoints.last.is_file()
     return State("half-done", note="" if begun else "ended before its first checkpoint")
 
 

@@ -29,6 +29,7 @@ from facenet.evaluation.contract import Outcome
 from facenet.evaluation.embed import Interrupted
 from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import writable
+from facenet.files.run_dir import RunDir
 from facenet.files.trusted import versions
 from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
@@ -64,7 +65,10 @@ class Epochs:
         self.tracker, self.run, self.preprocess, self.first = tracker, run, preprocess, first
         self.progress = Progress()
         self.records = Records(run.directory, tracker)
-        self.keeper, self.writer = Keeper(run.directory / "checkpoints", keep=engine.settings.keep), Writer()
+        self.keeper, self.writer = (
+            Keeper(RunDir(run.directory).folder, keep=engine.settings.keep),
+            Writer(),
+        )
         self.best_score: float | None = None
         self.best_row: dict[str, float] = {}
         self.untested: dict[str, float] | None = None  # training figures of an epoch whose tests are still to be made
@@ -137,7 +141,7 @@ class Epochs:
             if self.engine.stopped:
                 self.run.stop.set(signal.SIGTERM)  # told by another rank, this one ends with the same kind of code
                 self.writer.finish()
-                log.info("stopped at step %d; the state is in %s", self.progress.step, self.keeper.last)
+                log.info("stopped at step %d; the state is in %s", self.progress.step, self.keeper.files.last)
                 break
             if self.hopeless():
                 break
@@ -150,7 +154,7 @@ class Epochs:
             self.tracker.tag("collapsed", collapsed)
         return {
             "objective": self.best_row.get(self.plan.select),
-            "checkpoint": str(self.keeper.directory / ("best.pt" if self.best_row else "last.pt")),
+            "checkpoint": str(self.keeper.files.best if self.best_row else self.keeper.files.last),
             "metrics": self.best_row,
             "collapsed": collapsed,
             "way_out": way_out_of_collapse(

@@ -26,6 +26,7 @@ from facenet.evaluation.benchmarks.choice import together
 from facenet.evaluation.contract import Benchmark, Opened, Outcome
 from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import replacing
+from facenet.files.run_dir import RunDir
 from facenet.privacy.addresses import masked_address
 from facenet.tasks import auto, page
 from facenet.tasks.as_trained import as_trained, is_unsaid, of_run
@@ -157,7 +158,8 @@ def written(outcomes: dict[str, Outcome], run_dir: Path, tracker: Tracker, *, st
                 partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     tracker.metrics(figures, step=step)
     files = [run_dir / file_name for each in outcomes.values() for file_name in each.files]
-    files += [run_dir / "roc.png"] if report.save_roc(run_dir / "roc.png", outcomes) else []
+    roc = RunDir(run_dir).roc
+    files += [roc] if report.save_roc(roc, outcomes) else []
     files += draw_all([each.draw for each in outcomes.values() if each.draw], run_dir)
     for path in files:
         publish(tracker, path)

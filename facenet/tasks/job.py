@@ -28,6 +28,7 @@ from facenet.evaluation.benchmarks.readable import unreadable_in
 from facenet.evaluation.report import digits
 from facenet.evaluation.run import image_keys
 from facenet.files import trusted
+from facenet.files.run_dir import RunDir
 from facenet.launch.local import LOCK, launch
 from facenet.privacy import addresses
 from facenet.tasks import auto, pace, page, run_store
@@ -134,7 +135,7 @@ def facts_of(
 @contextlib.contextmanager
 def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator[None]:
     """A run that a stop signal or a failure ends says how it goes on, as a sweep does for all its jobs. Not `alone`: torchrun began the command."""
-    last = run_dir / "checkpoints" / "last.pt"
+    last = RunDir(run_dir).checkpoints.last
     before = last.stat().st_mtime_ns if last.is_file() else None
     try:
         yield
@@ -170,7 +171,8 @@ def check_pixels(config: dict[str, Any], faces: Faces) -> None:
 def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> Result:
     """Returns the result of a run that has finished. Nothing of it changes, but for a registration that this command asks for and the run did not."""
     row = earlier.content["best"]["row"]
-    path = earlier.run_dir / "checkpoints" / ("best.pt" if row else "last.pt")
+    files = RunDir(earlier.run_dir).checkpoints
+    path = files.best if row else files.last
     tracking, before = configs.build(config["tracking"], "tracking"), earlier.config["tracking"].get("register")
     if config["tracking"].get("register", before) != before:
         tracking.register_best(earlier.run_id, functools.partial(network_of, path))

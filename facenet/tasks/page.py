@@ -14,6 +14,7 @@ from facenet.errors import UserError, printable
 from facenet.evaluation.report import digits, interval
 from facenet.files import trusted
 from facenet.files.reading import text_of
+from facenet.files.run_dir import RunDir
 from facenet.privacy.addresses import mask
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.store import NOTE
@@ -55,9 +56,8 @@ def span_of(run_dir: Path, select: str, value: float) -> str:
     name, _, figure = select.partition("/")
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
         if figure == "accuracy" and name not in ("train", "val"):
-            return (
-                f" (95 % interval {interval(value, int(json.loads(text_of(run_dir / f'{name}.json'))['num_pairs']))})"
-            )
+            found = json.loads(text_of(RunDir(run_dir).benchmark(name)))
+            return f" (95 % interval {interval(value, int(found['num_pairs']))})"
     return ""
 
 
@@ -84,7 +84,7 @@ def next_commands(run_dir: Path, checkpoint: str) -> dict[str, str]:
 def stopped(run_dir: Path, reason: str) -> str:
     """Why a run failed, or that it was stopped, and how it goes on."""
     head = f"**Failed**\n\n{fenced(reason[-LONGEST_REASON:])}" if reason else "**Stopped**"
-    last = (run_dir / "checkpoints" / "last.pt").is_file()
+    last = RunDir(run_dir).checkpoints.last.is_file()
     way = (
         ["Go on with it:", fenced(resume_command(run_dir))]
         if last

@@ -28,6 +28,7 @@ from facenet.errors import UserError
 from facenet.files.atomic import replacing
 from facenet.files.cache_dir import cache_dir
 from facenet.files.reading import text_of
+from facenet.files.run_dir import RunDir
 from facenet.launch.local import StopFlag, launch
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def measure(name: str, num_threads: int) -> Probe:
     log.info("%s is asked what it computes fastest, once for this machine", name)
     config = {"accelerator": {"_target_": "facenet.devices.DeviceChoice", "name": name}}
     with tempfile.TemporaryDirectory(prefix="facenet-probe-") as folder:
-        configs.write(config, Path(folder) / configs.RESOLVED)
+        configs.write(config, RunDir(Path(folder)).resolved)
         return probe_of(launch(Path(folder), Distributed(), {}, task="probe"))
 
 

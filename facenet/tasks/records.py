@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from facenet.data.split import save_split
-from facenet.engine import batch_picture
 from facenet.engine.curves import save_curves
 from facenet.engine.progress import Progress
 from facenet.errors import shown
 from facenet.evaluation import report
 from facenet.evaluation.contract import Outcome
 from facenet.files.atomic import replacing
+from facenet.files.run_dir import RunDir
 from facenet.tasks.plan import SPLIT_SEED, Material
 from facenet.tracking.tracker import Tracker, publish
 
@@ -27,13 +27,13 @@ class Records:
     """`written`: the files that MLflow gets at the end."""
 
     def __init__(self, directory: Path, tracker: Tracker) -> None:
-        self.directory, self.tracker = directory, tracker
+        self.directory, self.place, self.tracker = directory, RunDir(directory), tracker
         self.written: set[Path] = set()
 
     def split(self, material: Material) -> None:
         """Writes which images validate and which identities are held out."""
         indices = {"val": material.val_indices, "heldout": material.heldout_indices}
-        save_split(self.directory / "split.json", material.source, seed=SPLIT_SEED, **indices)
+        save_split(self.place.split, material.source, seed=SPLIT_SEED, **indices)
 
     def epoch(
         self,
@@ -57,12 +57,12 @@ class Records:
         means = {f"epoch/{name}": value for name, value in row.items() if name.startswith("train/")}
         of_best = {f"best/{name}": value for name, value in best.items()}
         self.tracker.metrics({**tested, **means, **of_best, **more}, step=progress.step)
-        self.write_json("history.json", progress.history)
+        self.write_json(self.place.history, progress.history)
         self.written.update(save_curves(self.directory, progress.history))
         for file_name, content in [file for each in outcomes.values() for file in each.files.items()]:
-            self.write_json(file_name, content)
-        if report.save_roc(self.directory / "roc.png", outcomes):
-            self.written.add(self.directory / "roc.png")
+            self.write_json(self.directory / file_name, content)
+        if report.save_roc(self.place.roc, outcomes):
+            self.written.add(self.place.roc)
 
     def draw(self, draws: Draws) -> None:
         """Draws the pictures of what a benchmark found."""
@@ -73,21 +73,20 @@ class Records:
         if step is not None:
             self.tracker.metrics({"unreadable_images": len(found)}, step=step)
         if found:
-            self.write_json("unreadable.json", found)
+            self.write_json(self.place.unreadable, found)
             log.warning(
                 "%d images could not be read and were replaced or left out, which data.max_unreadable limits; their names are in %s",
                 len(found),
-                self.directory / "unreadable.json",
+                self.place.unreadable,
             )
 
     def publish(self) -> None:
         """Once, at the end, so that MLflow holds each picture once; a stopped run's too."""
-        batch = self.directory / batch_picture.NAME
-        for path in sorted(self.written | {self.directory / "split.json"} | ({batch} if batch.exists() else set())):
+        batch = self.place.first_batch
+        for path in sorted(self.written | {self.place.split} | ({batch} if batch.exists() else set())):
             publish(self.tracker, path)
 
-    def write_json(self, file_name: str, content: Any) -> None:
-        path = self.directory / file_name
+    def write_json(self, path: Path, content: Any) -> None:
         with replacing(path) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         self.written.add(path)

@@ -20,6 +20,7 @@ from facenet.data.transforms import Preprocess
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
 from facenet.files.home import expand_home
+from facenet.files.run_dir import Checkpoints, RunDir
 from facenet.privacy.addresses import masked_address
 from facenet.tasks.rehearsal import LARGEST_SIDE, check_input, check_preprocess
 
@@ -66,7 +67,7 @@ def checkpoint_in(path: str | os.PathLike[str]) -> Path:
     place = Path(path)
     if not place.is_dir():
         return place
-    found = [folder / name for folder in (place / "checkpoints", place) for name in ("best.pt", "last.pt")]
+    found = [file for each in (RunDir(place).checkpoints, Checkpoints(place)) for file in (each.best, each.last)]
     if (first := next((file for file in found if file.is_file()), None)) is None:
         raise UserError(
             f"{place}: neither a checkpoint nor a run directory with checkpoints/best.pt or checkpoints/last.pt"

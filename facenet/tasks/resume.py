@@ -21,17 +21,18 @@ from facenet.errors import UserError, shown
 from facenet.evaluation.benchmarks.choice import together
 from facenet.files import atomic
 from facenet.files.home import expand_home
+from facenet.files.run_dir import RunDir
 from facenet.files.trusted import versions
 from facenet.privacy import addresses
 from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, list_moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tasks.run_store import with_store
-from facenet.tracking.journal import NAME, last_end
+from facenet.tracking.journal import last_end
 from facenet.tracking.known import check_named
 
 log = logging.getLogger(__name__)
-FOLDERS = ("checkpoints", "ranks")  # of a run directory, in which its processes write
+FOLDERS = (RunDir.folder, RunDir.ranks)  # of a run directory, in which its processes write
 BUILT_INSIDE = ("backbone", "preprocess", "loss")  # of which only networks of a zoo open anything
 
 
@@ -53,7 +54,7 @@ class Earlier:
         progress = self.content["training"]["progress"]
         if progress["step"] < total_steps or progress["batches"] or self.content.get("untested") is not None:
             return False
-        journal, result = self.run_dir / NAME, self.run_dir / "result.json"
+        journal, result = RunDir(self.run_dir).journal, RunDir(self.run_dir).result
         end = last_end(journal) if journal.is_file() else {"end": "FINISHED"}
         return result.is_file() and end is not None and end["end"] == "FINISHED"
 
@@ -100,8 +101,8 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
 
 def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
     """Finds the newest checkpoint that is whole, or the one named. A damaged one is passed over, and said."""
-    folder = run_dir / "checkpoints"
-    candidates = [path] if path else [folder / "last.pt", *reversed(checkpoints.numbered(folder)), folder / "best.pt"]
+    files = RunDir(run_dir).checkpoints
+    candidates = [path] if path else [files.last, *reversed(files.numbered()), files.best]
     for candidate in candidates:
         if not candidate.is_file():
             continue
@@ -117,9 +118,9 @@ def earlier_in(run_dir: Path, path: Path | None = None) -> Earlier | None:
             raise UserError(
                 f"resume={candidate}: holds no state of training; give it as weights={candidate} to start from it"
             )
-        if not (run_dir / "resolved.yaml").is_file():
+        if not RunDir(run_dir).resolved.is_file():
             raise UserError(
-                f"resume={candidate}: {run_dir} has no resolved.yaml, so it is not the run of this checkpoint"
+                f"resume={candidate}: {run_dir} has no {RunDir.resolved}, so it is not the run of this checkpoint"
             )
         return Earlier(run_dir, addresses.hide_secrets(content["config"]), candidate, content)
     return None
@@ -272,12 +273,11 @@ def without(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def write_config(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
-    """The config where the job's processes find it. In a directory that has checkpoints it is PENDING: it becomes that of the directory with
+    """The config where the job's processes find it. In a directory that has checkpoints it is pending: it becomes that of the directory with
     the first one that is written under it, and is gone if none was."""
-    pending = run_dir / configs.PENDING
     settle(run_dir)
-    begun = any((run_dir / "checkpoints").glob("*.pt"))
-    configs.write(config, pending if begun else run_dir / configs.RESOLVED)
+    place = RunDir(run_dir)
+    configs.write(config, place.pending if any(place.folder.glob("*.pt")) else place.resolved)
     try:
         yield
     finally:
@@ -285,12 +285,12 @@ def write_config(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
 
 
 def settle(run_dir: Path) -> None:
-    """Ends what is PENDING where no job runs: a process that was killed after its first checkpoint did not come to it."""
-    pending = run_dir / configs.PENDING
+    """Ends what is pending where no job runs: a process that was killed after its first checkpoint did not come to it."""
+    pending = RunDir(run_dir).pending
     with contextlib.suppress(FileNotFoundError):
         since = pending.stat().st_mtime_ns
         with contextlib.suppress(FileNotFoundError):
-            if (run_dir / "checkpoints" / "last.pt").stat().st_mtime_ns > since:
+            if RunDir(run_dir).checkpoints.last.stat().st_mtime_ns > since:
                 configs.adopt_pending(run_dir)
         pending.unlink()
 

@@ -12,19 +12,18 @@ from facenet import config as configs
 from facenet.data.split import replace_text
 from facenet.errors import UserError
 from facenet.files.reading import text_of
+from facenet.files.run_dir import RunDir
 from facenet.privacy import addresses
 from facenet.tracking.known import check_named
 from facenet.tracking.sqlite_file import address_of
 from facenet.tracking.store import sqlite_path
-
-STORE = "tracking.json"
 
 
 def find_begun(run_dir: Path, config: dict[str, Any]) -> str | None:
     """The MLflow run that was begun here under the same config and came to no checkpoint: the same training again is no second run."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
         same = configs.fingerprint(configs.of_job(run_dir)) == configs.fingerprint(addresses.hide_secrets(config))
-        run_id = json.loads(text_of(run_dir / STORE))["run_id"]
+        run_id = json.loads(text_of(RunDir(run_dir).store))["run_id"]
         return run_id if same and isinstance(run_id, str) else None
     return None
 
@@ -34,13 +33,13 @@ def remember_store(run_dir: Path, uri: str | None, run_id: str | None) -> None:
     told = {"uri": None if uri is None else addresses.masked_address(uri), "run_id": run_id}
     if uri is not None and (database := sqlite_path(uri)) is not None:
         told["from_here"] = os.path.relpath(database, run_dir.absolute())  # which holds when both are moved
-    replace_text(run_dir / STORE, json.dumps(told) + "\n")
+    replace_text(RunDir(run_dir).store, json.dumps(told) + "\n")
 
 
 def stored_in(run_dir: Path) -> str | None:
     """The address that `remember_store` left, if it did; that of a database file from where it is now."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        told = json.loads(text_of(run_dir / STORE))
+        told = json.loads(text_of(RunDir(run_dir).store))
         uri = told["uri"] if isinstance(told["uri"], str) else None
         if uri and (database := sqlite_path(uri)) and not database.is_file() and "from_here" in told:
             moved = Path(os.path.normpath(run_dir.absolute() / told["from_here"]))
@@ -55,5 +54,5 @@ def with_store(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     uri, tracking = stored_in(run_dir), config["tracking"]
     if uri is None or tracking.get("uri", uri) is not None or "MLFLOW_TRACKING_URI" in os.environ:
         return config
-    check_named(uri, str(run_dir / STORE), "tracking.uri=")
+    check_named(uri, str(RunDir(run_dir).store), "tracking.uri=")
     return {**config, "tracking": {**tracking, "uri": uri}}

@@ -23,6 +23,7 @@ from facenet.engine.run_state import module_state
 from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Trainer
 from facenet.engine.watch.watcher import Watcher
+from facenet.files.run_dir import RunDir
 from facenet.launch.local import StopFlag
 from facenet.tasks.epochs import Epochs
 from facenet.tasks.feed import Feed
@@ -110,7 +111,7 @@ def observing(
         if first:
             observers.append(BatchPicture(run.directory, triplets=recipe.sampler.layout.kind == "triplet"))
         if recipe.tracking.dllogger:
-            vendor_log = VendorLog(run.directory / f"dllogger-{rank}.json", rank)
+            vendor_log = VendorLog(RunDir(run.directory).vendor_log(rank), rank)
             observers.append(VendorLines(opened.enter_context(contextlib.closing(vendor_log))))
         yield tracker, observers
 

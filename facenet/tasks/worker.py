@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from facenet.errors import FAILURE, USER, UserError
 from facenet.files.atomic import own, replacing
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import Failure, note_failure
 from facenet.launch.local import LOCK, PARENT, WHERE_SIGNAL, StopFlag, die_with_parent
 from facenet.launch.surroundings import keep_open, pass_over_matplotlibrc
@@ -54,7 +55,7 @@ def main(run_dir: Path, task: str) -> int:
     if stop.signal is not None:
         return 128 + stop.signal
     if rank == 0:
-        with replacing(run_dir / "result.json") as partial:
+        with replacing(RunDir(run_dir).result) as partial:
             partial.write_text(json.dumps(value), encoding="utf-8")
     return 0
 
@@ -78,7 +79,7 @@ def start_logging(run_dir: Path, rank: int) -> None:
     """Rank 0 speaks on the terminal and into train.log; the others only warn, on their stderr."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if rank == 0:
-        file = open(run_dir / "train.log", "a", encoding="utf-8", opener=own)  # noqa: SIM115  open as long as the process
+        file = open(RunDir(run_dir).log(0), "a", encoding="utf-8", opener=own)  # noqa: SIM115  open as long as the process
         handlers.append(logging.StreamHandler(file))
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,

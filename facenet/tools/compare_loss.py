@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facenet.errors import UserError, in_picture, shown
+from facenet.files.run_dir import RunDir
 from facenet.tracking.dllogger import read_metric
 from facenet.tracking.reading import history
 from facenet.tracking.store import where
@@ -57,9 +58,9 @@ def read(source: str, metric: str, uri: str | None) -> dict[int, float]:
     """Iteration -> value, from a log, a run directory or an MLflow run."""
     path, run = Path(source), RUN_ID.fullmatch(source)
     if os.path.isdir(path):
-        path = path / "dllogger-0.json"
+        path = RunDir(path).vendor_log(0)
         if not os.path.isfile(path):
-            raise UserError(f"{source}: no dllogger-0.json in it; the run needs tracking.dllogger=true")
+            raise UserError(f"{source}: no {path.name} in it; the run needs tracking.dllogger=true")
     if os.path.exists(path):
         return by_iteration(read_metric(path, metric if "/" not in metric else metric.replace("/", ".")))
     if run is None:

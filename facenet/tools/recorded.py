@@ -8,10 +8,11 @@ from pathlib import Path
 
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation.report import digits
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import one_line
 from facenet.tracking import reading
 from facenet.tracking.facts import planned
-from facenet.tracking.journal import NAME, header
+from facenet.tracking.journal import header
 from facenet.tracking.reading import RunRecord
 from facenet.tracking.store import NOTE, pages, where
 from facenet.tracking.views import View, share
@@ -96,9 +97,9 @@ def run_show(*, uri: str | None, run: str) -> str:
 def named(store: str, run: str) -> RunRecord:
     """The run of an id or its beginning, a name, or a run directory. Raises UserError for none, and for several."""
     if Path(run).is_dir():
-        run_id = header(Path(run) / NAME).get("run")
+        run_id = header(RunDir(Path(run)).journal).get("run")
         if not isinstance(run_id, str):
-            raise UserError(f"{shown(run)}: has no {NAME} of a run in MLflow; name a run by its id or name")
+            raise UserError(f"{shown(run)}: has no {RunDir.journal} of a run in MLflow; name a run by its id or name")
         return reading.run(store, run_id)
     found = [each for each in reading.search(store) if each.id.startswith(run) or each.name == run]
     if len(found) == 1:

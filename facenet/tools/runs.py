@@ -8,10 +8,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from facenet.errors import UserError, shown
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import cause, noted_failures
 from facenet.privacy.addresses import mask
 from facenet.tracking import process, reading, settling
-from facenet.tracking.journal import NAME, header, journals, last_end
+from facenet.tracking.journal import header, journals, last_end
 from facenet.tracking.known import check_named
 from facenet.tracking.reading import RunRecord
 from facenet.tracking.store import where
@@ -73,9 +74,9 @@ def lives(run: RunRecord) -> bool:
 def end_of(path: Path) -> tuple[str, str]:
     """State and reason of a run whose process is gone, by what it left in its directory."""
     run_dir = path.parent
-    if path.name == NAME and (run_dir / "result.json").is_file():
+    if path.name == RunDir.journal and RunDir(run_dir).result.is_file():
         return "FINISHED", ""
-    if path.name == NAME and (failures := noted_failures(run_dir)):
+    if path.name == RunDir.journal and (failures := noted_failures(run_dir)):
         return "FAILED", cause(failures).text
     return "KILLED", ""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facenet.files.run_dir import RunDir
 from facenet.privacy.addresses import mask
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def describe(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
     listed = [Param(name, value) for name, value in params(facts).items()]
     for start in range(0, len(listed), PARAMS_PER_BATCH):
         client.log_batch(run_id, params=listed[start : start + PARAMS_PER_BATCH])
-    client.log_text(run_id, facts.config_yaml, "config/resolved.yaml")
+    client.log_text(run_id, facts.config_yaml, f"config/{RunDir.resolved}")
     client.log_dict(run_id, everything(facts), "config/everything.json")
     inputs = []
     for context, (name, source, fingerprint) in facts.datasets.items():

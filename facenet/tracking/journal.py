@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from facenet.errors import UserError, shown
 from facenet.files.atomic import own
 from facenet.files.reading import regular
+from facenet.files.run_dir import RunDir
 
-NAME = "metrics.jsonl"
 LONGEST = 10_000  # bytes of the first line
 LONGEST_MARK = 32  # digits
 FIELDS = {"metrics": ("step", "time"), "tag": ("value",), "artifact": ("folder",), "end": ("error", "time")}
@@ -58,13 +58,13 @@ class Journal:
 
 def begin(run_dir: Path, run_id: str, store: str | None, select: str | None = None) -> Path:
     """The journal of a run: the one it has, else a new one. Another run's stays beside it while MLflow lacks some of it."""
-    path = run_dir / NAME
+    path = RunDir(run_dir).journal
     if path.is_file() and not path.is_symlink():
         if header(path).get("run") == run_id:
             os.truncate(path, whole(path))
             return path
         if sent(path) < whole(path):
-            other = path.with_name(f"metrics-{header(path).get('run', 'unknown')}.jsonl")
+            other = RunDir(run_dir).journal_of(header(path).get("run", "unknown"))
             path.rename(other)
             with contextlib.suppress(FileNotFoundError):
                 mark_path(path).rename(mark_path(other))

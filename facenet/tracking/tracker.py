@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from facenet.files.run_dir import RunDir
 from facenet.tracking.facts import LONGEST_TAG, safe_name, shorten
-from facenet.tracking.journal import NAME, Journal, last_steps
+from facenet.tracking.journal import Journal, last_steps
 
 FACES = "faces-"  # begins the name of a picture that shows people
 
@@ -41,8 +42,8 @@ class JournalTracker:
 
     def __init__(self, run_dir: Path, *, upload_faces: bool = False) -> None:
         self.run_dir, self.upload_faces = run_dir.absolute(), upload_faces
-        self.last_steps = last_steps(run_dir / NAME)
-        self.journal = Journal(run_dir / NAME)
+        path = RunDir(run_dir).journal
+        self.last_steps, self.journal = last_steps(path), Journal(path)
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
         new = {}

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from facenet.data.feed.loader import Batch
-from facenet.engine.batch_picture import NAME, BatchPicture
+from facenet.engine.batch_picture import BatchPicture
 
 
 def batch(size, seed):
@@ -26,7 +26,7 @@ def test_the_first_batch_is_drawn_and_all_pass_through(tmp_path, triplets, order
     observer = BatchPicture(tmp_path, triplets=triplets)
     with observer.watching(iter(batches)) as passing:
         assert list(passing) == batches
-    picture = np.asarray(Image.open(tmp_path / NAME))
+    picture = np.asarray(Image.open(tmp_path / "faces-batch.png"))
     assert picture.shape == (2 * 4, 6 * 5, 3)
     for place, row in enumerate(order):
         top, left = place // 6 * 4, place % 6 * 5
@@ -39,4 +39,4 @@ def test_a_batch_of_huge_images_is_drawn_small(tmp_path):
         iter([Batch(images, torch.arange(2), np.arange(2))])
     ) as passing:
         assert [each.images is images for each in passing] == [True]
-    assert np.array_equal(np.asarray(Image.open(tmp_path / NAME))[:, :2], images[0, ::3, ::3].numpy())
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "faces-batch.png"))[:, :2], images[0, ::3, ::3].numpy())

@@ -134,7 +134,7 @@ def test_a_resume_that_comes_to_nothing_leaves_the_config_of_the_run(run_of, pla
     with pytest.raises(type(broken)):
         run_of(place / "none", *overrides, broken=broken)
     assert (place / "run" / "resolved.yaml").read_bytes() == before
-    assert not (place / "run" / configs.PENDING).exists()
+    assert not (place / "run" / "resolved.pending.yaml").exists()
     run_of(place / "none", *overrides, steps=1)  # its twin that goes well
     assert written(place / "run")["optimizer"]["weight_decay"] == 0.5
     assert written(place / "run") == last(place / "run")["config"]
@@ -165,7 +165,7 @@ def test_what_a_killed_resume_left_counts_for_nothing(run_of, place):
     run = place / "run"
     left = written(run)
     left["optimizer"]["weight_decay"] = 0.9
-    configs.write(left, run / configs.PENDING)
+    configs.write(left, run / "resolved.pending.yaml")
     run_of(place / "none", f"resume={run}", steps=1)
     assert last(run)["config"]["optimizer"]["weight_decay"] == 0.05 == written(run)["optimizer"]["weight_decay"]
     configs.write(left, run / "resolved.yaml")  # older or newer than last.pt, which has its own
@@ -337,12 +337,12 @@ def test_an_option_that_is_newer_than_the_run_makes_no_other_training_of_it(comp
 def test_what_is_pending_is_adopted_where_a_checkpoint_was_written_after_it(place):
     run = place / "run"
     for later, expected in ((False, "old"), (True, "new")):
-        configs.write({"is": "old"}, run / configs.RESOLVED)
-        configs.write({"is": "new"}, run / configs.PENDING)
-        written_at = (run / configs.PENDING).stat().st_mtime_ns + (10**9 if later else -(10**9))
+        configs.write({"is": "old"}, run / "resolved.yaml")
+        configs.write({"is": "new"}, run / "resolved.pending.yaml")
+        written_at = (run / "resolved.pending.yaml").stat().st_mtime_ns + (10**9 if later else -(10**9))
         os.utime(run / "checkpoints" / "last.pt", ns=(written_at, written_at))
         resume.settle(run)
-        assert written(run) == {"is": expected} and not (run / configs.PENDING).exists()
+        assert written(run) == {"is": expected} and not (run / "resolved.pending.yaml").exists()
     resume.settle(place)  # nothing there
 
 
@@ -537,7 +537,11 @@ def test_wherever_a_resume_is_killed_the_run_is_what_it_was_or_what_its_checkpoi
         if last(run)["step"] < 4:
             run_of(tmp_path / "none", f"resume={run}", steps=1)
             assert last(run)["config"]["optimizer"]["weight_decay"] == now == written(run)["optimizer"]["weight_decay"]
-            assert not (run / configs.PENDING).exists() and not [*run.rglob(".*-partial")], (number, call, after)
+            assert not (run / "resolved.pending.yaml").exists() and not [*run.rglob(".*-partial")], (
+                number,
+                call,
+                after,
+            )
         kinds[killed, now, on_disk] += 1
         shutil.rmtree(run)
     print(kinds)

@@ -45,10 +45,10 @@ def test_a_directory_knows_the_run_that_was_begun_in_it(tmp_path):
     config = {"seed": 1, "tracking": {"uri": None}, "resume": None}
     assert run_store.find_begun(tmp_path, config) is None
     configs.write(config, tmp_path / "resolved.yaml")
-    (tmp_path / run_store.STORE).write_text(json.dumps({"uri": "sqlite:////x", "run_id": "abc"}))
+    (tmp_path / "tracking.json").write_text(json.dumps({"uri": "sqlite:////x", "run_id": "abc"}))
     assert run_store.find_begun(tmp_path, {**config, "resume": "auto"}) == "abc"
     assert run_store.find_begun(tmp_path, {**config, "seed": 2}) is None
-    (tmp_path / run_store.STORE).write_text("[]")
+    (tmp_path / "tracking.json").write_text("[]")
     assert run_store.find_begun(tmp_path, config) is None
 
 

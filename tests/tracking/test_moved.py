@@ -13,7 +13,6 @@ from facenet.errors import UserError
 from facenet.privacy import addresses
 from facenet.tasks import run_store
 from facenet.tools.runs import run_sync
-from facenet.tracking import journal
 from facenet.tracking.choice import MlflowTracking
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.store import open_client
@@ -81,7 +80,7 @@ def test_a_moved_run_is_sent_to_where_its_store_is(project: tuple[Path, str], tm
     run_dir = new / "outputs" / "run"
     assert run_store.stored_in(run_dir) == f"sqlite:///{new}/mlflow.db"
     (run_dir / "late.txt").write_text("late")
-    with (run_dir / journal.NAME).open("a") as file:
+    with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"time": 1, "artifact": "late.txt", "folder": ""}\n{"time": 2, "end": "FINISHED", "error": ""}\n')
     with pytest.raises(UserError, match=f"no MLflow database {old}/mlflow.db; set --uri or MLFLOW_TRACKING_URI"):
         run_sync([str(new)], None)
@@ -131,7 +130,7 @@ def restored(message: str) -> None:
 def test_what_was_deleted_is_said_with_the_command_that_brings_it_back(project: tuple[Path, str], facts: Facts) -> None:
     folder, run_id = project
     client = open_client(f"sqlite:///{folder}/mlflow.db")
-    path = folder / "outputs" / "run" / journal.NAME
+    path = folder / "outputs" / "run" / "metrics.jsonl"
     client.delete_run(run_id)
     with pytest.raises(UserError, match=f"^resume: run {run_id} was deleted in MLflow") as raised:
         run_in(folder, facts, "x", run_id)

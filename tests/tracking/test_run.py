@@ -147,7 +147,7 @@ def test_the_process_that_trains_knows_no_mlflow(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert done.stdout.strip() == "[]"
-    assert [record.get("metrics") for record, _ in journal.read(tmp_path / journal.NAME)] == [None, {"a": 1.0}]
+    assert [record.get("metrics") for record, _ in journal.read(tmp_path / "metrics.jsonl")] == [None, {"a": 1.0}]
 
 
 def test_a_run_that_is_not_tracked_writes_nothing(tmp_path):

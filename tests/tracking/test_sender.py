@@ -83,7 +83,7 @@ def test_what_was_sent_before_a_crash_is_not_doubled(mlflow, client, facts, tmp_
         for step in range(5):
             tracker.metrics({"loss": step / 7, "nan": float("nan")}, step=step)
         tracker.close()
-    path = tmp_path / journal.NAME
+    path = tmp_path / "metrics.jsonl"
     before = points(client, run_id)["loss"]
     assert before == of_the_journal(path)["loss"]
     journal.mark_path(path).write_text("0")  # as if the process had died between sending and saying so
@@ -94,7 +94,7 @@ def test_what_was_sent_before_a_crash_is_not_doubled(mlflow, client, facts, tmp_
 def test_two_syncs_at_once_send_once(mlflow, client, facts, tmp_path):
     with mlflow.run(facts()) as run_id:
         pass
-    path = tmp_path / journal.NAME
+    path = tmp_path / "metrics.jsonl"
     log = Journal(path)
     for step in range(500):
         log.add(step=step, metrics={"late": float(step)})
@@ -120,7 +120,7 @@ def test_a_database_that_breaks_in_mid_run_costs_nothing(own, facts, tmp_path, m
     with own.run(facts(run_dir=run_dir)) as run_id:
         tracker = own.tracker(run_id, run_dir)
         tracker.metrics({"loss": 1.0}, step=1)
-        until(lambda: journal.sent(run_dir / journal.NAME) == journal.whole(run_dir / journal.NAME))
+        until(lambda: journal.sent(run_dir / "metrics.jsonl") == journal.whole(run_dir / "metrics.jsonl"))
         shutil.copy(database, tmp_path / "whole.db")
         database.write_bytes(b"overwritten " * 1000)
         tracker.metrics({"loss": 0.5}, step=2)
@@ -137,7 +137,7 @@ def test_a_database_that_breaks_in_mid_run_costs_nothing(own, facts, tmp_path, m
     shutil.copy(tmp_path / "whole.db", database)
     assert run_sync([str(tmp_path)], None) == (f"{run_dir}: sent 2 metric values, 1 files, 0 tags; ended FINISHED")
     client = MlflowClient(tracking_uri=own.uri)
-    assert points(client, run_id) == of_the_journal(run_dir / journal.NAME)
+    assert points(client, run_id) == of_the_journal(run_dir / "metrics.jsonl")
     assert client.get_run(run_id).info.status == "FINISHED"
     assert [item.path for item in client.list_artifacts(run_id)] == ["config", "late.txt"]
     assert run_sync([str(tmp_path)], None) == "MLflow has all of 1 runs"
@@ -167,7 +167,7 @@ def test_a_run_that_was_deleted_meanwhile_does_not_hold_anything_up(mlflow, clie
         tracker.metrics({"a": 1.0}, step=1)
         tracker.close()
     assert f"run {run_id} was deleted in MLflow; bring it back with: " in caplog.text
-    assert journal.sent(tmp_path / journal.NAME) < journal.whole(tmp_path / journal.NAME), "nothing is lost by it"
+    assert journal.sent(tmp_path / "metrics.jsonl") < journal.whole(tmp_path / "metrics.jsonl"), "nothing is lost by it"
 
 
 def test_a_store_that_hangs_does_not_hold_up_the_end(tmp_path, monkeypatch, caplog):
@@ -189,7 +189,7 @@ def test_a_database_that_another_program_has_locked_costs_nothing(own, facts, tm
 
     monkeypatch.setattr(sender, "PAUSE_S", 0.05)
     monkeypatch.setattr(sender, "FAREWELL_S", 0.5)
-    run_dir, path = tmp_path / "run", tmp_path / "run" / journal.NAME
+    run_dir, path = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
     run_dir.mkdir()
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
         with own.run(facts(run_dir=run_dir)) as run_id:
@@ -255,7 +255,7 @@ def test_a_server_that_answers_500_or_slowly_costs_nothing(
 ):
     monkeypatch.setattr(sender, "PAUSE_S", 0.05)
     monkeypatch.setattr(sender, "FAREWELL_S", 2.0)
-    uri, path = broken_server(pause_s), tmp_path / journal.NAME
+    uri, path = broken_server(pause_s), tmp_path / "metrics.jsonl"
     with pytest.raises(UserError, match=f"tracking: MLflow at {uri} cannot be used .*start it, set tracking.uri"):
         MlflowTracking(uri=uri, system_metrics=False).run(facts()).__enter__()  # nothing has been trained yet
     with mlflow.run(facts()) as run_id:

@@ -83,7 +83,7 @@ def test_a_server_that_is_killed_in_mid_run_loses_nothing(server, facts, tmp_pat
     monkeypatch.setattr(sender, "PAUSE_S", 0.1)
     monkeypatch.setattr(sender, "RETRY_S", 0.5)
     uri = f"http://me:hunter2@127.0.0.1:{server.port}"
-    mlflow, path = MlflowTracking(uri=uri, system_metrics=False), tmp_path / journal.NAME
+    mlflow, path = MlflowTracking(uri=uri, system_metrics=False), tmp_path / "metrics.jsonl"
     slowest = 0.0
 
     def train(steps):

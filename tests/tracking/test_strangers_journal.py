@@ -138,7 +138,7 @@ def attach(run_dir: Path) -> None:
 
 
 def attached(run_dir: Path) -> list[str]:
-    names = [record["artifact"] for record, _ in journal.read(run_dir / journal.NAME) if "artifact" in record]
+    names = [record["artifact"] for record, _ in journal.read(run_dir / "metrics.jsonl") if "artifact" in record]
     return [Path(path).read_text() for name in names for path in sent(run_dir, name)]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from facenet.engine.watch.alarm import Alarm
 from facenet.errors import FAILURE, Halted
 from facenet.files.atomic import own
+from facenet.files.run_dir import RunDir
 from facenet.launch.failure import note_failure
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class Hang:
         self.alarm, self.run_dir, self.rank, self.leave = alarm, run_dir, rank, leave
         self.limit_s = alarm.watch.hang_s
         self.seen = time.monotonic()
-        self.path = run_dir / "ranks" / f"hang-{rank}.txt"
+        self.path = RunDir(run_dir).hang(rank)
 
     def beat(self) -> None:
         self.seen = time.monotonic()

@@ -24,6 +24,7 @@ from facenet.engine.watch.choice import Watch
 from facenet.engine.watch.hang import Hang
 from facenet.engine.watch.nonfinite import Skipped
 from facenet.engine.watch.repeats import Repeats
+from facenet.files.run_dir import RunDir
 from facenet.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class Watcher(Observer):
             )
         if counts.in_row >= self.watch.nonfinite_in_row:
             names = nonfinite.files_of(self.parts, self.name)
-            path = self.run_dir / f"nonfinite-{self.accelerator.rank}.pt"
+            path = RunDir(self.run_dir).nonfinite(self.accelerator.rank)
             nonfinite.dump(path, self.parts, names, {"step": step, "loss_finite": counts.loss, **self.origin()})
             self.alarm.fire(
                 "nonfinite",

@@ -25,13 +25,12 @@ from facenet.evaluation.benchmarks.pairs_file import read_pairs
 from facenet.evaluation.contract import Benchmark, way_without
 from facenet.evaluation.protocol import Protocol
 from facenet.files.home import expand_home
+from facenet.files.run_dir import JSON_FILES
 
 log = logging.getLogger(__name__)
 MOST_PAIRS = 10_000_000  # held-out ones; all of LFW's images would give 0.24 million of one identity
 ALWAYS_DRAWN = 100_000  # different pairs, as many as asked for: below, what is drawn depends on the number
-# First parts of a run's metrics, and its own files.
-FILES = ("history", "split", "unreadable", "tracking", "result")
-RESERVED = ("train", "val", "best", "epoch", "folds", "system", "none", *FILES)
+RESERVED = ("train", "val", "best", "epoch", "folds", "system", "none")  # first parts of a run's metrics
 PREFERRED = (".jpeg", ".png", ".jpg")  # the last of an image that is there twice
 
 
@@ -296,7 +295,7 @@ def together(short: Benchmark, named: Mapping[str, Benchmark]) -> list[Benchmark
     UserError for a name that two have, or that figures or files of a run have."""
     found = [] if isinstance(short, NoBenchmark) else [short]
     for each in found:  # a set may be called val.bin, but no file of it as one of the run's
-        if each.name in FILES or not re.fullmatch(r"[\w.-]+", str(each.name)):
+        if each.name in JSON_FILES or not re.fullmatch(r"[\w.-]+", str(each.name)):
             raise UserError(
                 f"{each.key}: its name is {shown(str(each.name))!r}, as no figures and files of a benchmark are called; give it one with "
                 "+benchmark@benchmarks.NAME=... beside benchmark=none"
@@ -305,7 +304,7 @@ def together(short: Benchmark, named: Mapping[str, Benchmark]) -> list[Benchmark
         if isinstance(each, NoBenchmark):
             continue
         key = f"benchmarks.{name}"
-        if name in RESERVED or not re.fullmatch(r"[\w.-]+", name):
+        if name in (*RESERVED, *JSON_FILES) or not re.fullmatch(r"[\w.-]+", name):
             raise UserError(f"{shown(key)}: figures and files of a run are called so; give it another name")
         if name in [other.name for other in found]:
             raise UserError(f"{key}: benchmark= is called {name}, too; give this one another name, such as {name}_2")

@@ -12,6 +12,7 @@ from typing import Any
 
 from facenet.distributed.choice import Distributed
 from facenet.errors import UserError
+from facenet.files.run_dir import RunDir
 from facenet.launch.local import RankFailed, StopFlag, Stopped, launch
 from facenet.tools.doctor.report import Report
 
@@ -56,7 +57,7 @@ def exchange(name: str, count: int) -> dict[str, Any]:
     late = threading.Timer(PROCESSES_S, os.kill, [os.getpid(), signal.SIGTERM])  # the launcher then ends its processes
     late.daemon = True
     with tempfile.TemporaryDirectory(prefix="facenet-doctor-") as folder:
-        configs.write(config, Path(folder) / "resolved.yaml")
+        configs.write(config, RunDir(Path(folder)).resolved)
         late.start()
         try:
             found: dict[str, Any] = launch(Path(folder), distributed, {}, task="collectives")
