@@ -74,7 +74,7 @@ def test_the_wheel_holds_all_code_and_yaml_and_nothing_else(wheel: Path, sources
         if file.suffix != ".pyc" and file.is_file()
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected |= {f"facenet/reports/page.{kind}" for kind in ("css", "js")} | {
+    expected |= {f"facenet/reports/page.{kind}" for kind in ("css", "html", "js")} | {
         "facenet/py.typed",
         "facenet/commands/completion.sh",
         "facenet/config/near.yaml",

@@ -130,14 +130,11 @@ def test_no_door_lets_a_name_command_the_terminal(door: str) -> None:
 
 
 def test_the_report_holds_a_name_as_text() -> None:
-    pytest.importorskip("plotly", reason="needs facenet[report]")
-    from facenet.reports.figures import text
     from facenet.reports.page import page
 
     html = page(study(), {"train/loss": {0: [(1, 0.5), (2, 0.25)]}})
     body = html[html.index("<body>") : html.index("<script")]
     assert obeyed(body) == [] and GOOD in body
-    assert text("<a href=x>%{y}\u202e</a>") == "&lt;a href=x&gt;% {y}\\u202e&lt;/a&gt;"
 
 
 def test_the_end_of_a_command_is_told_in_letters(capsys: pytest.CaptureFixture[str]) -> None:

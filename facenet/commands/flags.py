@@ -225,12 +225,12 @@ def report() -> None:
     settle()
     parser = Parser(
         prog="facenet-report",
-        description="Writes one HTML page about a sweep, which needs no network, and adds it to the artifacts of the best run: which setting is "
-        "best and whether that is more than chance, pictures, and the command of each job.",
+        description="Writes one HTML page about a sweep, also among the best run's artifacts: which setting is best, and is that significant.",
     )
     parser.add_argument("sweep_id", metavar="SWEEP_ID", help="name of the sweep's directory, tag sweep_id of its runs")
     parser.add_argument("--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this directory)")
     parser.add_argument("--out", metavar="FILE", help="page to write (default: report-SWEEP_ID.html)")
+    parser.add_argument("--open", action="store_true", help="show the page in a browser")
     arguments = parser.parse_args()
     guard_logs()
     with told():

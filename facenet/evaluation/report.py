@@ -100,6 +100,13 @@ def digits(value: float) -> str:
     return text if abs(value) >= 0.01 or abs(float(text) - value) <= 5e-4 * abs(value) else f"{value:.4g}"
 
 
+def duration(seconds: float) -> str:
+    """`75 s`, `12 min`, `1.6 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def tags(name: str, outcome: Outcome) -> dict[str, str]:
     """`folds.lfw`: the accuracies that a paired test of two runs needs, as JSON; `interval.lfw`: where the accuracy is with a chance of 95 %."""
     counts = [each["num_pairs"] for each in outcome.files.values() if isinstance(each, dict) and "num_pairs" in each]

@@ -1,61 +1,45 @@
-"""The pictures of a report. The only importer of plotly; what they show is computed elsewhere.
-
-Plotly reads a few HTML tags in labels, so every name from outside goes through `text`.
-"""
+"""The pictures of a report; what they show is computed elsewhere."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
-
-import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 
 from facenet.errors import shown
 from facenet.evaluation.report import digits
 from facenet.reports.ranking import Ranking, Setting
-from facenet.reports.study import NOT_NUMBERS, Job
+from facenet.reports.study import NOT_NUMBERS
+from facenet.reports.svg import Picture, styled
 
 Curves = Mapping[int, Sequence[tuple[int, float]]]  # job number -> (step, value)
 FAVOURITES = ("optimizer.lr", "data.batch_size")  # rows and columns of the heat map where both were swept
 MOST_TICKS, MOST_NAMES = 8, 10  # on an axis, in a legend: more would lie over each other
-
-
-def text(name: str) -> str:
-    return html.escape(shown(name), quote=False).replace("%{", "% {")  # its templates fill in what stands in %{}
-
-
-def figure(height: int, **layout: object) -> go.Figure:
-    """An empty one that fits itself into a phone: no fixed width, thin margins, and a finger that drags moves the page."""
-    drawn = go.Figure()
-    drawn.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 8, "r": 8, "t": 16, "b": 8},
-        font={"family": "system-ui, sans-serif", "size": 12},
-        hoverlabel={"align": "left"},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
-        dragmode=False,
-        **layout,
-    )
-    drawn.update_xaxes(automargin=True)
-    drawn.update_yaxes(automargin=True)
-    return drawn
+MOST_POINTS, MOST_DOTS = (
+    6000,
+    200,
+)  # of all curves of a picture, some 15 bytes each; with a value of their own under the pointer, 300
 
 
 def colours(ranking: Ranking) -> dict[int, str]:
     """Job number -> its setting's colour, from the best (dark) to the last; those without a rank are grey."""
     count = max(len(ranking.settings) - 1, 1)
-    scale = sample_colorscale("Viridis", [0.9 * place / count for place in range(len(ranking.settings))])
     found = {job.number: "#999999" for job in ranking.unranked}
-    for setting, colour in zip(ranking.settings, scale, strict=True):
-        found.update({job.number: colour for job in setting.jobs})
+    for place, setting in enumerate(ranking.settings):
+        found.update({job.number: viridis(0.9 * place / count) for job in setting.jobs})
     return found
 
 
-def heat_map(ranking: Ranking) -> go.Figure | None:
+def viridis(share: float) -> str:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return to_hex(colormaps["viridis"](share))
+
+
+def heat_map(ranking: Ranking) -> Picture | None:
     """The metric over two axes, the mean over seeds; of several settings in one cell the best. None for a sweep of fewer axes."""
+    from matplotlib.patches import Rectangle
+
     axes = axes_to_draw(ranking)
     if len(axes) < 2:
         return None
@@ -63,27 +47,20 @@ def heat_map(ranking: Ranking) -> go.Figure | None:
     for setting in ranking.settings:  # best first
         cells.setdefault((setting.axes[axes[0]], setting.axes[axes[1]]), setting)
     rows, columns = (in_order({setting.axes[key] for setting in ranking.settings}) for key in axes[:2])
-    found = [[cells.get((row, column)) for column in columns] for row in rows]
-    best = ranking.settings[0]
-    drawn = figure(110 + 55 * len(rows))
-    drawn.add_heatmap(
-        x=[text(column) for column in columns],
-        y=[text(row) for row in rows],
-        z=[[None if cell is None else cell.mean for cell in line] for line in found],
-        text=[
-            ["" if cell is None else f"{digits(cell.mean)}{' ★' * (cell is best)}" for cell in line] for line in found
-        ],
-        texttemplate="%{text}",
-        hovertext=[["" if cell is None else text(f"{cell.label}: {cell.value}") for cell in line] for line in found],
-        hoverinfo="text",
-        colorscale="Viridis",
-        reversescale=ranking.study.lower_is_better,
-        showscale=False,
-        xgap=2,
-        ygap=2,
-    )
-    drawn.update_xaxes(type="category", title=text(axes[1]), showgrid=False)
-    drawn.update_yaxes(type="category", title=text(axes[0]), showgrid=False)
+    worst, best = ranking.settings[-1].mean, ranking.settings[0].mean
+    drawn = Picture(1.0 + 0.45 * len(rows))
+    for (row, column), setting in cells.items():
+        share = (setting.mean - worst) / ((best - worst) or 1.0)
+        place = (columns.index(column), rows.index(row))
+        cell = drawn.axes.add_patch(Rectangle(place, 0.96, 0.94, color=viridis(share)))
+        drawn.tell(cell, f"{setting.name}: {setting.value}")
+        star = " ★" * (setting is ranking.settings[0])
+        letters = {"color": "white" if share < 0.6 else "black", "ha": "center", "va": "center"}
+        drawn.axes.text(place[0] + 0.48, place[1] + 0.47, digits(setting.mean) + star, **letters)
+    drawn.axes.grid(visible=False)
+    drawn.axes.set(xlim=(0, len(columns)), ylim=(0, len(rows)), xlabel=shown(axes[1]), ylabel=shown(axes[0]))
+    drawn.axes.set_xticks([place + 0.48 for place in range(len(columns))], [shown(each) for each in columns])
+    drawn.axes.set_yticks([place + 0.47 for place in range(len(rows))], [shown(each) for each in rows])
     return drawn
 
 
@@ -93,7 +70,7 @@ def axes_to_draw(ranking: Ranking) -> list[str]:
     return sorted((key for key in varied if key != "seed"), key=lambda key: key not in FAVOURITES)
 
 
-def effect(ranking: Ranking) -> go.Figure | None:
+def effect(ranking: Ranking) -> Picture | None:
     """The metric of every job over the values of the one axis that was swept; None where several were."""
     axes = axes_to_draw(ranking)
     if len(axes) != 1:
@@ -101,50 +78,56 @@ def effect(ranking: Ranking) -> go.Figure | None:
     jobs = [job for setting in ranking.settings for job in setting.jobs]
     values = in_order({job.axes[axes[0]] for job in jobs})
     means = {setting.axes[axes[0]]: setting.mean for setting in ranking.settings}
-    drawn = figure(340, showlegend=False)
-    drawn.add_scatter(x=[text(value) for value in values], y=[means[value] for value in values], mode="lines")
-    drawn.add_scatter(
-        x=[text(job.axes[axes[0]]) for job in jobs],
-        y=[job.value for job in jobs],
-        mode="markers",
-        marker={"size": 9, "color": [colours(ranking)[job.number] for job in jobs]},
-        text=[text(label_of(job)) for job in jobs],
-        hovertemplate="%{text}: %{y:.4f}<extra></extra>",
-    )
-    drawn.update_xaxes(type="category", title=text(axes[0]), categoryarray=[text(value) for value in values])
-    drawn.update_yaxes(title=text(ranking.study.metric))
+    drawn, shades = Picture(), colours(ranking)
+    (line,) = drawn.axes.plot(range(len(values)), [means[value] for value in values], color="#5a6572")
+    drawn.tell(line, "mean over seeds: " + ", ".join(f"{value} {digits(means[value])}" for value in values))
+    for job in jobs:
+        (dot,) = drawn.axes.plot([values.index(job.axes[axes[0]])], [job.value], "o", color=shades[job.number])
+        drawn.tell(dot, f"{job.label}: {digits(job.value or 0)}")
+    drawn.axes.set(xlabel=shown(axes[0]), ylabel=shown(ranking.study.metric))
+    named = [place for place in range(len(values)) if place % math.ceil(len(values) / MOST_TICKS) == 0]
+    drawn.axes.set_xticks(named, [shown(values[place]) for place in named])
     return drawn
 
 
-def learning_curves(ranking: Ranking, metric: str, curves: Curves) -> go.Figure | None:
+def learning_curves(ranking: Ranking, metric: str, curves: Curves) -> Picture | None:
     """A line per job over the images it has seen, which is fair to all batch sizes; over steps where a plan is missing."""
     jobs = [job for job in ranking.study.jobs if curves.get(job.number)]
     if not jobs:
         return None
-    in_images = all(job.images_per_step for job in jobs)
-    shades = colours(ranking)
-    drawn = figure(380, showlegend=len(jobs) <= MOST_NAMES)
+    in_images = all(job.ran.images_per_step for job in jobs)
+    shades, drawn = colours(ranking), Picture()
+    dots = sum(len(curves[job.number]) for job in jobs) <= MOST_DOTS
     for job in jobs:
-        factor = job.images_per_step if in_images and job.images_per_step else 1
-        drawn.add_scatter(
-            x=[step * factor for step, _ in curves[job.number]],
-            y=[finite(value) for _, value in curves[job.number]],
-            name=text(label_of(job)),
-            mode="lines+markers" if len(curves[job.number]) < 40 else "lines",
-            line={"color": shades[job.number], "dash": "solid" if job.ranked else "dot"},
-            hovertemplate=f"{text(label_of(job))}: %{{y:.4f}} after %{{x}}<extra></extra>",
-        )
-    drawn.update_xaxes(title="images seen" if in_images else "steps", rangemode="tozero")
-    drawn.update_yaxes(title=text(metric))
+        factor = job.ran.images_per_step if in_images and job.ran.images_per_step else 1
+        points = [(step * factor, finite(value)) for step, value in thinned(curves[job.number], len(jobs))]
+        style = {"color": shades[job.number], "linestyle": "-" if job.ranked else ":"}
+        (line,) = drawn.axes.plot(*zip(*points, strict=True), label=shown(job.label), **style)
+        drawn.tell(line, f"{job.label}: {digits(points[-1][1])} after {points[-1][0]:,}")
+        for x, y in points if dots else ():
+            (dot,) = drawn.axes.plot([x], [y], "o", markersize=3, color=shades[job.number])
+            drawn.tell(dot, f"{job.label}: {digits(y)} after {x:,}")
+    drawn.axes.set(xlabel="images seen" if in_images else "steps", ylabel=shown(metric))
+    drawn.axes.set_xlim(left=0)
+    drawn.axes.locator_params(axis="x", nbins=5, integer=True)
+    drawn.axes.xaxis.set_major_formatter("{x:,.0f}")
+    if len(jobs) <= MOST_NAMES:
+        drawn.figure.legend(loc="outside upper left", ncols=2, fontsize=7, frameon=False)
     return drawn
 
 
-def parallel_coordinates(ranking: Ranking) -> go.Figure | None:
-    """A line per setting through its values to the metric. Drawn as lines, since plotly's own kind needs WebGL."""
+def thinned(points: Sequence[tuple[int, float]], curves: int) -> Sequence[tuple[int, float]]:
+    """Of a curve as many points as fit the picture, evenly, and the last."""
+    every = math.ceil(len(points) * curves / MOST_POINTS)
+    return points if every <= 1 else [*points[:-1:every], points[-1]]
+
+
+def parallel_coordinates(ranking: Ranking) -> Picture | None:
+    """A line per setting through its values to the metric."""
     axes = axes_to_draw(ranking)
     if not axes:
         return None
-    drawn = figure(380, showlegend=False)
+    drawn = Picture()
     dimensions = [(key.rsplit(".", 1)[-1], [setting.axes[key] for setting in ranking.settings]) for key in axes]
     places = [heights(values) for _, values in dimensions]
     means = [digits(setting.mean) for setting in ranking.settings]
@@ -152,27 +135,24 @@ def parallel_coordinates(ranking: Ranking) -> go.Figure | None:
     places.append(scale_heights(sorted(set(means), key=float)))
     for number in reversed(range(len(ranking.settings))):  # the best on top
         setting = ranking.settings[number]
-        drawn.add_scatter(
-            x=list(range(len(dimensions))),
-            y=[place[values[number]] for place, (_, values) in zip(places, dimensions, strict=True)],
-            mode="lines+markers",
-            line={"color": colours(ranking)[setting.jobs[0].number], "width": 4 if number == 0 else 1.5},
-            text=f"{text(setting.label)}: {setting.value}",
-            hovertemplate="%{text}<extra></extra>",
-        )
+        at = [place[values[number]] for place, (_, values) in zip(places, dimensions, strict=True)]
+        style = {"color": colours(ranking)[setting.jobs[0].number], "linewidth": 3 if number == 0 else 1.2}
+        (line,) = drawn.axes.plot(range(len(dimensions)), at, marker="o", markersize=3, **style)
+        drawn.tell(line, f"{setting.name}: {setting.value}")
     for column, place in enumerate(places):
-        drawn.add_vline(x=column, line={"color": "#bbbbbb", "width": 1}, layer="below")
+        drawn.axes.axvline(column, color="#bbbbbb", linewidth=1, zorder=0)
         last = column == len(places) - 1
-        style = {"showarrow": False, "xanchor": "right" if last else "left", "xshift": -6 if last else 6}
         for value in ticks(place, everything=not last):
-            drawn.add_annotation(x=column, y=place[value], text=text(value), bgcolor="rgba(255,255,255,0.7)", **style)
-    drawn.update_xaxes(tickvals=list(range(len(dimensions))), ticktext=[text(key) for key, _ in dimensions])
-    drawn.update_xaxes(showgrid=False, zeroline=False, range=[-0.15, len(dimensions) - 0.85])
-    drawn.update_yaxes(visible=False, range=[-0.06, 1.06])
+            put = {"xytext": (-5 if last else 5, 0), "textcoords": "offset points", "ha": "right" if last else "left"}
+            drawn.axes.annotate(shown(value), (column, place[value]), va="center", fontsize=8, **put)
+    drawn.axes.set_xticks(range(len(dimensions)), [shown(key) for key, _ in dimensions])
+    drawn.axes.set_yticks([])
+    drawn.axes.spines[["left", "bottom"]].set_visible(False)
+    drawn.axes.set(xlim=(-0.15, len(dimensions) - 0.85), ylim=(-0.06, 1.06))
     return drawn
 
 
-def fold_differences(ranking: Ranking) -> go.Figure | None:
+def fold_differences(ranking: Ranking) -> Picture | None:
     """Draws by how much the best setting was ahead on each fold, for every setting that it was compared with."""
     compared = [
         setting
@@ -181,33 +161,24 @@ def fold_differences(ranking: Ranking) -> go.Figure | None:
     ]
     if not compared:
         return None
-    best = ranking.settings[0]
-    drawn = figure(120 + 34 * len(compared), showlegend=False)
-    for setting in compared:
+    best, shades = ranking.settings[0], colours(ranking)
+    drawn = Picture(1.0 + 0.3 * len(compared))
+    for row, setting in enumerate(compared):
         ahead = [mine - theirs for mine, theirs in zip(best.folds, setting.folds, strict=True)]
-        name = f"rank {setting.rank}, job {setting.jobs[0].number}"
-        drawn.add_box(
-            x=ahead,
-            name=name,
-            boxpoints="all",
-            pointpos=0,
-            jitter=0.4,
-            marker={"color": colours(ranking)[setting.jobs[0].number], "size": 6},
-            fillcolor="rgba(0,0,0,0.06)",
-            hovertemplate=f"{text(setting.label)}: %{{x:.4f}}<extra></extra>",
-        )
-    drawn.add_vline(x=0, line={"color": "#444444", "width": 1})
-    drawn.update_xaxes(title="accuracy ahead, by fold")
-    drawn.update_yaxes(autorange="reversed")
+        style = {"color": shades[setting.jobs[0].number], "alpha": 0.6, "markersize": 5}
+        (dots,) = drawn.axes.plot(ahead, [row] * len(ahead), "o", **style)
+        drawn.tell(dots, f"{setting.name}: {' '.join(f'{each:+.4f}' for each in ahead)}")
+        mean = sum(ahead) / len(ahead)
+        (bar,) = drawn.axes.plot([mean, mean], [row - 0.3, row + 0.3], color="#16202a", linewidth=2)
+        drawn.tell(bar, f"{setting.name}: mean {mean:+.4f}")
+    drawn.axes.axvline(0, color="#444444", linewidth=1)
+    drawn.axes.set_yticks(range(len(compared)), [shown(f"{setting.rank}. {setting.name}") for setting in compared])
+    drawn.axes.set(xlabel="accuracy ahead on each fold, and the mean", ylim=(len(compared) - 0.5, -0.5))
     return drawn
 
 
-def label_of(job: Job) -> str:
-    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in job.axes.items()) or f"job {job.number}"
-
-
-def finite(value: float) -> float | None:
-    return value if math.isfinite(value) and abs(value) < NOT_NUMBERS else None
+def finite(value: float) -> float:
+    return value if math.isfinite(value) and abs(value) < NOT_NUMBERS else math.nan
 
 
 def in_order(values: set[str]) -> list[str]:
@@ -247,14 +218,15 @@ def ticks(places: dict[str, float], *, everything: bool) -> list[str]:
     return names if everything and len(names) <= MOST_TICKS else list(dict.fromkeys([names[0], names[-1]]))
 
 
-def all_figures(ranking: Ranking, curves: Mapping[str, Curves]) -> dict[str, go.Figure]:
+def all_figures(ranking: Ranking, curves: Mapping[str, Curves]) -> dict[str, str]:
     """Heading -> picture, in the order of the page, without those that this sweep has nothing for."""
     study, axes = ranking.study, axes_to_draw(ranking)
     over = " and ".join(axes[:2]) + (", the best of the others" if len(axes) > 2 else "")
-    drawn = {
-        f"{study.metric} by {over}": heat_map(ranking) or effect(ranking),
-        **{f"Learning curves: {metric}": learning_curves(ranking, metric, each) for metric, each in curves.items()},
-        "Parallel coordinates": parallel_coordinates(ranking),
-        "Fold by fold against the best": fold_differences(ranking),
-    }
-    return {heading: each for heading, each in drawn.items() if each is not None}
+    with styled():
+        drawn = {
+            f"{study.metric} by {over}": heat_map(ranking) or effect(ranking),
+            **{f"Learning curves: {metric}": learning_curves(ranking, metric, each) for metric, each in curves.items()},
+            "Parallel coordinates": parallel_coordinates(ranking),
+            "Fold by fold against the best": fold_differences(ranking),
+        }
+        return {heading: each.svg(heading) for heading, each in drawn.items() if each is not None}

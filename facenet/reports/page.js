@@ -1,8 +1,4 @@
 "use strict";
-const figures = JSON.parse(document.getElementById("figures").textContent);
-for (const [id, { data, layout }] of Object.entries(figures)) {
-  Plotly.newPlot(id, data, layout, { responsive: true, displaylogo: false });
-}
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const header = button.closest("th"), body = header.closest("table").tBodies[0];

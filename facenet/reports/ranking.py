@@ -22,6 +22,7 @@ import numpy as np
 from facenet.errors import shown
 from facenet.evaluation.report import digits
 from facenet.reports.study import Job, Study
+from facenet.tracking.names import axes_name
 
 ALPHA = 0.05
 COMPARED = 10  # the best and nine others: against 26, Holm's factor would leave 10 folds without any p below ALPHA
@@ -42,6 +43,17 @@ class Setting:
     @property
     def label(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in self.axes.items()) or f"job {self.jobs[0].number}"
+
+    @property
+    def name(self) -> str:
+        """In the words of MLflow's table: `lr 2e-3 · bs 96`."""
+        number = self.jobs[0].number
+        return axes_name(self.axes, f"#{number}") if self.axes else f"job {number}"
+
+    @property
+    def interval(self) -> str:
+        """Of one job, where its accuracy is with a chance of 95 %; empty for several, whose spread stands beside their mean."""
+        return self.jobs[0].interval if len(self.jobs) == 1 else ""
 
     @property
     def value(self) -> str:
@@ -176,13 +188,13 @@ def verdict(ranking: Ranking) -> str:
     seeds = ", one seed each" if best.std is None and second.std is None else ""
     proof = f"p = {comparison.p:.2g} over {comparison.num_folds} folds{seeds}"
     if comparison.apart:
-        return f"{gap}: more than chance ({proof})."
+        return f"{gap}: significantly different ({proof})."
     if comparison.p < ALPHA:
-        return f"{gap}: not told apart, since other seeds move them as much ({proof})."
+        return f"{gap}: not significantly different, since other seeds move them as much ({proof})."
     least = least_p(comparison.num_folds)
     if least >= ALPHA:
         proof += f", which cannot give less than {least:.2g}; a list in more folds can, 10 are usual"
-    return f"{gap}: not told apart ({proof})."
+    return f"{gap}: not significantly different ({proof})."
 
 
 def add_sign(gap: float) -> str:
@@ -196,7 +208,11 @@ def ranked_table(study: Study) -> str:
     rows = [["rank", *axes, study.metric, "to the best", "p"]]
     for setting, comparison in zip(ranking.settings, ranking.comparisons, strict=True):
         gap = setting.mean - ranking.settings[0].mean
-        tested = "" if comparison is None else f"{comparison.p:.2g}" + ("" if comparison.apart else "  not told apart")
+        tested = (
+            ""
+            if comparison is None
+            else f"{comparison.p:.2g}" + ("" if comparison.apart else "  not significantly different")
+        )
         behind = add_sign(gap) if setting is not ranking.settings[0] else ""
         rows.append([str(setting.rank), *(setting.axes[key] for key in axes), setting.value, behind, tested])
     rows = [[shown(cell) for cell in row] for row in rows]

@@ -1,48 +1,69 @@
-"""facenet-report: reads a sweep from MLflow, writes its page and adds it to the best run."""
+"""facenet-report, and the end of a sweep: reads it from MLflow, writes its page, adds that to the best run and says there that it is the best."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import webbrowser
 from pathlib import Path
 
-from facenet.errors import UserError, shown
+from facenet.errors import UserError, printable, shown
 from facenet.files.atomic import replacing
+from facenet.privacy.addresses import mask
+from facenet.reports.page import page
 from facenet.reports.ranking import rank, verdict
 from facenet.reports.study import Study, read_curves, read_study
 from facenet.tracking import reading
-from facenet.tracking.store import where
+from facenet.tracking.store import NOTE, served, where
+
+BEST, END = "**Best of its sweep**", "\n\n---\n\n"
 
 
-def run_report(sweep_id: str, uri: str | None, out: str | None) -> str:
-    """The verdict and where the page is. Raises UserError for an unknown sweep, a missing plotly, or a file that cannot be written."""
-    try:
-        from facenet.reports.page import page
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("plotly"):
-            raise
-        raise UserError(
-            "facenet-report draws with plotly, which is not installed: pip install 'facenet[report]'"
-        ) from None
+def run_report(sweep_id: str, uri: str | None, out: str | None, open: bool = False) -> str:
+    """The verdict and where the page is, which a browser shows if asked to `open` it. Raises UserError for an unknown sweep or a file that cannot be
+    written."""
     address = where(uri)
     study = read_study(address, sweep_id)
-    curves = {
-        name: read_curves(address, study, name) for name in dict.fromkeys([study.metric, "train/loss", "val/loss"])
-    }
-    path = Path(out or f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep_id)}.html").absolute()
+    path = Path(out or name_of(sweep_id)).absolute()
+    told = write_report(address, study, path, exactly=out is not None)
+    unfinished = f"{shown(study.incomplete)}\n" if study.incomplete else ""
+    if open and not webbrowser.open(path.as_uri()):
+        told += "; no browser was found to open it"
+    return f"{shown(verdict(rank(study)))}\n{unfinished}{told}"
+
+
+def name_of(sweep_id: str) -> str:
+    return f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep_id)}.html"
+
+
+def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False) -> str:
+    """Where the page is, in words. `exactly`: at this very path, be it a link or a pipe. Raises UserError for a file that cannot be written and
+    a store that cannot be read."""
+    names = dict.fromkeys([study.metric, "train/loss", "val/loss"])
+    text = page(study, {name: read_curves(uri, study, name) for name in names}, served(uri))
     try:
-        with contextlib.nullcontext(path) if out else replacing(path) as place:
-            place.write_text(page(study, curves), encoding="utf-8")
+        with contextlib.nullcontext(path) if exactly else replacing(path) as place:
+            place.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another") from None
-    run_id = home(study)
-    reading.attach(address, run_id, path, "report")
-    unfinished = f"{shown(study.incomplete)}\n" if study.incomplete else ""
-    said = f"{shown(verdict(rank(study)))}\n{unfinished}"
-    return f"{said}{shown(str(path))} ({path.stat().st_size / 1e6:.1f} MB), also in the artifacts of run {run_id}"
+    best = home(study)
+    reading.attach(uri, best, path, "report")
+    tell_best(uri, study, best, f"report/{path.name}")
+    return f"{shown(str(path))} ({path.stat().st_size / 1e6:.2f} MB), also in the artifacts of run {best}"
 
 
 def home(study: Study) -> str:
     """The run that keeps the page: the best one, or the first where none has a rank."""
     settings = rank(study).settings
     return settings[0].jobs[0].run_id if settings else study.jobs[0].run_id
+
+
+def tell_best(uri: str, study: Study, best: str, artifact: str) -> None:
+    """Puts the answer of a sweep before the best run's description, and takes it from the run that was the best before."""
+    answer = printable(mask(verdict(rank(study)))).replace("```", "'''")
+    for run in reading.runs_of_sweep(uri, study.sweep_id):
+        note = run.tags.get(NOTE, "")
+        rest = note.partition(END)[2] if note.startswith(BEST) else note
+        told = f"{BEST}\n```\n{answer}\n```\nThe whole comparison: artifact `{artifact}`{END}{rest}"
+        if (new := told if run.id == best else rest) != note:
+            reading.tag(uri, run.id, {NOTE: new})

@@ -18,6 +18,7 @@ from facenet.launch.failure import one_line
 from facenet.privacy.addresses import masked_address
 from facenet.tracking import reading
 from facenet.tracking.facts import AXES, GIVEN, JOBS, planned, values_in
+from facenet.tracking.names import axes_name
 from facenet.tracking.reading import RunRecord
 
 NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
@@ -26,9 +27,24 @@ UNRANKED = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "not ended", "SC
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What a run says of how it ran. `lr`: effective; `images`: how many it has seen; `code`: a git commit, or facenet's version."""
+
+    command: str = ""
+    lr: float | None = None
+    images_per_step: int | None = None
+    images: int | None = None
+    seconds: float | None = None
+    device: str = ""
+    code: str = ""
+    experiment_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """`axes`: the swept keys, in every job the same, and the values given for them. `value`: the selected metric at its best epoch, None
-    where it was not measured or is not finite. `folds`: that epoch's accuracies, and `pairs` what they were measured on."""
+    where it was not measured or is not finite. `folds`: that epoch's accuracies, `pairs` what they were measured on, and `interval` where the
+    accuracy is with a chance of 95 %."""
 
     number: int
     run_id: str
@@ -38,13 +54,16 @@ class Job:
     value: float | None = None
     folds: tuple[float, ...] = ()
     pairs: str = ""
-    lr: float | None = None  # effective
-    batch_size: int | None = None
-    images_per_step: int | None = None
-    command: str = ""
+    interval: str = ""
     error: str = ""
     pruned: str = ""  # why it was ended early
     collapsed: str = ""  # why no epoch of it has an accuracy
+    ran: Ran = Ran()
+
+    @property
+    def label(self) -> str:
+        """Its values in a few words, as MLflow names its run."""
+        return axes_name(self.axes, f"#{self.number}") if self.axes else f"job {self.number}"
 
     @property
     def ranked(self) -> bool:
@@ -144,13 +163,25 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
         value=value if value is not None and math.isfinite(value) and abs(value) < NOT_NUMBERS else None,
         folds=tuple(reading.folds(record).get(benchmark, ())) if figure == "accuracy" else (),
         pairs=test_pairs(params, benchmark),
-        lr=number_in(planned(params, "lr")),
-        batch_size=whole_number_in(planned(params, "batch_size")),
-        images_per_step=whole_number_in(planned(params, "images_per_step")),
-        command=tags.get("command", ""),
+        interval=tags.get(f"interval.{benchmark}", "") if figure == "accuracy" else "",
         error=tags.get("error", ""),
         pruned=tags.get("pruned", ""),
         collapsed=tags.get("collapsed", ""),
+        ran=ran(record),
+    )
+
+
+def ran(record: RunRecord) -> Ran:
+    params, seen = record.params, record.metrics.get("samples_seen")
+    return Ran(
+        command=record.tags.get("command", ""),
+        lr=number_in(planned(params, "lr")),
+        images_per_step=whole_number_in(planned(params, "images_per_step")),
+        images=int(seen) if seen is not None and math.isfinite(seen) else None,
+        seconds=None if record.end is None else record.end - record.start,
+        device=params.get("plan.device", ""),
+        code=record.tags.get("code", ""),
+        experiment_id=record.experiment_id,
     )
 
 

@@ -24,7 +24,7 @@ from facenet.privacy import addresses
 
 OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
 MOST_JOBS = 5000
-begun: list[tuple[str, str]] = []  # store and sweep_id, in the process of the command
+begun: list[tuple[str, Path]] = []  # store and directory of a sweep, in the process of the command
 
 
 class PlanFirst(Callback):
@@ -108,7 +108,7 @@ def begin(config: DictConfig) -> None:
     check_launcher(config.hydra.launcher, str(config.hydra.sweep.dir))
     tracking = configs.build(split(values)[0]["tracking"], "tracking")
     if isinstance(tracking, MlflowTracking) and not sweep.dry_run:
-        begun.append((tracking.where(), Path(config.hydra.sweep.dir).absolute().name))
+        begun.append((tracking.where(), Path(config.hydra.sweep.dir).absolute()))
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
         if sweep.dry_run:
             raise UserError("sweep.dry_run: a search chooses its jobs while it runs; leave it out")
@@ -133,8 +133,8 @@ def end() -> None:
     """Prints how the jobs compare, with those that failed and why. The launcher has told the rest."""
     from facenet.sweeps.session import compare
 
-    for uri, sweep_id in begun:
-        compare(uri, sweep_id)
+    for uri, directory in begun:
+        compare(uri, directory)
 
 
 def check_launcher(launcher: DictConfig, sweep_dir: str) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from facenet import config as configs
 from facenet.config.overlays import strange_arguments
 from facenet.data.split import replace_text
 from facenet.errors import UserError, printable, shown
-from facenet.evaluation.report import digits
+from facenet.evaluation.report import digits, duration
 from facenet.files import trusted
 from facenet.files.atomic import alone_in
 from facenet.files.run_dir import RunDir
@@ -115,7 +114,7 @@ class Session:
         """Reports a job. Returns whether the sweep goes on."""
         self.outcomes[job.num] = outcome
         self.waiting.remove(job)
-        took = table.duration(outcome.seconds)
+        took = duration(outcome.seconds)
         assert job.plan is not None
         value = "" if outcome.objective is None else f", {job.plan.select} {digits(outcome.objective)}"
         say(f"job {job.num}: {outcome.how}{log_of(job) if outcome.code else value}; took {took}{self.to_go()}")
@@ -139,7 +138,7 @@ class Session:
         reason."""
         stores = [uri for job in self.jobs if (uri := where_of(job)) is not None]
         if stores:
-            compare(stores[0], self.dir.name)
+            compare(stores[0], self.dir)
         if any(not job.problem for job in self.failures()):  # the others need another command
             say(self.way_on())
         for job in self.failures():
@@ -158,18 +157,22 @@ class Session:
         return f"go on with what is left: {shlex.join(['facenet-train', f'sweep.resume={self.dir}', *said_again, *trusted.arguments()])}"
 
 
-def compare(uri: str, sweep_id: str) -> None:
-    """Prints the ranked table of a sweep and where its runs can be compared; nothing where none is in the store."""
+def compare(uri: str, directory: Path) -> None:
+    """Prints the ranked table of a sweep, writes its page, and tells where its runs can be compared; nothing where none is in the store."""
     from facenet.reports.ranking import rank, ranked_table
+    from facenet.reports.report import name_of, write_report
     from facenet.reports.study import read_study
     from facenet.tracking import reading, views
 
+    sweep_id = directory.name
     with contextlib.suppress(UserError):
         study = read_study(uri, sweep_id)
         say(f"\n{ranked_table(study)}")
-        command = shlex.join(["facenet-report", sweep_id, "--uri", addresses.masked_address(uri)])
-        needs = " (which draws with plotly: pip install 'facenet[report]')" if find_spec("plotly") is None else ""
-        say(f"the page of this sweep: {command}{needs}")
+        with contextlib.suppress(UserError):  # a full disk, or a store that takes no files
+            say(f"the page of this sweep: {write_report(uri, study, directory / name_of(sweep_id))}")
+        say(
+            f"again, or opened: {shlex.join(['facenet-report', sweep_id, '--uri', addresses.masked_address(uri), '--open'])}"
+        )
         runs, seeds = reading.runs_of_sweep(uri, sweep_id), any(len(each.jobs) > 1 for each in rank(study).settings)
         view = views.View(
             name=f"sweep-{sweep_id}",

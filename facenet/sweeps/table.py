@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from facenet.errors import shown
+from facenet.evaluation.report import duration
 from facenet.sweeps.plans import Job
 from facenet.tasks import pace
 
@@ -101,11 +102,3 @@ def remaining(left: Sequence[Job], at_a_time: int) -> str:
     estimates = [pace.estimate(job.config, job.plan) if job.plan else None for job in left]
     known = [estimate for estimate in estimates if estimate is not None]
     return duration(sum(known) / min(at_a_time, len(left))) if left and len(known) == len(left) else ""
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

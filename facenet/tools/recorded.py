@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facenet.errors import UserError, printable, shown
-from facenet.evaluation.report import digits
+from facenet.evaluation.report import digits, duration
 from facenet.files.run_dir import RunDir
 from facenet.launch.failure import one_line
 from facenet.tracking import reading
@@ -49,16 +49,6 @@ def row(run: RunRecord) -> tuple[str, ...]:
         select,
         time.strftime("%b %d %H:%M", time.localtime(run.start)),
         duration((run.end or time.time()) - run.start),
-    )
-
-
-def duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
     )
 
 

@@ -82,14 +82,14 @@ def test_the_best_is_told_apart():
     assert comparison.difference == pytest.approx(0.03)
     assert (
         verdict(ranking) == "optimizer.lr=1 has the highest lfw/accuracy, 0.9300, 0.0300 above optimizer.lr=0: "
-        "more than chance (p = 0.002 over 10 folds, one seed each)."
+        "significantly different (p = 0.002 over 10 folds, one seed each)."
     )
 
 
 def test_the_best_is_not_told_apart():
     ranking = rank(study(job(0, 0.904, FOLDS), job(1, 0.9055, shifted(0.0075, every=5))))
     assert ranking.comparisons[1].p == 0.5  # two folds differ: both signs equal in half of the choices
-    assert "not told apart (p = 0.5 over 10 folds, one seed each)" in verdict(ranking)
+    assert "not significantly different (p = 0.5 over 10 folds, one seed each)" in verdict(ranking)
 
 
 def test_a_loss_is_better_when_lower():
@@ -125,7 +125,9 @@ def test_folds_that_agree_do_not_outweigh_seeds_that_do_not():
     ranking = rank(study(*jobs))
     comparison = ranking.comparisons[1]
     assert comparison.p == 2 / 1024 and comparison.within_seeds and not comparison.apart
-    assert verdict(ranking).endswith("not told apart, since other seeds move them as much (p = 0.002 over 10 folds).")
+    assert verdict(ranking).endswith(
+        "not significantly different, since other seeds move them as much (p = 0.002 over 10 folds)."
+    )
 
 
 def test_ties_share_a_rank():
@@ -189,10 +191,10 @@ def test_the_table():
         "sweep s: 2 settings of 3 jobs",
         "  rank  optimizer.lr  lfw/accuracy  to the best  p",
         "  1     1e-3          0.9055",
-        "  2     1e-4          0.9040        -0.0015      0.5  not told apart",
+        "  2     1e-4          0.9040        -0.0015      0.5  not significantly different",
         "  job 2 (1) failed: boom",
         "optimizer.lr=1e-3 has the highest lfw/accuracy, 0.9055, 0.0015 above optimizer.lr=1e-4: "
-        "not told apart (p = 0.5 over 10 folds, one seed each).",
+        "not significantly different (p = 0.5 over 10 folds, one seed each).",
     ]
 
 

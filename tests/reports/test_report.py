@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
 
 from facenet.errors import UserError
-from facenet.reports.report import run_report
+from facenet.reports.report import BEST, END, run_report
 from facenet.reports.study import read_curves, read_study
-from facenet.tracking.store import open_experiment
+from facenet.tracking.store import NOTE, open_experiment
 
 pytestmark = pytest.mark.slow  # MLflow takes seconds to make its tables
 COMMAND = Path(sys.executable).parent / "facenet-report"
@@ -70,10 +71,10 @@ def test_the_command_writes_the_page_and_adds_it_to_the_best_run(store, tmp_path
     verdict, where = done.stdout.splitlines()
     assert (
         verdict == "optimizer.lr=1e-3 has the highest lfw/accuracy, 0.9000, 0.1000 above optimizer.lr=3e-3: "
-        "more than chance (p = 0.002 over 10 folds, one seed each)."
+        "significantly different (p = 0.002 over 10 folds, one seed each)."
     )
     page = tmp_path / "report-s.html"
-    assert where.startswith(f"{page} (4.") and where.endswith(f"also in the artifacts of run {best}")
+    assert where.startswith(f"{page} (0.0") and where.endswith(f"also in the artifacts of run {best}")
     client, _ = open_experiment(store, "study")
     kept = Path(client.download_artifacts(best, "report/report-s.html"))
     assert kept.read_bytes() == page.read_bytes() and verdict.encode() in page.read_bytes()
@@ -98,9 +99,19 @@ def test_a_page_that_cannot_be_written(store, tmp_path):
         run_report("s", store, str(tmp_path / "absent" / "page.html"))
 
 
-@pytest.mark.cold
-def test_without_plotly():
-    absent = "import sys; sys.modules['plotly'] = None; sys.argv = ['facenet-report', 's']; import facenet.commands.flags as t; t.report()"
-    done = subprocess.run([sys.executable, "-c", absent], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr == "facenet-report draws with plotly, which is not installed: pip install 'facenet[report]'\n"
+def test_the_best_run_says_that_it_is(store, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    client, _ = open_experiment(store, "study")
+    best, second = (read_study(store, "s").jobs[number].run_id for number in (0, 1))
+    client.set_tag(second, NOTE, f"{BEST}\nonce{END}how it began")  # the best of the jobs that had ended by then
+    client.set_tag(best, NOTE, "what it is")
+    for _ in range(2):
+        run_report("s", store, str(tmp_path / "page.html"), open=True)
+    assert opened == [(tmp_path / "page.html").as_uri()] * 2
+    notes = {run: client.get_run(run).data.tags[NOTE] for run in (best, second)}
+    assert notes[second] == "how it began" and notes[best].endswith(f"{END}what it is")
+    assert notes[best].count(BEST) == 1 and "significantly different (p = 0.002 over 10 folds" in notes[best]
+    assert "artifact `report/page.html`" in notes[best]
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    assert run_report("s", store, str(tmp_path / "page.html"), open=True).endswith("; no browser was found to open it")

@@ -49,9 +49,9 @@ def test_a_job_is_what_its_run_says():
     assert study.metric == "lfw/accuracy" and study.axes == ("optimizer.lr",) and not study.lower_is_better
     first, second, third = study.jobs
     assert first.axes == {"optimizer.lr": "1e-3"} and second.axes == {"optimizer.lr": "3e-3"}
-    assert (first.value, first.lr, first.batch_size, first.images_per_step) == (0.845, 0.001, 30, 30)
+    assert (first.value, first.ran.lr, first.ran.images_per_step) == (0.845, 0.001, 30)
     assert first.folds == pytest.approx([0.8 + number / 100 for number in range(10)])
-    assert first.command == "facenet-train optimizer.lr=1e-3 seed=0"
+    assert first.ran.command == "facenet-train optimizer.lr=1e-3 seed=0"
     assert (second.value, second.status, second.error, second.ranked) == (None, "FAILED", "boom", False)
     assert third.why_unranked == "pruned: below the median" and not third.ranked
 

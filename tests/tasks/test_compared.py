@@ -2,8 +2,9 @@
 
 import pytest
 
-from facenet.tasks.compared import choice, params_to_compare, run_name, short_number
+from facenet.tasks.compared import choice, params_to_compare, run_name
 from facenet.tracking.facts import AXES, value_tags
+from facenet.tracking.names import short_number
 
 CONFIG = {
     "backbone": {
