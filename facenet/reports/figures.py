@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from facenet.errors import shown
 from facenet.evaluation.report import digits
@@ -55,7 +56,7 @@ def heat_map(ranking: Ranking) -> Picture | None:
         cell = drawn.axes.add_patch(Rectangle(place, 0.96, 0.94, color=viridis(share)))
         drawn.tell(cell, f"{setting.name}: {setting.value}")
         star = " ★" * (setting is ranking.settings[0])
-        letters = {"color": "white" if share < 0.6 else "black", "ha": "center", "va": "center"}
+        letters: dict[str, Any] = {"color": "white" if share < 0.6 else "black", "ha": "center", "va": "center"}
         drawn.axes.text(place[0] + 0.48, place[1] + 0.47, digits(setting.mean) + star, **letters)
     drawn.axes.grid(visible=False)
     drawn.axes.set(xlim=(0, len(columns)), ylim=(0, len(rows)), xlabel=shown(axes[1]), ylabel=shown(axes[0]))
@@ -82,7 +83,7 @@ def effect(ranking: Ranking) -> Picture | None:
     (line,) = drawn.axes.plot(range(len(values)), [means[value] for value in values], color="#5a6572")
     drawn.tell(line, "mean over seeds: " + ", ".join(f"{value} {digits(means[value])}" for value in values))
     for job in jobs:
-        (dot,) = drawn.axes.plot([values.index(job.axes[axes[0]])], [job.value], "o", color=shades[job.number])
+        (dot,) = drawn.axes.plot([values.index(job.axes[axes[0]])], [job.value or 0.0], "o", color=shades[job.number])
         drawn.tell(dot, f"{job.label}: {digits(job.value or 0)}")
     drawn.axes.set(xlabel=shown(axes[0]), ylabel=shown(ranking.study.metric))
     named = [place for place in range(len(values)) if place % math.ceil(len(values) / MOST_TICKS) == 0]
@@ -101,7 +102,7 @@ def learning_curves(ranking: Ranking, metric: str, curves: Curves) -> Picture | 
     for job in jobs:
         factor = job.ran.images_per_step if in_images and job.ran.images_per_step else 1
         points = [(step * factor, finite(value)) for step, value in thinned(curves[job.number], len(jobs))]
-        style = {"color": shades[job.number], "linestyle": "-" if job.ranked else ":"}
+        style: dict[str, Any] = {"color": shades[job.number], "linestyle": "-" if job.ranked else ":"}
         (line,) = drawn.axes.plot(*zip(*points, strict=True), label=shown(job.label), **style)
         drawn.tell(line, f"{job.label}: {digits(points[-1][1])} after {points[-1][0]:,}")
         for x, y in points if dots else ():
@@ -136,14 +137,21 @@ def parallel_coordinates(ranking: Ranking) -> Picture | None:
     for number in reversed(range(len(ranking.settings))):  # the best on top
         setting = ranking.settings[number]
         at = [place[values[number]] for place, (_, values) in zip(places, dimensions, strict=True)]
-        style = {"color": colours(ranking)[setting.jobs[0].number], "linewidth": 3 if number == 0 else 1.2}
+        style: dict[str, Any] = {
+            "color": colours(ranking)[setting.jobs[0].number],
+            "linewidth": 3 if number == 0 else 1.2,
+        }
         (line,) = drawn.axes.plot(range(len(dimensions)), at, marker="o", markersize=3, **style)
         drawn.tell(line, f"{setting.name}: {setting.value}")
     for column, place in enumerate(places):
         drawn.axes.axvline(column, color="#bbbbbb", linewidth=1, zorder=0)
         last = column == len(places) - 1
         for value in ticks(place, everything=not last):
-            put = {"xytext": (-5 if last else 5, 0), "textcoords": "offset points", "ha": "right" if last else "left"}
+            put: dict[str, Any] = {
+                "xytext": (-5 if last else 5, 0),
+                "textcoords": "offset points",
+                "ha": "right" if last else "left",
+            }
             drawn.axes.annotate(shown(value), (column, place[value]), va="center", fontsize=8, **put)
     drawn.axes.set_xticks(range(len(dimensions)), [shown(key) for key, _ in dimensions])
     drawn.axes.set_yticks([])
@@ -165,7 +173,7 @@ def fold_differences(ranking: Ranking) -> Picture | None:
     drawn = Picture(1.0 + 0.3 * len(compared))
     for row, setting in enumerate(compared):
         ahead = [mine - theirs for mine, theirs in zip(best.folds, setting.folds, strict=True)]
-        style = {"color": shades[setting.jobs[0].number], "alpha": 0.6, "markersize": 5}
+        style: dict[str, Any] = {"color": shades[setting.jobs[0].number], "alpha": 0.6, "markersize": 5}
         (dots,) = drawn.axes.plot(ahead, [row] * len(ahead), "o", **style)
         drawn.tell(dots, f"{setting.name}: {' '.join(f'{each:+.4f}' for each in ahead)}")
         mean = sum(ahead) / len(ahead)
