@@ -3,6 +3,7 @@ import json
 import pytest
 
 from bench import report
+from bench.__main__ import HERE, RESULTS
 from bench.context import Outcome
 from bench.gate import failed
 from bench.goals import Goal
@@ -72,3 +73,12 @@ def test_the_gate_names_what_fails():
     counters = {"forwards per unique image": 2, "heavy modules imported by --help": 0}
     lines = failed(Outcome(goals=goals, counters=counters), ("8.1", "8.2"))
     assert lines == ["forwards per unique image: 2, expected 1", "8.1 help: 1.8, goal at most 1.25"]
+
+
+def test_the_page_of_performance_is_what_the_record_gives():
+    lines = report.newest(RESULTS)
+    page = (HERE / "docs/performance.md").read_text(encoding="utf-8")
+    assert report.render(page, report.goals_table(lines), "goals") == page
+    assert report.render(page, report.markdown(lines), "performance") == page
+    lines[-1]["goals"][0]["measured"] += 1
+    assert report.render(page, report.goals_table(lines), "goals") != page

@@ -7,52 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from jobs import BIN
 from pages import ROOT, blocks
-from PIL import Image
+from walk import DRAWN, HELDOUT, SMALL, fill, run
 
 import facenet
 from facenet.data import transforms
-from facenet.data.drawn.synthetic import SyntheticFaces
 
 assert transforms  # torch and albumentations are imported here, so that no test is the one that does it
 pytestmark = pytest.mark.slow
-SMALL = (
-    *("data.image_size=32", "data.batch_size=12", "data.num_workers=1", "trainer.max_steps=2", "accelerator=cpu"),
-    *("backbone.trunk.width=0.25", "backbone.trunk.init=kaiming", "tracking.system_metrics=false"),
-)
-HELDOUT = ("data.val_identities=0.34", "benchmark.num_pairs=60", "benchmark.num_folds=3")
-DRAWN = ("data.num_identities=12", "data.images_per_identity=8", *HELDOUT)
-
-
-def written(root: Path, *, seed: int, name: str) -> None:
-    """12 identities x 8 images as root/<identity>/<identity>_0001.jpg"""
-    faces = SyntheticFaces(num_identities=12, images_per_identity=8, size=32, seed=seed)
-    for index in range(len(faces)):
-        person, image = divmod(index, 8)
-        path = root / f"{name}_{person}" / f"{name}_{person}_{image + 1:04d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(faces.load(index)).save(path)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PEOPLE, LFW with pairs.txt of 10 folds, anna.jpg and berta.png."""
-    folder, rng = tmp_path_factory.mktemp("walk"), np.random.default_rng(0)
-    written(folder / "PEOPLE", seed=1, name="anna")
-    written(folder / "LFW", seed=2, name="berta")
-    lines = ["10\t2"]
-    for _ in range(10):
-        lines += [f"berta_{person}\t1\t2" for person in rng.choice(12, 2, replace=False)]
-        lines += [
-            f"berta_{one}\t3\tberta_{other}\t4" for one, other in (rng.choice(12, 2, replace=False) for _ in "ab")
-        ]
-    (folder / "LFW" / "pairs.txt").write_text("\n".join(lines) + "\n")
-    Image.open(folder / "PEOPLE/anna_0/anna_0_0001.jpg").save(folder / "anna.jpg")
-    Image.open(folder / "PEOPLE/anna_1/anna_1_0001.jpg").save(folder / "berta.png")
-    return folder
+    return fill(tmp_path_factory.mktemp("walk"))
 
 
 def cut_down(words: list[str]) -> list[str]:
@@ -64,13 +32,6 @@ def cut_down(words: list[str]) -> list[str]:
     if "data.batch_size" in given:
         return [*words, *(each for each in small if not each.startswith("data.batch_size")), "sweep.dry_run=true"]
     return [*words, *small]
-
-
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [str(BIN / words[0]), *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +85,15 @@ def test_blocks_of_the_pages_in_python(walked: Path, monkeypatch: pytest.MonkeyP
     assert (walked / "outputs/library/result.json").is_file()
 
 
-@pytest.mark.nightly
+def commands_of(page: str, *programs: str) -> list[list[str]]:
+    """Those of a page that begin with one of these words."""
+    bash = [words for block in blocks(page) if block.language == "bash" for words in block.commands()]
+    return [words for words in bash if words[0] in programs]
+
+
 def test_data_commands_write_what_they_say(folder: Path):
-    bash = [words for block in blocks("docs/data.md") if block.language == "bash" for words in block.commands()]
-    for words in bash:
-        if words[0] == "facenet-data" and "--weights" not in words:
+    for words in commands_of("docs/data.md", "facenet-data"):
+        if "--weights" not in words:  # a network made elsewhere: tests/nightly/test_pages.py
             done = run(words, folder)
             assert done.returncode == 0, (words, done.stderr[-2000:])
     assert (
@@ -138,7 +103,33 @@ def test_data_commands_write_what_they_say(folder: Path):
     )
 
 
-@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)
+def test_the_walk_s_runs_are_tested_and_read_as_the_pages_say(walked: Path, monkeypatch: pytest.MonkeyPatch):
+    """The pages on evaluation and on MLflow; in this process."""
+    monkeypatch.chdir(walked)
+    (walked / "outputs/DATE").mkdir(parents=True, exist_ok=True)
+    (walked / "outputs/DATE/TIME").symlink_to(walked / "runs/losses/0")
+    for words in commands_of("docs/evaluation.md", "facenet-evaluate"):
+        tested = facenet.evaluate([*words[1:], "accelerator=cpu"])
+        assert tested.metrics["lfw/accuracy" if "benchmark.root=LFW" in words else "heldout/accuracy"] <= 1
+    for words in commands_of("docs/mlflow.md", "facenet-runs"):
+        assert run(words, walked).returncode == 0
+    (walked / "run").symlink_to(walked / "runs/losses/0")
+    names: dict[str, object] = {}
+    exec(python_of("docs/mlflow.md")[0], names)
+    assert "train/loss" in names["table"].columns  # type: ignore[attr-defined]
+    exec(python_of("docs/api.md")[0], {})
+
+
+LONG = ("compare_networks", "first_training")  # trainings of their own, 10 to 20 s of a processor each
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] if path.stem in LONG else [])
+        for path in sorted(ROOT.glob("examples/*.py"))
+    ],
+)
 def test_an_example_runs(example: Path, tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

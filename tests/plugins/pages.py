@@ -12,7 +12,7 @@ NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 # English page and the Chinese one that follows it.
 IN_STEP = {
     "README.md": "docs/README.zh-CN.md",
-    **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in ("getting-started", "devices", "reference-flags")},
+    **{f"docs/{path.name}": f"docs/zh/{path.name}" for path in sorted(ROOT.glob("docs/zh/*.md"))},
 }
 
 
