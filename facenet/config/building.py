@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from facenet.config.checking import SPECIAL
-from facenet.config.slots import BEGINNINGS, WORD, is_source, locate, unsaid_sources
+from facenet.config.slots import BEGINNINGS, is_source, is_word, locate, strangers_in, unsaid_sources
 from facenet.errors import UserError, shown
 from facenet.files.plain import plain
 from facenet.privacy import addresses
@@ -56,13 +56,17 @@ def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:
     return made(parts_of(checked, slot, of_others=of_others))
 
 
-def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
-    """A copied node with a Part in place of each dict that has a `_target_`."""
+def parts_of(node: Any, path: str, *, of_others: bool, within: bool = False) -> Any:
+    """A copied node with a Part in place of each dict that has a `_target_`. within: a class of somebody else's, which may open what it is given."""
+    if isinstance(node, dict) and "_target_" in node:
+        within = within or strangers_in({"_target_": node["_target_"]})
     if isinstance(node, list):
-        return [parts_of(value, f"{path}.{index}", of_others=of_others) for index, value in enumerate(node)]
+        return [
+            parts_of(value, f"{path}.{index}", of_others=of_others, within=within) for index, value in enumerate(node)
+        ]
     if isinstance(node, str) and "${" in node:
         raise UserError(f"{path}: {shown(node)!r} may not be built: a resolved config holds no ${{...}}")
-    if of_others and isinstance(node, str) and not WORD.fullmatch(node):
+    if of_others and isinstance(node, str) and not is_word(node, of_stranger=within):
         raise opened(path, node)
     if not isinstance(node, dict):
         return node
@@ -74,13 +78,13 @@ def parts_of(node: Any, path: str, *, of_others: bool) -> Any:
             continue
         if key.startswith("_"):  # _args_, _recursive_ and the like of Hydra, or a constructor's private parameters
             raise UserError(f"{at}: no key of a config; leave it out")
-        if of_others and not WORD.fullmatch(key):
+        if of_others and not is_word(key, of_stranger=within):
             raise opened(at, key)
         if of_others and is_source(key, value):
             if not (inspect.isfunction(target) and key in BEGINNINGS):
                 raise opened(at, value)
             value = None if key != "pretrained" else False
-        values[key] = parts_of(value, at, of_others=of_others)
+        values[key] = parts_of(value, at, of_others=of_others, within=within)
     if target is None:
         return values
     if of_others:

@@ -77,7 +77,7 @@ SOURCES = re.compile(
 # Of these those by which a zoo's function fills a network that it has made. A checkpoint brings all its weights, so there they are left out.
 BEGINNINGS = ("pretrained", "checkpoint_path", "weights", "weights_backbone")
 LOCAL = re.compile(r"(sqlite|file):///((?!://|::).)*", re.DOTALL)
-WORD = re.compile(r"[\w.+\- ]*")  # "relu", "resnet18.a1_in1k", "batch_hard": no path, no address, no hub's name
+WORD = re.compile(r"(?!\.+$)[\w.+\- ]*")  # "relu", "resnet18.a1_in1k", "batch_hard": no path, no address, no hub's name
 
 
 def takes(path: str) -> Takes | None:
@@ -212,28 +212,34 @@ def class_of(name: str) -> type:
     return found
 
 
-def openings(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+def is_word(text: str, *, of_stranger: bool) -> bool:
+    """Whether it is no more than a word. of_stranger: for a class of somebody else's, which may open whatever it is given: there a name of what lies
+    in the working directory is none."""
+    return WORD.fullmatch(text) is not None and not (of_stranger and text != "" and os.path.lexists(text))
+
+
+def openings(node: Any, path: str, *, of_stranger: bool = False) -> Iterator[tuple[str, Any]]:
     """Place and value of all by which building a plain node could open a file or an address."""
     if type(node) is dict:
         for key, value in node.items():
             at = f"{path}.{shown(key)}"
             if is_source(key, value):
                 yield at, value
-            elif not WORD.fullmatch(key):
+            elif not is_word(key, of_stranger=of_stranger):
                 yield at, key
             elif key != "_target_":
-                yield from openings(value, at)
+                yield from openings(value, at, of_stranger=of_stranger)
     elif type(node) is list:
         for index, value in enumerate(node):
-            yield from openings(value, f"{path}.{index}")
-    elif type(node) is str and not WORD.fullmatch(node):
+            yield from openings(value, f"{path}.{index}", of_stranger=of_stranger)
+    elif type(node) is str and not is_word(node, of_stranger=of_stranger):
         yield path, node
 
 
 def openings_of_strangers(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Those within classes of somebody else's."""
     if type(node) is dict and "_target_" in node and strangers_in({"_target_": node["_target_"]}):
-        yield from openings(node, path)
+        yield from openings(node, path, of_stranger=True)
     elif type(node) in (dict, list):
         for key, value in node.items() if type(node) is dict else enumerate(node):
             yield from openings_of_strangers(value, f"{path}.{key}".lstrip("."))

@@ -87,8 +87,8 @@ class Opened(ABC):
 class Outcome:
     """What a test has come to. `metrics`: figure -> value. `files`: name -> plain values, kept as JSON. `threshold`: the one to store with the
     network. `folds`: accuracy of each, by which two runs are compared. `roc`: drawn beside those of the run's other benchmarks, with `operating`, its
-    points (false accepts, true accepts) at the stored targets. `draw`: writes more pictures into a folder and returns their files; names of those
-    that show people begin with `faces-`. `said`: in a few words, `text`: in lines. `collapsed`: why the network has none of the figures that tell
+    points (false accepts, true accepts) at the stored targets. `draw`: writes more pictures into a folder and returns their files; names of all
+    files that show or name people begin with `faces-`, so that they stay on this machine. `said`: in a few words, `text`: in lines. `collapsed`: why the network has none of the figures that tell
     better from worse."""
 
     metrics: Mapping[str, float]

@@ -17,7 +17,7 @@ from facenet.errors import UserError
 from facenet.tracking.facts import is_shown
 from facenet.tracking.journal import Mark, Record, header, marked, read
 from facenet.tracking.store import first_line, mlflow_command
-from facenet.tracking.tracker import FACES
+from facenet.tracking.tracker import of_people
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,7 +115,7 @@ def send(
         delivered.points += len(points)
     elif "artifact" in first:
         path = own_file(run_dir, first["artifact"])
-        if path.name.startswith(FACES) and not first.get("anywhere") and is_away(client, run_id):
+        if of_people(path.name) and not first.get("anywhere") and is_away(client, run_id):
             return
         client.log_artifact(run_id, str(path), first["folder"] or None)
         delivered.files += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from facenet.tracking.facts import LONGEST_TAG, safe_name, shorten
 from facenet.tracking.journal import Journal, last_steps
 
 FACES = "faces-"  # begins the name of a picture that shows people
+NAMES = re.compile(r"hardest-.*\.json|split\.json|unreadable\.json")  # files that name images, and so people
 
 
 class Tracker(Protocol):
@@ -65,6 +67,11 @@ class JournalTracker:
 
     def close(self) -> None:
         self.journal.close()
+
+
+def of_people(name: str) -> bool:
+    """Whether a file of this name shows people or names them, so that it leaves this machine only when asked."""
+    return name.startswith(FACES) or NAMES.fullmatch(name) is not None
 
 
 def publish(tracker: Tracker, path: Path) -> None:

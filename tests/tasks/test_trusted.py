@@ -17,6 +17,7 @@ import facenet
 from facenet import config as configs
 from facenet.commands import composed
 from facenet.config import overlays
+from facenet.config.slots import openings_of_strangers
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.files import trusted
@@ -32,7 +33,7 @@ from facenet.backbones import Embedder
 open({mark!r}, "a").close()
 
 class Flat(Embedder):
-    def __init__(self, *, embedding_size: int = 8, weights_file: str = "", inner: torch.nn.Module | None = None) -> None:
+    def __init__(self, *, embedding_size: int = 8, weights_file: str = "", mode: object = "", inner: torch.nn.Module | None = None) -> None:
         super().__init__()
         self.embedding_size = embedding_size
         self.linear = torch.nn.Linear(192, embedding_size)
@@ -125,6 +126,37 @@ def test_a_trusted_class_of_a_checkpoint_opens_nothing_and_brings_no_other(
         pytest.raises(UserError, match=r"which a checkpoint may not|may not be built|merely imports|no class"),
     ):
         from_checkpoint(str(saved(tmp_path, {**TARGET, **values})))
+
+
+@pytest.mark.parametrize("value", [".", "..", "key.pem", "id_rsa", ["soft", "key.pem"], {"key.pem": 1}, {"soft": ".."}])
+def test_a_word_that_names_what_lies_in_the_working_directory_is_no_word(
+    value: Any, unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "id_rsa").mkdir()
+    (tmp_path / "key.pem").symlink_to("nowhere")
+    path, plain_word = saved(tmp_path, {**TARGET, "mode": value}), {**TARGET, "mode": ["soft", "resnet18.a1_in1k"]}
+    with trusted.also([str(unseen)]):
+        with pytest.raises(UserError, match="which a checkpoint may not"):
+            from_checkpoint(str(path))
+        assert list(openings_of_strangers({"backbone": {**TARGET, "mode": value}}, ""))
+        assert not list(openings_of_strangers({"backbone": plain_word}, ""))
+        from_checkpoint(str(saved(tmp_path, plain_word)))
+        (tmp_path / "key.pem").unlink()
+        (tmp_path / "id_rsa").rmdir()
+        if ".." not in str(value) and value != ".":
+            from_checkpoint(str(saved(tmp_path, {**TARGET, "mode": value})))
+
+
+def test_a_word_of_our_own_classes_is_one_whatever_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: Callable[..., dict[str, Any]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backbone = compose()["backbone"]
+    for word in [each for each in backbone["trunk"].values() if type(each) is str]:
+        (tmp_path / word).touch()
+    assert any(tmp_path.iterdir())
+    configs.build(backbone, "backbone", of_others=True)
 
 
 def test_a_resumed_run_says_nothing_of_trust(

@@ -1,4 +1,4 @@
-"""Pictures that show people stay on this machine, unless the user asks for more."""
+"""Pictures of people and files that name their images stay on this machine, unless the user asks for more."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Client:
 
 @pytest.mark.parametrize("upload", [False, True])
 @pytest.mark.parametrize("place", PLACES)
-def test_faces_go_to_a_store_elsewhere_only_when_asked(place, upload, tmp_path):
+def test_what_shows_or_names_people_goes_to_a_store_elsewhere_only_when_asked(place, upload, tmp_path):
     uri, away = PLACES[place]
-    names = ["faces-batch.png", "roc.png", "lfw.json"]
+    names = ["faces-batch.png", "hardest-lfw.json", "split.json", "unreadable.json", "roc.png", "lfw.json"]
     begin(tmp_path, "run", None)
     tracker = JournalTracker(tmp_path, upload_faces=upload)
     records = []
@@ -50,5 +50,6 @@ def test_faces_go_to_a_store_elsewhere_only_when_asked(place, upload, tmp_path):
     client = Client(place, uri)
     for record in records:
         send(client, "run", tmp_path, [record], Delivered())
-    everything = [("faces-batch.png", "faces"), ("roc.png", "curves"), ("lfw.json", "records")]
-    assert client.sent == (everything[1:] if away and not upload else everything)
+    of_people = [("faces-batch.png", "faces"), *((name, "records") for name in names[1:4])]
+    others = [("roc.png", "curves"), ("lfw.json", "records")]
+    assert client.sent == (others if away and not upload else of_people + others)
