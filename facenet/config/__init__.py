@@ -1,6 +1,7 @@
 """From composed YAML to Python objects: resolve, check against the signatures, build."""
 
 from facenet.config.building import build as build
+from facenet.config.building import told_at as told_at
 from facenet.config.checking import RUNTIME as RUNTIME
 from facenet.config.checking import SPECIAL as SPECIAL
 from facenet.config.checking import check as check

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +36,28 @@ class Part:
         if self.partial:
             return functools.partial(self.target, **values)
         try:
-            return self.target(**values)
+            with told_at(self.path, self.target):
+                return self.target(**values)
         except UserError:
             raise
         except Exception as error:  # of a constructor of torch, timm, ...: almost any type
             said = str(error).splitlines() or [type(error).__name__]
             named = f"{self.target.__module__}.{self.target.__qualname__}"
             raise UserError(f"config: {self.path}: {named} cannot be built ({said[0]})") from error
+
+
+@contextlib.contextmanager
+def told_at(path: str, target: Callable[..., Any]) -> Iterator[None]:
+    """Inside, a mistake in a key of `benchmark`, under which a benchmark knows itself until it has a name, is told of the place where it stands, such
+    as benchmarks.agedb. target: its class, whose parameters are the keys."""
+    try:
+        yield
+    except UserError as error:
+        head, _, name = path.partition(".")
+        if head != "benchmarks" or "." in name:
+            raise
+        keys = "|".join(map(re.escape, inspect.signature(target).parameters))
+        raise UserError(re.sub(rf"(?<![\w./-])benchmark\.(?=(?:{keys})\b)", f"{path}.", str(error))) from error
 
 
 def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from facenet.errors import in_picture
@@ -9,16 +10,19 @@ from facenet.files.picture import drawn
 from facenet.files.run_dir import RunDir
 
 
-def save_curves(directory: Path, history: list[dict[str, float]]) -> list[Path]:
-    """`epoch_loss.png` (losses) and `epoch_acc.png` (accuracies, in percent) by epoch, one curve per metric that was measured."""
+def save_curves(
+    directory: Path, history: list[dict[str, float]], own: Mapping[str, Sequence[str]] | None = None
+) -> list[Path]:
+    """`epoch_loss.png` (losses) and `epoch_acc.png` (accuracies, in percent) by epoch, and `figures-NAME.png` of each benchmark with figures of its
+    `own`: one curve per metric that was measured."""
     place, measured, written = RunDir(directory), {name for row in history for name in row}, []
-    losses = [name for name in ("train/loss", "val/loss") if name in measured]
-    accuracies = sorted(name for name in measured if name.endswith("/accuracy"))
     for path, axis, scale, names in (
-        (place.losses, "loss", 1.0, losses),
-        (place.accuracies, "accuracy, %", 100.0, accuracies),
+        (place.losses, "loss", 1.0, ("train/loss", "val/loss")),
+        (place.accuracies, "accuracy, %", 100.0, sorted(name for name in measured if name.endswith("/accuracy"))),
+        *((place.figures(name), name, 1.0, figures) for name, figures in (own or {}).items()),
     ):
-        curves = {name: [(row["epoch"], row[name] * scale) for row in history if name in row] for name in names}
+        chosen = [name for name in names if name in measured]
+        curves = {name: [(row["epoch"], row[name] * scale) for row in history if name in row] for name in chosen}
         if curves:
             draw(path, axis, curves)
             written.append(path)
@@ -31,6 +35,9 @@ def draw(path: Path, axis: str, curves: dict[str, list[tuple[float, float]]]) ->
     with drawn(path) as (axes,):
         for name, points in curves.items():
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=in_picture(name))
-        axes.set(xlabel="epoch", ylabel=axis)
+        epochs = [x for points in curves.values() for x, _ in points]
+        if min(epochs) == max(epochs):  # else the axis would span a tenth of it
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        axes.set(xlabel="epoch", ylabel=in_picture(axis))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)

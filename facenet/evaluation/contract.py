@@ -34,12 +34,13 @@ class Benchmark(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Opened(ABC):
-    """A benchmark whose images, `faces`, are known; `name` and `key` as in `Benchmark`. batch_size: images per forward pass. max_unreadable:
-    share of the images that may be unreadable."""
+    """A benchmark whose images, `faces`, are known; `name` and `key` as in `Benchmark`. location: where they are read from; None of the run's own and
+    of drawn ones. batch_size: images per forward pass. max_unreadable: share of the images that may be unreadable."""
 
     name: str
     faces: Faces
     key: str = "benchmark"
+    location: str | None = None
     batch_size: int = 64
     max_unreadable: float = 0.0
 
@@ -87,9 +88,9 @@ class Opened(ABC):
 class Outcome:
     """What a test has come to. `metrics`: figure -> value. `files`: name -> plain values, kept as JSON. `threshold`: the one to store with the
     network. `folds`: accuracy of each, by which two runs are compared. `roc`: drawn beside those of the run's other benchmarks, with `operating`, its
-    points (false accepts, true accepts) at the stored targets. `draw`: writes more pictures into a folder and returns their files; names of all
-    files that show or name people begin with `faces-`, so that they stay on this machine. `said`: in a few words, `text`: in lines. `collapsed`: why the network has none of the figures that tell
-    better from worse."""
+    points (false accepts, true accepts) at the stored targets. `draw`: writes more pictures into a folder and returns their files. Names of
+    all files that show or name people begin with `faces-`, so that they stay on this machine. `said`: in a few words, `text`: in lines. `collapsed`:
+    why the network has none of the figures that tell better from worse."""
 
     metrics: Mapping[str, float]
     files: Mapping[str, Any] = field(default_factory=dict)

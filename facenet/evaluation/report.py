@@ -14,6 +14,7 @@ from facenet.errors import in_picture
 from facenet.evaluation.contract import Outcome
 from facenet.evaluation.verification import FAR_TARGETS, Roc, Verification, unresolved
 from facenet.files.picture import drawn
+from facenet.files.run_dir import is_of_run
 
 # Of pairs, the figures that tell better from worse, and whether lower is better.
 MEASURES = {"accuracy": False, "auc": False, **{f"tar_at_far_{each:g}": False for each in FAR_TARGETS}, "eer": True}
@@ -114,6 +115,17 @@ def tags(name: str, outcome: Outcome) -> dict[str, str]:
     found = {f"interval.{name}": interval(accuracy, counts[0])} if counts and accuracy is not None else {}
     folds = {f"folds.{name}": json.dumps([round(float(each), 6) for each in outcome.folds])} if outcome.folds else {}
     return {**folds, **found}
+
+
+def kept(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """What stays of the benchmarks as JSON, by file name: of each NAME.json, with its figures at least, and what else it keeps. A file that would be
+    the run's or another's is called after its benchmark, too."""
+    found: dict[str, Any] = {}
+    for name, each in outcomes.items():
+        for file, content in {f"{name}.json": {"benchmark": name, **each.metrics}, **each.files}.items():
+            taken = file in found or is_of_run(file)
+            found[f"{name}-{file}" if taken else file] = content
+    return found
 
 
 def interval(share: float, count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ class RunDir:
     nonfinite, vendor_log, benchmark = Each("nonfinite-{}.pt"), Each("dllogger-{}.json"), Each("{}.json")
     split, history, unreadable = Named("split.json"), Named("history.json"), Named("unreadable.json")
     roc, losses, accuracies = Named("roc.png"), Named("epoch_loss.png"), Named("epoch_acc.png")
+    figures = Each("figures-{}.png")
     first_batch = Named("faces-batch.png")
 
     @property
@@ -76,9 +78,17 @@ class RunDir:
         return sorted(self.path.glob("failure-*.json"))
 
 
-# What no benchmark may be called.
-JSON_FILES = {
-    each.name.removesuffix(".json")
-    for each in vars(RunDir).values()
-    if isinstance(each, Named) and "{" not in each.name and each.name.endswith(".json")
-}
+# The records of a run in JSON, but for those of its benchmarks.
+OF_RUN = re.compile(
+    "|".join(
+        re.escape(each.name).replace(r"\{\}", ".*")
+        for key, each in vars(RunDir).items()
+        if isinstance(each, Named) and each.name.endswith(".json") and key != "benchmark"
+    ),
+    re.IGNORECASE,
+)
+
+
+def is_of_run(name: str) -> bool:
+    """Whether a file of this name, in whichever case, is a record of the run itself, which a benchmark may not take."""
+    return OF_RUN.fullmatch(name) is not None

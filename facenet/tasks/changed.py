@@ -33,8 +33,8 @@ FREE = (
     *("data.num_workers", "data.feed", "data.cache_dir", "trainer.log_every", "trainer.keep"),
     *("distributed.grace_s", "distributed.timeout_s", *PLACES),
 )
-# What a score was taken on, and which it was: others do not compare with it.
-SCORED = ("trainer.select", "benchmark", "data.val_identities", "data.val_images", "data.min_images")
+# What a score was taken on, beside its benchmark, and which it was: others do not compare with it.
+SCORED = ("trainer.select", "data.val_identities", "data.val_images", "data.min_images")
 
 
 def changes(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
@@ -49,7 +49,11 @@ def is_free(key: str) -> bool:
 def is_within(key: str, parts: Sequence[str]) -> bool:
     """`benchmarks.agedb.path` is what `benchmark.path` is."""
     head, _, rest = key.partition(".")
-    key = f"benchmark.{rest.partition('.')[2]}".rstrip(".") if head == "benchmarks" else key
+    return begins(f"benchmark.{rest.partition('.')[2]}".rstrip(".") if head == "benchmarks" else key, parts)
+
+
+def begins(key: str, parts: Sequence[str]) -> bool:
+    """Whether it is one of these, or lies within one."""
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
@@ -114,11 +118,12 @@ def other_pairs(material: Material, before: Any) -> bool:
 
 def own_images(material: Material) -> list[Opened]:
     """The benchmarks that have images of their own; held-out ones are the data's."""
-    return [
-        each
-        for each in material.benchmarks
-        if not (isinstance(each.faces, Subset) and each.faces.parent is material.heldout)
-    ]
+    return [each for each in material.benchmarks if not of_heldout(each, material)]
+
+
+def of_heldout(tested: Opened, material: Material) -> bool:
+    """Whether its images are those of the run's data that were held out."""
+    return isinstance(tested.faces, Subset) and tested.faces.parent is material.heldout
 
 
 def check_fits(content: dict[str, Any], path: Path, config: dict[str, Any], identities: Sequence[str]) -> None:
@@ -150,16 +155,21 @@ def empty_parts(config: dict[str, Any], num_identities: int) -> tuple[nn.Module,
     return backbone, loss
 
 
-def begun_anew(before: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
-    """Parts of the state of training that do not go on under this config, and why: `optimizer`, `scale` (of the loss), `random` (streams) and
-    `best` (score)."""
+def begun_anew(content: dict[str, Any], config: dict[str, Any], material: Material, select: str) -> dict[str, str]:
+    """Parts of the state of training in a checkpoint that do not go on under this config, and why: `optimizer`, `scale` (of the loss), `random`
+    (streams) and `best` (score), which `select` chooses: benchmarks beside its own change nothing."""
+    before = content["config"]
     found = {"optimizer": without_moments(before.get("optimizer"), config["optimizer"])}
     scales = [node.get("init_scale") for node in (before.get("precision") or {}, config["precision"])]
     if scales[0] != scales[1]:
         found["scale"] = f"begins at precision.init_scale={scales[1]:g}"
     if before.get("seed") != config["seed"]:
         found["random"] = f"begin at seed={config['seed']}"
-    scored = [line for key, line in differing(before, config) if is_within(key, SCORED) and not is_free(key)]
+    selecting = [each.key for each in material.benchmarks if each.name == select.partition("/")[0]]
+    taken_on = (*SCORED, *selecting)
+    scored = [line for key, line in differing(before, config) if begins(key, taken_on) and not is_free(key)]
+    if not selecting and content["identities"] != list(material.train.identities):
+        scored.append("the identities of the loss are others")
     if scored:
         found["best"] = scored[0]
     return {name: reason for name, reason in found.items() if reason is not None}

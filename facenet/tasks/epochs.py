@@ -64,11 +64,8 @@ class Epochs:
         self.engine, self.feed, self.material, self.plan = engine, feed, material, plan
         self.tracker, self.run, self.preprocess, self.first = tracker, run, preprocess, first
         self.progress = Progress()
-        self.records = Records(run.directory, tracker)
-        self.keeper, self.writer = (
-            Keeper(RunDir(run.directory).folder, keep=engine.settings.keep),
-            Writer(),
-        )
+        self.records = Records(run.directory, tracker, material.benchmarks)
+        self.keeper, self.writer = Keeper(RunDir(run.directory).folder, keep=engine.settings.keep), Writer()
         self.best_score: float | None = None
         self.best_row: dict[str, float] = {}
         self.untested: dict[str, float] | None = None  # training figures of an epoch whose tests are still to be made
@@ -84,7 +81,7 @@ class Epochs:
         processes, the epoch under way starts again from its first batch, at the step number that this has in the new plan."""
         self.resumed, before = True, content["config"]
         self.run_id = self.run.id or content.get("run_id")  # tracking=none for a while does not make it another run
-        anew = begun_anew(before, self.run.config)
+        anew = begun_anew(content, self.run.config, self.material, self.plan.select)
         best = content["best"]
         known = self.plan.select in best["row"]
         if known and repr(best["score"]) != repr(self.score(best["row"])):  # by code that chose another metric

@@ -22,7 +22,7 @@ from facenet.devices.table import DeviceChoice, Precision
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, printable, shown
 from facenet.evaluation import report
-from facenet.evaluation.benchmarks.choice import together
+from facenet.evaluation.benchmarks.together import together
 from facenet.evaluation.contract import Benchmark, Opened, Outcome
 from facenet.evaluation.run import run_benchmarks
 from facenet.files.atomic import replacing
@@ -31,12 +31,13 @@ from facenet.privacy.addresses import masked_address
 from facenet.tasks import auto, page
 from facenet.tasks.as_trained import as_trained, is_unsaid, of_run
 from facenet.tasks.changed import changed_images
-from facenet.tasks.job import origin, source_in
+from facenet.tasks.job import origin
 from facenet.tasks.plan import NEXT, Material, divide
 from facenet.tasks.progress import image_bar
 from facenet.tasks.records import draw_all
 from facenet.tasks.restore import Restored, checkpoint_named, from_weights, restored
 from facenet.tasks.result import Result
+from facenet.tasks.tested import opened_of
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.store import NOTE
@@ -123,10 +124,10 @@ def evaluate(evaluation: Evaluation, network: Restored, *, run_dir: Path, overri
         datasets={
             "test" if each is opened[0] else f"test {each.name}": (
                 each.name,
-                tested_on(benchmark, network, places),
+                masked_address(each.location) if each.location else each.name,
                 each.faces.fingerprint,
             )
-            for benchmark, each in zip(benchmarks, opened, strict=True)
+            for each in opened
         },
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id, run_dir)) as tracker:
@@ -153,12 +154,12 @@ def written(outcomes: dict[str, Outcome], run_dir: Path, tracker: Tracker, *, st
         figures |= {f"{name}/{figure}": float(value) for figure, value in each.metrics.items()}
         for tag, value in report.tags(name, each).items():
             tracker.tag(tag, value)
-        for file_name, content in each.files.items():
-            with replacing(run_dir / file_name) as partial:
-                partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     tracker.metrics(figures, step=step)
-    files = [run_dir / file_name for each in outcomes.values() for file_name in each.files]
-    roc = RunDir(run_dir).roc
+    records, roc = report.kept(outcomes), RunDir(run_dir).roc
+    for file_name, content in records.items():
+        with replacing(run_dir / file_name) as partial:
+            partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    files = [run_dir / file_name for file_name in records]
     files += [roc] if report.save_roc(roc, outcomes) else []
     files += draw_all([each.draw for each in outcomes.values() if each.draw], run_dir)
     for path in files:
@@ -183,15 +184,6 @@ def objective(opened: Sequence[Opened], outcomes: dict[str, Outcome], content: d
     return float(outcomes[name].metrics.get(figure, math.nan))
 
 
-def tested_on(benchmark: Benchmark, restored: Restored, places: dict[str, str]) -> str:
-    """The source of the test set: its own, that of the data whose identities were held out, or its name."""
-    stored = restored.content.get("config", {}).get("data") if benchmark.needs_heldout else None
-    found = source_in(getattr(benchmark, "__dict__", {})) or source_in(
-        {**(stored if isinstance(stored, dict) else {}), **places}
-    )
-    return masked_address(found) if found else benchmark.name
-
-
 def opened_on(benchmarks: Sequence[Benchmark], restored: Restored, places: dict[str, str]) -> list[Opened]:
     """Opens the benchmarks; held-out identities are those of the data that the checkpoint names, or that lie at these `places` now."""
     if not benchmarks:
@@ -199,7 +191,7 @@ def opened_on(benchmarks: Sequence[Benchmark], restored: Restored, places: dict[
     if not any(each.needs_heldout for each in benchmarks):
         if places:
             raise UserError(f"data.{min(places)}: only benchmark=heldout tests on images of the run; leave it out")
-        return [found for each in benchmarks if (found := each.open(None)) is not None]
+        return opened_of(benchmarks)
     if not restored.content:
         raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
     material = divide(heldout_data(restored.content["config"], places), *benchmarks)

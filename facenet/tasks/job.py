@@ -33,13 +33,15 @@ from facenet.launch.local import LOCK, launch
 from facenet.privacy import addresses
 from facenet.tasks import auto, pace, page, run_store
 from facenet.tasks import resume as resuming
+from facenet.tasks.changed import of_heldout
 from facenet.tasks.compared import params_to_compare, run_name
-from facenet.tasks.plan import Material, Plan, divide, make_plan, unresolved
+from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe, build_planned
 from facenet.tasks.registration import network_of
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.result import Result
+from facenet.tasks.tested import unresolved
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.store import NOTE
 
@@ -204,15 +206,10 @@ def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str
     source = str(addresses.hide_secrets(material.location) or config["data"]["_target_"])
     found = {"train": (Path(source).name or source, source, plan.data_fingerprint)}
     for each in material.benchmarks:
-        node = config["benchmark"] if each.key == "benchmark" else config["benchmarks"][each.name]
         context = f"test {each.name}" if "test" in found else "test"
-        found[context] = (each.name, source_in(node) or source, each.faces.fingerprint)
+        place = addresses.hide_secrets(each.location) or (source if of_heldout(each, material) else each.name)
+        found[context] = (each.name, str(place), each.faces.fingerprint)
     return found
-
-
-def source_in(node: dict[str, Any]) -> str | None:
-    """Returns where a benchmark's images, or the data of a checkpoint, are read from; None for what is drawn."""
-    return next((str(node[key]) for key in ("root", "list", "path", "shards") if node.get(key)), None)
 
 
 def origin(program: str, overrides: list[str], config: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,6 @@ from facenet.devices.table import check_exchange, check_precision, is_host
 from facenet.engine.muon import Muon
 from facenet.errors import UserError
 from facenet.evaluation.contract import Benchmark, Opened
-from facenet.evaluation.report import lower_is_better
 from facenet.losses.mix import LossMix
 from facenet.tasks.recipe import Planned
 from facenet.tasks.rehearsal import (
@@ -31,6 +29,7 @@ from facenet.tasks.rehearsal import (
     tell_no_triplets,
     trial,
 )
+from facenet.tasks.tested import opened_of, select_metric, unresolved
 
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
 DEFAULT_HELDOUT = 0.1
@@ -125,11 +124,6 @@ def divide(data: Data, *benchmarks: Benchmark) -> Material:
     in_order = data.in_order  # whole shards validate: scattered images would take a pass over all of them
     train, val = split_images(training, data.val_images, None if in_order else SPLIT_SEED)
     held = Subset(source, heldout) if len(heldout) else None
-    opened = []
-    for benchmark in benchmarks:
-        if (each := benchmark.open(held)) is not None:
-            own = benchmark.needs_heldout  # images of the user's own, as those that train
-            opened.append(dataclasses.replace(each, max_unreadable=data.max_unreadable) if own else each)
     return Material(
         source=source,
         location=data.location,
@@ -138,7 +132,7 @@ def divide(data: Data, *benchmarks: Benchmark) -> Material:
         heldout=held,
         val_indices=rest[val],
         heldout_indices=heldout,
-        benchmarks=tuple(opened),
+        benchmarks=tuple(opened_of(benchmarks, held, data)),
     )
 
 
@@ -290,31 +284,3 @@ def validation_batches(val: Faces, sampler: Sampler, batch_size: int, num_proces
     except UserError:  # too few images of one identity among them
         return 0, 0
     return size, count
-
-
-def unresolved(benchmarks: Sequence[Opened]) -> dict[str, str]:
-    """Metrics that so few images cannot tell, and why."""
-    return {f"{each.name}/{figure}": why for each in benchmarks for figure, why in each.unresolved.items()}
-
-
-def select_metric(asked: str | None, benchmarks: Sequence[Opened], num_val_batches: int) -> tuple[str, bool]:
-    """The metric that chooses the best epoch, and whether lower is better. Raises UserError for one that no part of this run measures."""
-    measured = {each.name: each.measures for each in benchmarks}
-    if silent := [name for name, figures in measured.items() if not figures]:
-        raise UserError(
-            f"{silent[0]}: the benchmark says no figure that tells better from worse; its `measures` is empty"
-        )
-    sources = [*measured, *(["val"] if num_val_batches else []), "train"]
-    if asked is None:
-        figure = next(iter(measured[sources[0]])) if measured else "loss"
-        asked = f"{sources[0]}/{figure}"
-    source, _, figure = asked.partition("/")
-    if source not in sources or not figure:
-        known = ", ".join(f"{each}/..." for each in sources)
-        raise UserError(f"trainer.select={asked}: this run measures {known}; the default is null")
-    if figure in measured.get(source, {}):
-        return asked, measured[source][figure]
-    if source not in ("train", "val"):  # a set may be called val.bin
-        known = ", ".join(f"{source}/{each}" for each in measured[source])
-        raise UserError(f"trainer.select={asked}: not among {known}, the figures that tell better from worse")
-    return asked, lower_is_better(asked)

@@ -17,7 +17,7 @@ from facenet.distributed.choice import Distributed
 from facenet.engine.schedule import Schedule
 from facenet.engine.trainer import Settings
 from facenet.engine.watch.choice import Watch
-from facenet.evaluation.benchmarks.choice import together
+from facenet.evaluation.benchmarks.together import together
 from facenet.evaluation.contract import Benchmark
 from facenet.losses.mix import LossMix
 from facenet.tracking.choice import MlflowTracking, NoTracking

@@ -13,7 +13,7 @@ from facenet.engine.curves import save_curves
 from facenet.engine.progress import Progress
 from facenet.errors import shown
 from facenet.evaluation import report
-from facenet.evaluation.contract import Outcome
+from facenet.evaluation.contract import Opened, Outcome
 from facenet.files.atomic import replacing
 from facenet.files.run_dir import RunDir
 from facenet.tasks.plan import SPLIT_SEED, Material
@@ -26,8 +26,9 @@ Draws = Sequence[Callable[[Path], list[Path]]]  # the pictures of benchmarks, ea
 class Records:
     """`written`: the files that MLflow gets at the end."""
 
-    def __init__(self, directory: Path, tracker: Tracker) -> None:
+    def __init__(self, directory: Path, tracker: Tracker, benchmarks: Sequence[Opened] = ()) -> None:
         self.directory, self.place, self.tracker = directory, RunDir(directory), tracker
+        self.own = own_figures(benchmarks)
         self.written: set[Path] = set()
 
     def split(self, material: Material) -> None:
@@ -46,8 +47,11 @@ class Records:
         """Writes the last epoch's line, metrics, curves and what the benchmarks keep, each replacing those of the epoch before. best: the metrics
         of the best epoch; more: metrics that are no epoch's own."""
         row = progress.history[-1]
+        own = {name for names in self.own.values() for name in names}
         shown = {
-            name: report.digits(value) for name, value in row.items() if name.endswith(("/loss", "/accuracy", "/auc"))
+            name: report.digits(value)
+            for name, value in row.items()
+            if name in own or name.endswith(("/loss", "/accuracy", "/auc"))
         }
         log.info("epoch %d: %s", progress.epoch, ", ".join(f"{name} {value}" for name, value in shown.items()))
         if best == row:
@@ -58,8 +62,8 @@ class Records:
         of_best = {f"best/{name}": value for name, value in best.items()}
         self.tracker.metrics({**tested, **means, **of_best, **more}, step=progress.step)
         self.write_json(self.place.history, progress.history)
-        self.written.update(save_curves(self.directory, progress.history))
-        for file_name, content in [file for each in outcomes.values() for file in each.files.items()]:
+        self.written.update(save_curves(self.directory, progress.history, self.own))
+        for file_name, content in report.kept(outcomes).items():
             self.write_json(self.directory / file_name, content)
         if report.save_roc(self.place.roc, outcomes):
             self.written.add(self.place.roc)
@@ -90,6 +94,15 @@ class Records:
         with replacing(path) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         self.written.add(path)
+
+
+def own_figures(benchmarks: Sequence[Opened]) -> dict[str, list[str]]:
+    """By name of each benchmark that measures no accuracy: the metrics by which it tells better from worse."""
+    return {
+        each.name: [f"{each.name}/{figure}" for figure in each.measures]
+        for each in benchmarks
+        if "accuracy" not in each.measures
+    }
 
 
 def draw_all(draws: Draws, directory: Path) -> list[Path]:

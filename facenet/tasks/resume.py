@@ -18,7 +18,7 @@ from facenet.config.overrides import key_of
 from facenet.config.slots import addresses_in, openings, openings_of_strangers
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
-from facenet.evaluation.benchmarks.choice import together
+from facenet.evaluation.benchmarks.together import together
 from facenet.files import atomic
 from facenet.files.home import expand_home
 from facenet.files.run_dir import RunDir

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +10,7 @@ from facenet.tracking.facts import LONGEST_TAG, safe_name, shorten
 from facenet.tracking.journal import Journal, last_steps
 
 FACES = "faces-"  # begins the name of a picture that shows people
-NAMES = re.compile(r"hardest-.*\.json|split\.json|unreadable\.json")  # files that name images, and so people
+NAMES = (RunDir.split, RunDir.unreadable)  # name images, and so people, as lists of the hardest pairs do
 
 
 class Tracker(Protocol):
@@ -71,7 +70,7 @@ class JournalTracker:
 
 def of_people(name: str) -> bool:
     """Whether a file of this name shows people or names them, so that it leaves this machine only when asked."""
-    return name.startswith(FACES) or NAMES.fullmatch(name) is not None
+    return name.startswith((FACES, "hardest-")) or name in NAMES
 
 
 def publish(tracker: Tracker, path: Path) -> None:

@@ -14,8 +14,9 @@ from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
 from facenet.errors import UserError
-from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw, NoBenchmark, together
+from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw, NoBenchmark
 from facenet.evaluation.benchmarks.pair_set import PairSet
+from facenet.evaluation.benchmarks.together import together
 from facenet.evaluation.contract import Opened, Outcome
 from facenet.evaluation.protocol import Protocol
 from facenet.evaluation.run import flips, image_keys, run_benchmarks
@@ -169,9 +170,22 @@ def test_benchmarks_of_a_run_and_their_names():
     assert together(NoBenchmark(), {}) == []
     with pytest.raises(UserError, match=r"benchmarks\.lfw: benchmark= is called lfw, too; .* such as lfw_2"):
         together(lfw, {"lfw": agedb})
-    for name in ("train", "history", "a b", "ü/x"):
+    for name in ("train", "history", "History", "dllogger-0", "failure-0", "a b", "ü/x"):
         with pytest.raises(UserError, match="give it another name"):
             together(lfw, {name: agedb})
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("x", "hardest-x"), ("hardest-x", "x"), ("agedb", "AgeDB"), ("Hardest-X", "x")]
+)
+def test_no_two_benchmarks_write_one_file(one, two):
+    agedb = Bin(path="/sets/agedb_30.bin", protocol=Protocol())
+    with pytest.raises(UserError, match=rf"benchmarks\.{two}: benchmarks\.{one} writes .*\.json, too; give this one"):
+        together(NoBenchmark(), {one: agedb, two: agedb})
+    with pytest.raises(UserError, match=rf"benchmarks\.{two}: benchmark= writes .*\.json, too; give this one"):
+        together(Bin(path=f"/sets/{one}.bin", protocol=Protocol()), {two: agedb})
+    for name in (f"{one}-2", f"hardest-{two}-x", "dllogger"):
+        assert [each.name for each in together(NoBenchmark(), {name: agedb, two: agedb})] == [name, two]
 
 
 def test_the_name_of_the_short_one_takes_no_file_of_the_run():

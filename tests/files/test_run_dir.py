@@ -4,7 +4,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from facenet.files.run_dir import JSON_FILES, Each, Named, RunDir
+from facenet.files.run_dir import Each, Named, RunDir, is_of_run
 
 KNOWN = {
     "resolved.yaml resolved.pending.yaml metrics.jsonl tracking.json result.json output.log split.json history.json",
@@ -21,7 +21,13 @@ def test_a_run_directory_has_the_names_that_it_always_had(tmp_path):
     names = "failure-1.json ranks/hang-2.txt nonfinite-0.pt dllogger-0.json lfw.json train.log ranks/3.log metrics-abc.jsonl"
     in_checkpoints = [f"checkpoints/{name}" for name in ("epoch-007.pt", "best-epoch-012.pt", "last.pt")]
     assert [path.relative_to(tmp_path).as_posix() for path in several] == [*names.split(), *in_checkpoints]
-    assert sorted(JSON_FILES) == ["history", "result", "split", "tracking", "unreadable"]
+
+
+def test_a_benchmark_takes_none_of_a_runs_records():
+    taken = "history result split tracking unreadable failure-0 dllogger-12 Split".split()
+    assert [is_of_run(f"{name}.json") for name in [*taken, "lfw", "failure", "splits"]] == [True] * len(taken) + [
+        False
+    ] * 3
 
 
 def test_numbered_checkpoints_are_those_of_epochs_in_their_order(tmp_path):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 
 from facenet.evaluation.benchmarks.choice import Bin, HeldOut, Lfw, NoBenchmark
 from facenet.evaluation.protocol import Protocol
 from facenet.tasks.as_trained import as_trained
-from facenet.tasks.evaluate import tested_on as source_of_test  # pytest would take its own name for a test
-from facenet.tasks.job import datasets
-from facenet.tasks.restore import Restored
 
 FLIP_MEAN = {"_target_": "facenet.evaluation.Protocol", "distance": "l2", "flip": "concat"}
 FLIP_MEAN |= {"subtract_mean": True, "thresholds": "exact"}
@@ -79,27 +75,3 @@ def test_a_run_without_a_benchmark_leaves_the_default():
     none = {"config": {"benchmark": {"_target_": "facenet.evaluation.NoBenchmark"}}}
     assert as_trained(lfw(), none, []).protocol == Protocol()
     assert isinstance(as_trained(NoBenchmark(), content(), []), NoBenchmark)
-
-
-PAIRS = SimpleNamespace(name="lfw", key="benchmark", faces=SimpleNamespace(fingerprint="f"))
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "source"),
-    [({"path": "/sets/lfw.bin"}, "/sets/lfw.bin"), ({"root": "/lfw", "pairs": None}, "/lfw"), ({"num_pairs": 9}, "/p")],
-)
-def test_mlflow_has_the_source_of_the_test_set(benchmark, source):
-    config = {"data": {"_target_": "FolderData", "folder_of_a_stranger": "/p"}, "benchmark": benchmark}
-    found = datasets(config, SimpleNamespace(benchmarks=[PAIRS], location="/p"), SimpleNamespace(data_fingerprint="d"))
-    assert found["test"] == ("lfw", source, "f") and found["train"] == ("p", "/p", "d")
-
-
-def test_an_evaluation_has_it_too(tmp_path):
-    restored = Restored(None, None, {"config": {"data": {"root": "/before"}}})
-    assert source_of_test(Bin(path=str(tmp_path / "a.bin"), protocol=Protocol()), restored, {}) == str(
-        tmp_path / "a.bin"
-    )
-    assert source_of_test(lfw(), restored, {}) == "/lfw"
-    heldout = HeldOut(num_pairs=60, protocol=Protocol())
-    assert source_of_test(heldout, restored, {}) == "/before"
-    assert source_of_test(heldout, restored, {"root": "/now"}) == "/now"

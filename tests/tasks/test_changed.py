@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -448,9 +449,47 @@ def test_tracking_left_out_for_a_while_does_not_make_it_another_run(run_of, plac
 def test_the_scale_of_the_loss_begins_where_it_is_told_to(compose_train):
     before = compose_train("precision=fp16")
     now = compose_train("precision=fp16", "precision.init_scale=1024")
-    assert changed.begun_anew(before, now) == {"scale": "begins at precision.init_scale=1024"}
-    assert changed.begun_anew(before, compose_train("precision=fp16", "precision.growth_interval=7")) == {}
-    assert changed.begun_anew(before, compose_train("precision=fp16", "seed=7")) == {"random": "begin at seed=7"}
+    assert begun_anew(before, now) == {"scale": "begins at precision.init_scale=1024"}
+    assert begun_anew(before, compose_train("precision=fp16", "precision.growth_interval=7")) == {}
+    assert begun_anew(before, compose_train("precision=fp16", "seed=7")) == {"random": "begin at seed=7"}
+
+
+def begun_anew(before, now, select="val/loss", keys=(), identities=("a", "b")):
+    tested = [SimpleNamespace(name=key.rpartition(".")[2], key=key) for key in keys]
+    material = SimpleNamespace(benchmarks=tested, train=SimpleNamespace(identities=["a", "b"]))
+    return changed.begun_anew({"config": before, "identities": list(identities)}, now, material, select)
+
+
+@pytest.mark.parametrize(
+    ("select", "change", "anew"),
+    [
+        ("benchmark/accuracy", {}, False),
+        ("benchmark/accuracy", {"benchmarks": {"other": {"num_pairs": 4}}}, False),  # one more
+        (
+            "benchmark/accuracy",
+            {"benchmarks": {"agedb": {"num_folds": 5, "path": "/a"}}},
+            False,
+        ),  # another one is changed
+        ("benchmark/accuracy", {"benchmark": {"num_pairs": 4}}, True),
+        ("agedb/accuracy", {"benchmark": {"num_pairs": 4}}, False),
+        ("agedb/accuracy", {"benchmarks": {"agedb": {"num_folds": 5, "path": "/a"}}}, True),
+        ("agedb/accuracy", {"benchmarks": {"agedb": {"num_folds": 10, "path": "/b"}}}, False),  # it has moved
+        ("val/loss", {"benchmark": {"num_pairs": 4}}, False),
+        ("val/loss", {"trainer": {"select": "train/loss"}}, True),
+        ("val/loss", {"data": {"val_images": 0.2}}, True),
+    ],
+)
+def test_the_best_epoch_stays_where_what_chose_it_is_as_it_was(compose_train, select, change, anew):
+    before = {**compose_train(), "benchmarks": {"agedb": {"num_folds": 10, "path": "/a"}}}
+    now = {**before, **{name: {**before[name], **values} for name, values in change.items()}}
+    found = begun_anew(before, now, select, ("benchmark", "benchmarks.agedb", "benchmarks.other"))
+    assert ("best" in found) is anew and set(found) <= {"best"}
+
+
+def test_the_best_epoch_by_a_loss_goes_with_the_identities(compose_train):
+    config = compose_train()
+    assert begun_anew(config, config) == begun_anew(config, config, "x/accuracy", ("benchmarks.x",), ("c",)) == {}
+    assert begun_anew(config, config, identities=("a", "c")) == {"best": "the identities of the loss are others"}
 
 
 def test_of_data_of_the_same_kind_only_what_is_named_counts(compose_train):

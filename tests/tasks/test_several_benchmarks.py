@@ -155,19 +155,6 @@ def test_a_place_of_a_named_one_may_move_and_its_pairs_may_not():
     assert changed.changes({}, before) != [] == changed.changes(before, before)
 
 
-def test_mlflow_has_the_source_of_each():
-    faces = SimpleNamespace(fingerprint="f")
-    tested = [
-        SimpleNamespace(name="heldout", key="benchmark", faces=faces),
-        SimpleNamespace(name="agedb", key="benchmarks.agedb", faces=faces),
-    ]
-    config = {"data": {"root": "/people"}, "benchmark": {}, "benchmarks": {"agedb": {"path": "/sets/a.bin"}}}
-    found = job.datasets(
-        config, SimpleNamespace(benchmarks=tested, location="/people"), SimpleNamespace(data_fingerprint="d")
-    )
-    assert found["test"] == ("heldout", "/people", "f") and found["test agedb"] == ("agedb", "/sets/a.bin", "f")
-
-
 def record(number, **params):
     given = {"plan.select": "ids/error", "plan.batch_size": "8", **params}
     tags = {"job_num": str(number)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from unicodedata import normalize
 
@@ -22,15 +20,13 @@ from facenet.evaluation.benchmarks.drawn_pairs import draw_different, draw_same
 from facenet.evaluation.benchmarks.folds import consecutive, dealt, have_both
 from facenet.evaluation.benchmarks.pair_set import PairSet
 from facenet.evaluation.benchmarks.pairs_file import read_pairs
-from facenet.evaluation.contract import Benchmark, way_without
+from facenet.evaluation.contract import way_without
 from facenet.evaluation.protocol import Protocol
 from facenet.files.home import expand_home
-from facenet.files.run_dir import JSON_FILES
 
 log = logging.getLogger(__name__)
 MOST_PAIRS = 10_000_000  # held-out ones; all of LFW's images would give 0.24 million of one identity
 ALWAYS_DRAWN = 100_000  # different pairs, as many as asked for: below, what is drawn depends on the number
-RESERVED = ("train", "val", "best", "epoch", "folds", "system", "none")  # first parts of a run's metrics
 PREFERRED = (".jpeg", ".png", ".jpg")  # the last of an image that is there twice
 
 
@@ -75,6 +71,7 @@ class Lfw:
             name=self.name,
             key=self.key,
             faces=self._faces(images, path),
+            location=str(self.root),
             left=np.array([number[image] for image in listed.left]),
             right=np.array([number[image] for image in listed.right]),
             same=listed.same,
@@ -170,6 +167,7 @@ class Bin:
             name=self.name,
             key=self.key,
             faces=faces,
+            location=str(self.path),
             left=faces.left,
             right=faces.right,
             same=faces.same,
@@ -288,31 +286,3 @@ def _by_stem(folder: Path) -> dict[str, str]:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
-
-
-def together(short: Benchmark, named: Mapping[str, Benchmark]) -> list[Benchmark]:
-    """The benchmarks of a run: that of `benchmark=`, under its own name, and those of `benchmarks`, each under the name that it has there. Raises
-    UserError for a name that two have, or that figures or files of a run have."""
-    found = [] if isinstance(short, NoBenchmark) else [short]
-    for each in found:  # a set may be called val.bin, but no file of it as one of the run's
-        if each.name in JSON_FILES or not re.fullmatch(r"[\w.-]+", str(each.name)):
-            raise UserError(
-                f"{each.key}: its name is {shown(str(each.name))!r}, as no figures and files of a benchmark are called; give it one with "
-                "+benchmark@benchmarks.NAME=... beside benchmark=none"
-            )
-    for name, each in named.items():
-        if isinstance(each, NoBenchmark):
-            continue
-        key = f"benchmarks.{name}"
-        if name in (*RESERVED, *JSON_FILES) or not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(f"{shown(key)}: figures and files of a run are called so; give it another name")
-        if name in [other.name for other in found]:
-            raise UserError(f"{key}: benchmark= is called {name}, too; give this one another name, such as {name}_2")
-        each = copy.copy(each)
-        try:
-            object.__setattr__(each, "name", name)  # a stranger's may be a frozen dataclass
-            object.__setattr__(each, "key", key)
-        except AttributeError:
-            raise UserError(f"{key}: {type(each).__name__} lets no name and key be set, which one has here") from None
-        found.append(each)
-    return found
