@@ -32,6 +32,7 @@ from facenet.files import trusted
 from facenet.tasks.as_trained import own_protocol
 from facenet.tasks.restore import checkpoint_named, from_checkpoint
 
+FIRST = "; embed images first: network.embed(images) gives them"
 Trust = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
@@ -135,11 +136,11 @@ class Network:
         try:
             found = np.asarray(rows, np.float64)
         except (TypeError, ValueError):
-            raise UserError(f"{name}: expected embeddings, numbers (N, D) as embed(images) gives them") from None
+            raise UserError(f"{name}: expected embeddings, numbers (N, D){FIRST}") from None
         if found.ndim not in (1, 2) or found.shape[-1] != self.embedding_size or not np.isfinite(found).all():
             raise UserError(
                 f"{name}: expected finite embeddings of this network, (N, {self.embedding_size}) or ({self.embedding_size},); "
-                f"got shape {found.shape}"
+                f"got shape {found.shape}{FIRST if found.shape[-1:] != (self.embedding_size,) else ''}"
             )
         found = scaled_to_unit(found)
         mean = None if self.threshold is None else self.threshold.mean

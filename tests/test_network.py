@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tarfile
@@ -290,10 +291,16 @@ def test_mistakes_of_a_distance_are_told_in_one_line(network):
             UNIT[0],
             r"a: expected finite embeddings of this network, \(N, 32\) or \(32,\); got shape \(31,\)",
         ),
-        (UNIT[0], np.full(32, np.nan), "b: expected finite embeddings"),
+        (UNIT[0], np.full(32, np.nan), "b: expected finite embeddings of .*,\\)$"),
+        ("a.jpg", "b.jpg", "a: expected embeddings, .*; embed images first: network.embed"),
+        (UNIT[0], [Path("b.jpg")], "b: expected embeddings, .*; embed images first"),
+        (UNIT[0], None, "b: expected .*"),
+        (Image.new("RGB", (32, 30)), UNIT[0], r"a: .* got shape \(30, 32, 3\); embed images first"),
+        (np.zeros((2, 30, 31, 3), np.uint8), UNIT[0], "a: .*; embed images first"),
     ):
-        with pytest.raises(facenet.UserError, match=told):
-            network.distance(a, b)
+        for compare in (network.distance, functools.partial(network.same, threshold=1.0)):
+            with pytest.raises(facenet.UserError, match=told):
+                compare(a, b)
     assert network.distance(UNIT[:1], UNIT[:3]).shape == (3,)
 
 

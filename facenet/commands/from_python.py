@@ -23,7 +23,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet.config import hydra_files, overlays, set_by
+from facenet.config import hydra_files, named_in, overlays, set_by
 from facenet.config.overrides import key_of, parsed
 from facenet.errors import UserError, shown
 from facenet.files import trusted
@@ -158,6 +158,7 @@ def hydra_apart() -> Iterator[None]:
         hydra_files.install()
         overlays.files_read.clear()
         set_by.clear()
+        named_in.clear()
         yield
     finally:
         Singleton._instances, registry.types = found, types

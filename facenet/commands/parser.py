@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
+from facenet.errors import FAILURE, printable, told
+from facenet.files import trusted
+from facenet.launch.surroundings import settle
+from facenet.privacy.logs import guard_logs
+
+Job = Callable[[dict[str, Any]], bool]
 EXAMPLES = """
 facenet-data annotate PEOPLE --out cls_train.txt
 facenet-data pack PEOPLE pack --size 160
 facenet-data shard PEOPLE shards --images-per-shard 5000
 facenet-data audit PEOPLE
 facenet-data audit PEOPLE --against LFW --checkpoint RUN/checkpoints/best.pt
+facenet-data audit PEOPLE --against LFW --checkpoint RUN/checkpoints/best.pt --trust my_faces
 facenet-doctor
 facenet-doctor --accelerator cpu --processes 2
 facenet-doctor --json
@@ -30,13 +42,63 @@ facenet-runs sync outputs/2026-11-28
 class Parser(argparse.ArgumentParser):
     """Its help ends with examples."""
 
+    def take(
+        self, name: str, told: str, default: Any = None, kind: Callable[[str], Any] = str, *, choices: Any = None
+    ) -> None:
+        """Takes `root ROOT`, `folders DIR...` for any number, `--out FILE`, or a switch such as `--json`. told: its help, which ends with the default
+        where there is one."""
+        name, _, called = name.partition(" ")
+        if name.startswith("-") and not called:
+            self.add_argument(name, action="store_true", help=told)
+            return
+        told += {type(None): "", float: " (default: %(default)g)"}.get(type(default), " (default: %(default)s)")
+        several = "*" if called.endswith("...") else None
+        metavar = None if choices else called.removesuffix("...")
+        self.add_argument(name, metavar=metavar, default=default, type=kind, help=told, choices=choices, nargs=several)
+
+    def take_trust(self, of: str) -> None:
+        """Takes `--trust`, as often as there are packages; `do` has them trusted."""
+        told = f"trust all code of this package, or of the folder at this path, so that a class of it may be {of}"
+        self.add_argument("--trust", metavar="PACKAGE", action="extend", type=trusted.names_in, default=[], help=told)
+
     def format_help(self) -> str:
         lines = [f"\n  {each}" for each in EXAMPLES if f"{each} ".startswith(f"{self.prog} ")]
         return f"{super().format_help()}\nExamples{''.join(lines)}\n"
 
+    def do(self) -> NoReturn:
+        """Does the `job` of the arguments with all others by name, and ends the process: with 1 where that says that something is wrong."""
+        given = vars(self.parse_args())
+        job: Job = given.pop("job")
+        guard_logs()
+        with told(), trusted.also(given.pop("trust", ())):
+            fine = job(given)
+        sys.exit(0 if fine else FAILURE)
+
+
+def command(name: str, description: str, epilog: str | None = None, job: Job | None = None) -> Parser:
+    """The parser of a command, whose first line this is. job: what it does, where it has no commands of its own."""
+    settle()
+    parser = Parser(prog=name, description=description, epilog=epilog)
+    parser.set_defaults(job=job)
+    return parser
+
+
+def answer(function: str, given: dict[str, Any]) -> bool:
+    """Calls `module:function`, imported only now, and prints the text that it gives; False where it says beside it that something is wrong."""
+    module, _, name = function.partition(":")
+    found = getattr(importlib.import_module(module), name)(**given)
+    text, fine = found if isinstance(found, tuple) else (found, True)
+    print(printable(text))
+    return bool(fine)
+
+
+def answers(function: str) -> Job:
+    """A job that is `answer` of this function."""
+    return functools.partial(answer, function)
+
 
 def positive(text: str) -> int:
-    """For `type=` of a flag."""
+    """For `kind=` of a flag."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
     return int(text)

@@ -5,6 +5,7 @@ from facenet.config.building import told_at as told_at
 from facenet.config.checking import RUNTIME as RUNTIME
 from facenet.config.checking import SPECIAL as SPECIAL
 from facenet.config.checking import check as check
+from facenet.config.checking import named_in as named_in
 from facenet.config.checking import problem_list as problem_list
 from facenet.config.checking import problems_of as problems_of
 from facenet.config.checking import public_name as public_name

@@ -31,6 +31,7 @@ WITHOUT = {
     "benchmark.root": "; without LFW, benchmark=heldout tests on people of your own data, benchmark=bin on a file"
 }
 set_by: dict[str, str] = {}  # key -> the preset that sets it, of those that this command has read
+named_in: dict[str, str] = {}  # target -> the file of a directory that names it
 
 
 def check(config: dict[str, Any], root: Callable[..., Any]) -> None:
@@ -111,7 +112,8 @@ def unfit_value(value: Any, hint: Any, path: str, whole: Mapping[str, Any]) -> I
             target = locate(value["_target_"], path)
             yield from unfit(value, target, path, partial=bool(value.get("_partial_", False)), whole=whole)
         except UserError as error:
-            yield str(error)
+            file = named_in.get(str(value["_target_"]))
+            yield f"{error} ({shown(file)})" if file else str(error)
         except ValueError:  # builtins without a signature bind when they are built
             return
     elif isinstance(value, float) and math.isinf(value) and path.partition(".")[0] in FINITE:

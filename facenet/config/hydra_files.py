@@ -15,11 +15,12 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from facenet.config import set_by, walk
-from facenet.config.overlays import files_read, problems_of
+from facenet.config import named_in, set_by, walk
+from facenet.config.overlays import Untrusted, files_read, problems_of
 from facenet.config.plugins import PluginFolders
 from facenet.errors import UserError
 from facenet.files.plain import plain, yaml_text
+from facenet.files.trusted import targets_in
 
 PRESETS = "preset/"
 
@@ -44,8 +45,10 @@ class DirectoryFiles(FileConfigSource):
         header = self._get_header_dict(text[:512])
         content = plain(OmegaConf.to_container(config), str(path))
         for problem in problems_of(content, config_path.removesuffix(".yaml"), header.get("package")):
-            raise UserError(f"{path}: {problem}")
+            if not isinstance(problem, Untrusted):
+                raise UserError(f"{path}: {problem}")
         files_read.append(path)
+        named_in.update(dict.fromkeys(targets_in(content), str(path)))
         note_preset(config_path, content)
         return ConfigResult(config=config, path=f"{self.scheme()}://{self.path}", provider=self.provider, header=header)
 

@@ -35,19 +35,7 @@ KEY = re.compile(
 )  # of a launcher's settings: one with a line break in it would be a line of a batch script
 OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_][\w\-]*(?:[./][\w\-]+)*)(?:@[\w.]+)?")
 # Settings of Hydra's launchers and sweepers that are a word: names for a scheduler. Others are commands, files, addresses or code.
-NAMES = {
-    "partition",
-    "qos",
-    "account",
-    "constraint",
-    "gres",
-    "exclude",
-    "name",
-    "backend",
-    "prefer",
-    "require",
-    "study_name",
-}
+NAMES = re.compile("partition|qos|account|constraint|gres|exclude|name|backend|prefer|require|study_name")
 FETCHED = re.compile(r"checkpoint_path|pretrained_.+|weights(_.+)?|url", re.IGNORECASE)
 SETTING = re.compile(r"[\w.,:@%+\-]*")
 COUNT = "${sweep.jobs_per_node}"  # checked to be a number before anything starts
@@ -162,6 +150,10 @@ def in_its_place(group: str, package: str | None) -> bool:
     )
 
 
+class Untrusted(str):
+    """The problem of a class that the command line may allow: told by the check of the whole config, together with all others of that kind."""
+
+
 def is_part(target: Any) -> bool:
     """Whether a `_target_` is spelled as a class of ours or of a library's parts, or as a network of a zoo; a part's module may hold anything."""
     return (
@@ -179,7 +171,8 @@ def value_problems(node: Any, path: str) -> Iterator[str]:
             if "$" in key or key == "()":
                 yield f"{at}: {ON_THE_COMMAND_LINE}"
             elif key == "_target_" and not is_part(value):
-                yield f"{at}: {shown(str(value))!r} may not be built from a config{way_to_trust(value)}"
+                told = f"{at}: {shown(str(value))!r} may not be built from a config{(way := way_to_trust(value))}"
+                yield Untrusted(told) if way else told
             elif key == trusted.KEY and not path:
                 yield f"{at}: says whose code may run; {ON_THE_COMMAND_LINE}"
             elif key == "resume" and not path and value not in (None, "auto", "null"):
@@ -283,7 +276,7 @@ def setting_problems(node: Any, path: str) -> Iterator[str]:
             at = f"{path}.{shown(key)}"
             if not KEY.fullmatch(key) or key.startswith("_"):
                 yield f"{at}: {ON_THE_COMMAND_LINE}"
-            elif not (isinstance(value, str) and key in NAMES and SETTING.fullmatch(value)):
+            elif not (isinstance(value, str) and NAMES.fullmatch(key) and SETTING.fullmatch(value)):
                 yield from setting_problems(value, at)
     elif not (node is None or isinstance(node, (bool, int, float)) or node == COUNT):
         yield f"{path}: {ON_THE_COMMAND_LINE}"

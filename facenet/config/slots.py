@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
@@ -128,7 +129,8 @@ def way_to_trust(target: Any) -> str:
     name = shown(parts[0])
     near = next((place for place in (name, f"{name}.py") if os.path.exists(place)), None)
     said = f"{trusted.KEY}={os.path.join('.', near)}" if near else f"{trusted.KEY}={name} or {trusted.KEY}=PATH/{name}"
-    return f"; if you trust all code of {name}, say on the command line: {said}; from Python: {trusted.KEY}="
+    meant = closest(name, [each.root for each in trusted.packages()])
+    return f"; if you trust all code of {name}, say on the command line: {said}; from Python: {trusted.KEY}=, with flags: --{trusted.KEY}{meant}"
 
 
 def of_stranger(parts: list[str], path: str, package: trusted.Package) -> Any:
@@ -168,7 +170,8 @@ def imported(parts: list[str], path: str) -> Any:
             raise UserError(f"{path}._target_: {'.'.join(parts[:split])} does not import here: {error}") from None
         for depth, part in enumerate(parts[split:]):
             if not hasattr(found, part):
-                near = closest(part, [name for name in dir(found) if not name.startswith("_")])
+                modules = [each.name for each in pkgutil.iter_modules(getattr(found, "__path__", ()))]
+                near = closest(part, [name for name in [*dir(found), *modules] if not name.startswith("_")])
                 raise UserError(f"{path}._target_: no {part!r} in {'.'.join(parts[: split + depth])}{near}")
             found = getattr(found, part)
         return found
@@ -237,9 +240,9 @@ def openings(node: Any, path: str, *, of_stranger: bool = False) -> Iterator[tup
 
 
 def openings_of_strangers(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Those within classes of somebody else's."""
+    """Those within classes of somebody else's that are trusted; others are never built."""
     if type(node) is dict and "_target_" in node and strangers_in({"_target_": node["_target_"]}):
-        yield from openings(node, path, of_stranger=True)
+        yield from openings(node, path, of_stranger=True) if trusted.package_holding(node["_target_"]) else ()
     elif type(node) in (dict, list):
         for key, value in node.items() if type(node) is dict else enumerate(node):
             yield from openings_of_strangers(value, f"{path}.{key}".lstrip("."))

@@ -1,4 +1,5 @@
-"""`python -m facenet.tools.replay RUN_DIR/nonfinite-0.pt`: repeats a batch whose gradients were not finite, and says where that begins."""
+"""`python -m facenet.tools.replay RUN_DIR/nonfinite-0.pt [trust=PACKAGE]`: repeats a batch whose gradients were not finite, and says where
+that begins."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice
 from facenet.distributed.spread_rows import gradient_of
 from facenet.engine.train_step import TrainStep
-from facenet.errors import UserError, fail, printable, told
-from facenet.files import tensor_file
+from facenet.errors import UserError, printable, told
+from facenet.files import tensor_file, trusted
 from facenet.files.pickled_values import Refused
 from facenet.files.plain import plain
 
@@ -81,8 +82,15 @@ def first_bad(module: nn.Module) -> list[str]:
     return found
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        fail("usage: python -m facenet.tools.replay RUN_DIR/nonfinite-0.pt", 2)
+def main(arguments: list[str]) -> None:
+    """The command; `trust=PACKAGE` among its arguments is as everywhere."""
     with told():
-        print(printable("\n".join(replay(Path(sys.argv[1])))))
+        paths, packages = trusted.take(arguments)
+        if len(paths) != 1:
+            raise UserError("usage: python -m facenet.tools.replay RUN_DIR/nonfinite-0.pt [trust=PACKAGE]")
+        trusted.said.set(packages)
+        print(printable("\n".join(replay(Path(paths[0])))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from facenet.commands import composed as cli
 from facenet.config import hydra_files, overlays
 from facenet.errors import UserError
+from facenet.files import trusted
 from facenet.files.plain import count_values
 from facenet.sweeps.state import write_command
 
@@ -394,6 +395,12 @@ def test_an_address_that_references_join_is_opened_when_the_command_says_it(
     overlays.check_composed(joined)
 
 
+@pytest.fixture
+def my_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of this name is trusted."""
+    monkeypatch.setattr(trusted, "packages", lambda: (trusted.Package("my_faces"),))
+
+
 @pytest.mark.parametrize(
     ("said", "fine"),
     [
@@ -404,7 +411,9 @@ def test_an_address_that_references_join_is_opened_when_the_command_says_it(
         ("tracking.uri=http://faces.co/inner", False),
     ],
 )
-def test_what_an_address_begins_with_is_not_said(monkeypatch: pytest.MonkeyPatch, said: str, fine: bool) -> None:
+def test_what_an_address_begins_with_is_not_said(
+    monkeypatch: pytest.MonkeyPatch, my_faces: None, said: str, fine: bool
+) -> None:
     monkeypatch.setattr(sys, "argv", ["facenet-train", said])
     assert (problems("preset/x.yaml", "tracking: {uri: 'http://faces.co'}") == []) is fine
     monkeypatch.setattr(overlays, "files_read", [Path("x.yaml")])
@@ -416,7 +425,7 @@ def test_what_an_address_begins_with_is_not_said(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("again", [False, True])
 def test_what_a_class_of_a_strangers_opens_is_not_on_record_but_said(
-    place: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+    place: Path, monkeypatch: pytest.MonkeyPatch, my_faces: None, again: bool
 ) -> None:
     opened = "loss.terms.mine.loss.table=/home/me/key"
     write_command(place / "experiments", ["-m", "seed=1,2", opened])

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from facenet import config as configs
 from facenet.commands import from_python
 from facenet.config.overrides import with_new_terms
 from facenet.config.plugins import folders
 from facenet.errors import UserError
 from facenet.losses.term import Term  # noqa: F401  torch, before a test's own state is looked at
+from facenet.sweeps.settings import split
+from facenet.tasks.recipe import Recipe
 
 LOSS = """
 _target_: facenet.losses.LossMix
@@ -57,6 +60,10 @@ def composed(tmp_path: Path, *overrides: str) -> dict[str, Any]:
         return config
 
 
+def check(config: dict[str, Any]) -> None:
+    configs.check(split(config)[0], Recipe)
+
+
 def test_its_choices_stand_beside_ours_which_they_cannot_replace(install: Callable[..., Path], tmp_path: Path) -> None:
     install({"optimizer/mine.yaml": "_target_: torch.optim.SGD\nlr: 0.5\n", "schedule/constant.yaml": "x: 9.0\n"})
     config = composed(tmp_path, "optimizer=mine", "schedule=constant")
@@ -66,11 +73,27 @@ def test_its_choices_stand_beside_ours_which_they_cannot_replace(install: Callab
 
 def test_its_own_classes_need_trust(install: Callable[..., Path], tmp_path: Path) -> None:
     install({"loss/mine.yaml": LOSS})
-    with pytest.raises(UserError, match=r"mine\.yaml: loss\.terms\.mine\.loss\._target_.*trust=yaml_faces"):
-        composed(tmp_path, "loss=mine")
+    with pytest.raises(UserError, match=r"loss\.terms\.mine\.loss\._target_: .*trust=yaml_faces .*loss/mine\.yaml\)"):
+        check(composed(tmp_path, "loss=mine"))
     found = composed(tmp_path, "loss=mine", "trust=yaml_faces")
     assert found["loss"]["terms"]["mine"]["loss"]["margin"] == 0.3 and "trust" not in found
     assert "yaml_faces" not in sys.modules  # not before the config is checked
+
+
+def test_all_that_needs_trust_is_told_at_once(install: Callable[..., Path], tmp_path: Path) -> None:
+    install({"loss/mine.yaml": LOSS, "backbone/small.yaml": "_target_: yaml_faces.Small\nedge: /etc/passwd\n"})
+    other = ("loss.terms.other.weight=1", "loss.terms.other.loss._target_=other_faces.Other")
+    with pytest.raises(UserError) as raised:
+        check(composed(tmp_path, "loss=mine", "backbone=small", *other))
+    head, *lines = str(raised.value).splitlines()
+    assert head == "config: 3 problems" and "yaml_faces" not in sys.modules
+    places = ("backbone._target_", "loss.terms.mine.loss._target_", "loss.terms.other.loss._target_")
+    assert sorted(line.strip().partition(":")[0] for line in lines) == sorted(places)
+    assert all("if you trust all code of" in line for line in lines)
+    told = {line.strip().partition(":")[0]: line for line in lines}
+    assert told[places[0]].endswith("backbone/small.yaml)") and told[places[2]].endswith("--trust")
+    with pytest.raises(UserError, match=r"backbone\.edge: '/etc/passwd' would be opened by a class of somebody else's"):
+        composed(tmp_path, "loss=mine", "backbone=small", "trust=yaml_faces", *other)
 
 
 @pytest.mark.parametrize(

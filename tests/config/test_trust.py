@@ -44,6 +44,7 @@ def package(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     folder = tmp_path / "work" / f"faces_{abs(hash(request.node.nodeid)):x}"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(CODE.format(mark=str(tmp_path / "imported")))
+    (folder / "losses.py").touch()
     yield folder
     trusted.finder.packages.pop(folder.name, None)
     sys.modules.pop(folder.name, None)
@@ -92,6 +93,12 @@ def test_its_folder_said_by_path_allows_it(package: Path, trust: Callable[..., N
     assert (tmp_path / "imported").exists() and str(package.parent) not in sys.path
 
 
+def test_the_name_of_a_package_that_is_nearly_a_trusted_one_is_told(package: Path, trust: Callable[..., None]) -> None:
+    trust(package)
+    assert refusal(f"{package.name}x.Mine").endswith(f"; did you mean {package.name!r}?")
+    assert "did you mean" not in refusal("quite_another.Mine")
+
+
 @pytest.mark.parametrize(
     ("own", "path", "reason"),
     [
@@ -101,6 +108,8 @@ def test_its_folder_said_by_path_allows_it(package: Path, trust: Callable[..., N
         ("Term", PLACE, "is the base of every loss term"),
         ("TripletLoss", PLACE, "is a class of facenet.losses.triplet, which"),
         ("Minee", PLACE, "did you mean 'Mine'?"),
+        ("lossse.Mine", PLACE, "no 'lossse' in"),
+        ("lossse.Mine", PLACE, "; did you mean 'losses'?"),
         ("subprocess.Popen", PLACE, "is no loss term"),
         ("subprocess.run", PLACE, "is no class, which a loss term is"),
         ("__init__.x", PLACE, "no '__init__' in"),

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import facenet
 from facenet import config as configs
-from facenet.commands import composed
+from facenet.commands import composed, flags
 from facenet.config import overlays
 from facenet.config.slots import openings_of_strangers
+from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.files import trusted
@@ -25,6 +27,7 @@ from facenet.launch.local import safe_path
 from facenet.tasks import resume
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.restore import from_checkpoint
+from facenet.tools import replay
 
 NAME = "strangers_network"
 CODE = """
@@ -146,6 +149,52 @@ def test_a_word_that_names_what_lies_in_the_working_directory_is_no_word(
         (tmp_path / "id_rsa").rmdir()
         if ".." not in str(value) and value != ".":
             from_checkpoint(str(saved(tmp_path, {**TARGET, "mode": value})))
+
+
+def faces_in(folder: Path, seed: int) -> Path:
+    faces = SyntheticFaces(num_identities=2, images_per_identity=1, size=16, seed=seed)
+    for index in range(2):
+        (folder / str(index)).mkdir(parents=True)
+        Image.fromarray(faces.load(index)).save(folder / str(index) / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("given", [[], ["--trust"]])
+def test_a_command_with_flags_takes_it_by_a_flag(
+    given: list[str],
+    unseen: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = [str(faces_in(tmp_path / name, seed)) for seed, name in enumerate(("train", "test"))]
+    arguments = ["audit", places[0], "--against", places[1], "--checkpoint", str(saved(tmp_path, TARGET)), "--json"]
+    allowed = [*given, str(unseen)] if given else []
+    monkeypatch.setattr(sys, "argv", ["facenet-data", *arguments, "--accelerator", "cpu", *allowed])
+    with pytest.raises(SystemExit) as ended:
+        flags.data()
+    told = capsys.readouterr()
+    if given:
+        assert ended.value.code in (0, 1) and json.loads(told.out) and (unseen / "imported").exists()
+    else:
+        assert ended.value.code == 2 and ALLOWS in told.err and told.err.endswith("with flags: --trust\n")
+        assert not (unseen / "imported").exists()
+    assert trusted.packages() == ()
+
+
+def test_a_batch_is_repeated_with_it(
+    unseen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replay, "replay", lambda path: [str(path), *map(str, trusted.packages())])
+    token = trusted.said.set(())
+    try:
+        replay.main(["nonfinite-0.pt", f"trust={unseen}"])
+        assert capsys.readouterr().out == f"nonfinite-0.pt\n{unseen}\n"
+        with pytest.raises(SystemExit):
+            replay.main([f"trust={unseen}"])
+        assert "usage: python -m facenet.tools.replay" in capsys.readouterr().err
+    finally:
+        trusted.said.reset(token)
 
 
 def test_a_word_of_our_own_classes_is_one_whatever_lies_there(
