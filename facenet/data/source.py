@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -84,9 +86,7 @@ class Data:
     ) -> Loader:
         """A loader that makes batches of these faces, a part of what `open` gave. augment: None where nothing is trained on them. new: gives memory
         of the host for a batch of uint8; None takes pages that are used again. out_of: number of images that `faces` are a small part of."""
-        from facenet.data.feed.loader import Loader  # and with it torch
-
-        return Loader(
+        return self.loads(training=augment is not None)(
             faces,
             preprocess,
             augment,
@@ -96,6 +96,12 @@ class Data:
             new=new,
             out_of=out_of,
         )
+
+    def loads(self, *, training: bool) -> Callable[..., Loader]:
+        """The class of `loader`, or what calls it; training: whether batches are trained on."""
+        from facenet.data.feed.loader import Loader  # and with it torch
+
+        return Loader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,32 +207,13 @@ class ShardData(FileData):
     def location(self) -> str:
         return self.shards
 
-    def loader(
-        self,
-        faces: Faces,
-        preprocess: Preprocess,
-        augment: Augment | None = None,
-        *,
-        seed: int,
-        new: NewImages | None = None,
-        out_of: int | None = None,
-    ) -> Loader:
-        """The same; mixes the images within the shuffle buffer where something is trained on them."""
+    def loads(self, *, training: bool) -> Callable[..., Loader]:
+        """A loader that mixes the images within the shuffle buffer where something is trained on them."""
         from facenet.data.shards.loader import ShardLoader
 
-        if augment is not None:
+        if training:
             log.info("feed shards (read in order, %d images held to mix them)", self.shuffle_buffer)
-        return ShardLoader(
-            faces,
-            preprocess,
-            augment,
-            window=0 if augment is None else self.shuffle_buffer,
-            num_workers=self.num_workers,
-            seed=seed,
-            max_unreadable=self.max_unreadable,
-            new=new,
-            out_of=out_of,
-        )
+        return functools.partial(ShardLoader, window=self.shuffle_buffer if training else 0)
 
     def open(self) -> Faces:
         try:
