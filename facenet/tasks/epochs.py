@@ -147,6 +147,7 @@ class Epochs:
         if self.first:
             self.records.unreadable(unreadable, step=None if self.engine.stopped else self.progress.step)
             self.records.publish()
+        trained = {name for row in self.progress.history for name in row if name.startswith("train/")}
         if (collapsed := self.collapsed()) and not self.engine.stopped:
             self.tracker.tag("collapsed", collapsed)
         return {
@@ -154,9 +155,7 @@ class Epochs:
             "checkpoint": str(self.keeper.files.best if self.best_row else self.keeper.files.last),
             "metrics": self.best_row,
             "collapsed": collapsed,
-            "way_out": way_out_of_collapse(
-                name for row in self.progress.history for name in row if name.startswith("train/")
-            ),
+            "way_out": collapsed and way_out_of_collapse(trained, self.run.config["backbone"]),
             "pruned": self.pruned,
         }
 

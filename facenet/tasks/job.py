@@ -105,7 +105,10 @@ def run_job(
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
         doubtful = unresolved(material.benchmarks)
-        print(printable(summary(result, run_dir, tracking.view(run_id), doubtful=doubtful)), flush=True)
+        said = summary(
+            result, run_dir, tracking.view(run_id), longer=page.longer_than(plan.as_dict()), doubtful=doubtful
+        )
+        print(printable(said), flush=True)
     objective = None if result["objective"] is None else float(result["objective"])
     return Result(result["metrics"], run_dir, Path(result["checkpoint"]), run_id, objective)
 
@@ -178,9 +181,10 @@ def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any])
     tracking, before = configs.build(config["tracking"], "tracking"), earlier.config["tracking"].get("register")
     if config["tracking"].get("register", before) != before:
         tracking.register_best(earlier.run_id, functools.partial(network_of, path))
-    longer = "trainer.epochs=N" if config["trainer"].get("max_steps") is None else "trainer.max_steps=N"
+    longer = page.longer_than(plan.as_dict())
     told = f"{earlier.run_dir}: finished at step {plan.total_steps:,}; left as it is. To train on: {longer} resume_changed=true"
-    print(told, summary({"checkpoint": str(path), "metrics": row}, earlier.run_dir, None), sep="\n", flush=True)
+    after = summary({"checkpoint": str(path), "metrics": row}, earlier.run_dir, None, longer=longer)
+    print(told, after, sep="\n", flush=True)
     value = row.get(plan.select)
     return Result(row, earlier.run_dir, path, earlier.run_id, None if value is None else float(value))
 
@@ -288,9 +292,15 @@ def git(directory: Path, *arguments: str, variables: Mapping[str, str] | None = 
 
 
 def summary(
-    result: dict[str, Any], run_dir: Path, view: str | None, *, doubtful: Mapping[str, str] | None = None
+    result: dict[str, Any],
+    run_dir: Path,
+    view: str | None,
+    *,
+    longer: str = "trainer.epochs=N",
+    doubtful: Mapping[str, str] | None = None,
 ) -> str:
-    """The last lines of a run: checkpoint, metrics of its epoch, and how to look at it. doubtful: metrics that could not be resolved, and why."""
+    """The last lines of a run: checkpoint, metrics of its epoch, and how to look at it. longer: the override that makes it longer. doubtful: metrics
+    that could not be resolved, and why."""
     metrics = result["metrics"]
     lines = ["", f"checkpoint  {result['checkpoint']}", f"directory   {run_dir}"]
     if metrics:
@@ -303,7 +313,8 @@ def summary(
     if result.get("collapsed"):
         lines.append(f"no best epoch: {result['collapsed']}; {result.get('way_out') or TRY['collapse']}")
     if not result.get("collapsed"):
-        lines += ["", *(f"{what:<11} {how}" for what, how in page.next_commands(run_dir, result["checkpoint"]).items())]
+        following = page.next_commands(run_dir, result["checkpoint"], longer)
+        lines += ["", *(f"{what:<11} {how}" for what, how in following.items())]
     if view is not None:
         lines.append(f"see the run: {view}")
     return "\n".join(lines)

@@ -35,8 +35,8 @@ def begun(params: Mapping[str, Any], plan: str, command: str, code: str) -> str:
     return cleaned("\n".join([head, "", *lines, "", "Repeat it:", fenced(command), f"Code: {code}"]))
 
 
-def ended(result: Mapping[str, Any], run_dir: Path, select: str) -> str:
-    """What came of a run that finished."""
+def ended(result: Mapping[str, Any], run_dir: Path, select: str, longer: str) -> str:
+    """What came of a run that finished. longer: as `longer_than` says it."""
     metrics, checkpoint = result["metrics"], result["checkpoint"]
     value = metrics.get(select)
     if result.get("collapsed"):
@@ -46,7 +46,8 @@ def ended(result: Mapping[str, Any], run_dir: Path, select: str) -> str:
     else:
         span = span_of(run_dir, select, value)
         head = f"**{select} {digits(value)}**{span}, in epoch {metrics['epoch']:.0f}"
-    blocks = [f"{what.capitalize()}:\n{fenced(how)}" for what, how in next_commands(run_dir, checkpoint).items()]
+    following = next_commands(run_dir, checkpoint, longer)
+    blocks = [f"{what.capitalize()}:\n{fenced(how)}" for what, how in following.items()]
     head += f"; ended early: {result['pruned']}" if result.get("pruned") else ""
     return cleaned("\n".join([head, "", *blocks]))
 
@@ -72,12 +73,18 @@ def of_test(path: str, trained_by: str, command: str) -> str:
     return cleaned(f"Test of\n{fenced(path)}\n{way}\n\nRepeat it:\n{fenced(command)}")
 
 
-def next_commands(run_dir: Path, checkpoint: str) -> dict[str, str]:
+def longer_than(plan: Mapping[str, Any]) -> str:
+    """The override that makes a run of this plan a longer one, N to be filled in: of what ended it."""
+    cut = plan.get("total_steps", 0) < plan.get("steps_per_epoch", 0) * plan.get("epochs", 0)
+    return f"trainer.{'max_steps' if cut else 'epochs'}=N"
+
+
+def next_commands(run_dir: Path, checkpoint: str, longer: str) -> dict[str, str]:
     """What to type for a run that has finished."""
     return {
         "test it": shlex.join(["facenet-evaluate", f"checkpoint={checkpoint}", *trusted.arguments()]),
         "use it": f"facenet.load({', '.join([repr(checkpoint), *trust_of_load()])})",
-        "train on": f"{resume_command(run_dir)} trainer.epochs=N resume_changed=true",
+        "train on": f"{resume_command(run_dir)} {longer} resume_changed=true",
     }
 
 
@@ -117,7 +124,7 @@ def of_run(tracker: Tracker, facts: RunFacts) -> Iterator[dict[str, Any]]:
     result: dict[str, Any] = {}
     try:
         yield result
-        told = ended(result, facts.run_dir, str(facts.select))
+        told = ended(result, facts.run_dir, str(facts.select), longer_than(facts.plan))
     except BaseException as error:
         told = stopped(facts.run_dir, str(error) if isinstance(error, Exception) else "")
         raise

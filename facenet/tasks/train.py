@@ -102,7 +102,13 @@ def observing(
         tracker = recipe.tracking.tracker(run.id, run.directory) if first else NullTracker()
         opened.enter_context(contextlib.closing(tracker))
         origin = functools.partial(origin_of_batches, recipe, run, plan)
-        watcher = Watcher(recipe.watch, tracker, device, run_dir=run.directory, name=name, origin=origin)
+        watcher = Watcher(
+            *(recipe.watch, tracker, device),
+            run_dir=run.directory,
+            name=name,
+            origin=origin,
+            backbone=run.config["backbone"],
+        )
         observers = [
             watcher,
             Recorder(tracker),

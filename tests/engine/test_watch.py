@@ -18,7 +18,7 @@ from facenet.devices.updates import step_where
 from facenet.engine.observer import FinishedEpoch, LogPoint
 from facenet.engine.progress import Average
 from facenet.engine.watch import signs
-from facenet.engine.watch.alarm import TRY, Alarm
+from facenet.engine.watch.alarm import TRY, Alarm, way_out_of_collapse
 from facenet.engine.watch.choice import WATCHDOGS, Watch
 from facenet.engine.watch.hang import Hang
 from facenet.engine.watch.nonfinite import shortened
@@ -234,6 +234,22 @@ def test_all_parts_of_a_step_are_kept(watching):
             if number % 2:
                 watcher.on_step(torch.tensor(True), torch.tensor(1.0))
                 assert [part.indices.tolist() for part in watcher.parts] == [[number], [number + 1]]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "key"),
+    [
+        ({"trunk": {"init": "reference"}}, "backbone.trunk.init=kaiming"),
+        ({"init": "reference"}, "backbone.init=kaiming"),
+        ({"trunk": {"init": "kaiming"}}, ""),
+        ({"trunk": {"width": 1}}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_way_out_of_a_collapse_names_what_the_network_has(backbone, key):
+    way = way_out_of_collapse(["ce/accuracy"], backbone)
+    assert way == f"lower optimizer.lr{key and f', or set {key}'}; more than one identity has to be in a batch"
+    assert way_out_of_collapse([], backbone) == f"add a classification term (loss=triplet_ce), {way}"
 
 
 def test_collapsed_embeddings_fire_after_patience_in_a_row(watching):

@@ -24,7 +24,7 @@ def test_a_run_directory_has_the_names_that_it_always_had(tmp_path):
 
 
 def test_a_benchmark_takes_none_of_a_runs_records():
-    taken = "history result split tracking unreadable failure-0 dllogger-12 Split".split()
+    taken = ["history", "result", "split", "tracking", "unreadable", "failure-0", "dllogger-12", "Split"]
     assert [is_of_run(f"{name}.json") for name in [*taken, "lfw", "failure", "splits"]] == [True] * len(taken) + [
         False
     ] * 3

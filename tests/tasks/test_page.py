@@ -1,8 +1,10 @@
 """The description of a run: what it says at each end."""
 
+import dataclasses
+
 import pytest
 
-from facenet.tasks import page
+from facenet.tasks import job, page
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.store import NOTE
 
@@ -44,6 +46,16 @@ def test_at_the_end_it_says_what_came_of_it_and_what_to_type(facts):
         "Test it:" in note and "facenet-evaluate checkpoint=/x/best.pt" in note and "facenet.load('/x/best.pt')" in note
     )
     assert f"facenet-train resume={facts.run_dir}" in note and tags["closed"]
+
+
+@pytest.mark.parametrize(("total", "key"), [(10, "max_steps"), (16, "epochs")])
+def test_a_run_goes_on_by_what_ended_it(facts, total, key):
+    tags, plan = Tags(), {"total_steps": total, "steps_per_epoch": 8, "epochs": 2}
+    with page.of_run(tags, dataclasses.replace(facts, plan=plan)) as result:
+        result.update({"metrics": {"epoch": 2.0}, "checkpoint": "/x/last.pt"})
+    assert f"resume={facts.run_dir} trainer.{key}=N resume_changed=true" in tags[NOTE]
+    told = job.summary({"metrics": {}, "checkpoint": "x"}, facts.run_dir, None, longer=page.longer_than(plan))
+    assert f"resume={facts.run_dir} trainer.{key}=N resume_changed=true" in told
 
 
 @pytest.mark.parametrize("error", [ValueError("no such device: tcp://a:hunter2@b"), KeyboardInterrupt()])

@@ -109,6 +109,7 @@ def test_the_figures_of_all_stand_side_by_side(ran):
         record = json.loads((ran.dir / f"{name}.json").read_text())
         assert record["accuracy"] == row[f"{name}/accuracy"] and record["benchmark"] == name
     assert ran.result["objective"] == row["other/eer"]
+    assert ran.result["collapsed"] is None is ran.result["way_out"]  # what a good run leaves offers no way out of it
     content = checkpoint.load(ran.dir / "checkpoints" / "best.pt")
     assert content["best"]["score"] == -row["other/eer"]  # lower is better
     assert content["threshold"]["value"] == row["other/threshold"] and content["threshold"]["flip"] == "concat"

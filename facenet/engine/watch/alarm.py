@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from facenet.engine.watch.choice import Watch
 from facenet.errors import Halted
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 TRY = {
     "nonfinite": "lower optimizer.lr, set trainer.clip_grad_norm, or precision=bf16 or fp32 where it is fp16",
     "scaler": "lower optimizer.lr, set trainer.clip_grad_norm, or precision=bf16",
-    "collapse": "lower optimizer.lr, or set backbone.trunk.init=kaiming; more than one identity has to be in a batch",
+    "collapse": "lower optimizer.lr; more than one identity has to be in a batch",
     "frozen": "look at optimizer.lr and the schedule, and whether parameters of the backbone have requires_grad=False",
     "dead_triplets": "set the term's mining=batch_hard, raise its margin, or lessen its weight and rely on classification",
     "generalisation": "look whether the labels are right (facenet-data), whether benchmark images are aligned as those of training, and "
@@ -27,10 +28,14 @@ TRY = {
 CLASSIFY = "add a classification term (loss=triplet_ce), "  # before the others, to a run that has none
 
 
-def way_out_of_collapse(figures: Iterable[str]) -> str:
-    """figures: names of what a training step or an epoch measured, of which an accuracy in training tells that it classifies."""
+def way_out_of_collapse(figures: Iterable[str], backbone: Mapping[str, Any]) -> str:
+    """figures: names of what a training step or an epoch measured, of which an accuracy in training tells that it classifies. backbone: its config,
+    which says whether its first weights could be drawn otherwise."""
     classifies = any(name.endswith("/accuracy") for name in figures)
-    return TRY["collapse"] if classifies else CLASSIFY + TRY["collapse"]
+    parts = {"backbone": backbone, "backbone.trunk": backbone.get("trunk")}
+    drawn = [key for key, node in parts.items() if isinstance(node, Mapping) and node.get("init") == "reference"]
+    way = TRY["collapse"].replace(";", f", or set {drawn[0]}.init=kaiming;" if drawn else ";", 1)
+    return way if classifies else CLASSIFY + way
 
 
 class Alarm:

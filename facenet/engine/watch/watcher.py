@@ -42,10 +42,11 @@ class Watcher(Observer):
         run_dir: Path,
         name: Callable[[int], str] = str,
         origin: Callable[[], dict[str, Any]] = dict,
+        backbone: Mapping[str, Any] | None = None,
     ) -> None:
-        """name: of an image by its index in a batch; origin: what a dump needs beside the batch to be replayed."""
+        """name: of an image by its index in a batch; origin: what a dump needs beside the batch to be replayed; backbone: the network's config."""
         self.watch, self.accelerator, self.run_dir = watch, accelerator, run_dir
-        self.name, self.origin = name, origin
+        self.name, self.origin, self.backbone = name, origin, backbone or {}
         self.alarm = Alarm(watch, tracker)
         self.guards = watch.looks("nonfinite")
         self.skipped, self.told_skipped = Skipped(accelerator.device), 0
@@ -142,7 +143,7 @@ class Watcher(Observer):
             told += f", and the loss of {term} sits at its margin {margins[term]:g}"
         collapsed = variance < self.watch.min_variance or rank < self.watch.min_rank or term is not None
         if self.counted("collapse", collapsed) >= self.watch.patience:
-            self.alarm.fire("collapse", told, way_out_of_collapse(figures))
+            self.alarm.fire("collapse", told, way_out_of_collapse(figures, self.backbone))
         return {"train/embedding_variance": variance, "train/embedding_rank": rank}
 
     def look_at_weights(self, norms: Tensor, step: int) -> None:
@@ -181,7 +182,9 @@ class Watcher(Observer):
             name: value for name, value in row.items() if name.startswith("train/") and name.endswith("/accuracy")
         }
         if in_row >= 2 and self.watch.looks("collapse"):
-            self.alarm.fire("collapse", f"in two tests in a row {collapsed}", way_out_of_collapse(accuracies))
+            self.alarm.fire(
+                "collapse", f"in two tests in a row {collapsed}", way_out_of_collapse(accuracies, self.backbone)
+            )
         trained = list(accuracies.values())
         found = [(row[f"{name}/accuracy"], name) for name in finished.tested if f"{name}/accuracy" in row]
         if not found or not trained or not self.watch.looks("generalisation"):
