@@ -134,7 +134,7 @@ def test_each_example_is_taken_by_its_parser(monkeypatch):
     """Up to the task itself, which is not run."""
     monkeypatch.setattr(parser.Parser, "exit", lambda self, *said: pytest.fail(str(said)))
     seen = []
-    monkeypatch.setattr(flags, "guard_logs", lambda: seen.append(sys.argv[0]) or sys.exit(77))
+    monkeypatch.setattr(parser, "guard_logs", lambda: seen.append(sys.argv[0]) or sys.exit(77))
     for line in (each for each in parser.EXAMPLES if each and not each.startswith("facenet new")):
         monkeypatch.setattr(sys, "argv", line.split())
         with pytest.raises(SystemExit, match="77"):
