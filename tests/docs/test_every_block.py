@@ -123,7 +123,18 @@ def test_a_page_runs(page: str, place: Path) -> None:
             for written in (word for word in words if word in ("PACK", "SHARDS") and words[0] == "facenet-data"):
                 shutil.rmtree(place / written, ignore_errors=True)
             done = run(small(words), place)
-            assert done.returncode == 0, (str(block), small(words), done.stdout[-2000:], done.stderr[-3000:])
+            found = (
+                {0, 1} if "audit" in words else {0}
+            )  # 1: people of the test set, as a network that was never trained sees them
+            assert done.returncode in found, (str(block), small(words), done.stdout[-2000:], done.stderr[-3000:])
+
+
+def test_no_block_is_left_out_unsaid() -> None:
+    """One that nothing here runs consists of what .ci/run, tests/test_distribution.py and tests/browser do."""
+    others = {"pip", "python", "pytest", "sphinx-build", "mlflow", "ruff"}
+    idle = [block for block in BLOCKS if block.page not in BY_DAY and not list(commands(block))]
+    assert [str(block) for block in idle if not all(words[0] in others for words in block.commands())] == []
+    assert len(idle) <= 6
 
 
 def test_what_is_small_leaves_what_a_command_asks_for() -> None:
