@@ -46,6 +46,8 @@ def options_page(conf: Path) -> str:
     for command in ("train", "evaluate"):
         text = (conf / f"{command}.yaml").read_text(encoding="utf-8").split("\nhydra:\n")[0]
         parts.append(section(f"facenet-{command}", text))
+    for shared in ("images", "image_files"):
+        parts.append(section(f"shared by data=: {shared}", (conf / f"{shared}.yaml").read_text(encoding="utf-8")))
     groups = sorted({file.parent for file in conf.rglob("*.yaml")} - {conf}, key=lambda folder: folder.as_posix())
     for folder in groups:
         group = folder.relative_to(conf).as_posix()

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from facenet.errors import UserError, shown
-from facenet.files.choices import built_in
+from facenet.files.choices import built_in, with_bases
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 HIDDEN = ("_target_", "_partial_", "defaults", "hydra")
@@ -107,19 +107,13 @@ def row(left: str, right: str, width: int) -> list[str]:
 
 
 def values_of(group: str, name: str) -> Values:
-    """Of a choice, with those of the choices that it builds on."""
-    text = built_in(group).get(name, "")
+    """Of a choice, with those of the files that it builds on and of the choices in it; what has to be given first."""
     found: Values = {}
-    for entry in loaded(text).get("defaults", []) if text else []:
-        if isinstance(entry, str) and entry != "_self_":
-            found |= values_of(group, entry)
-        elif isinstance(entry, dict) and not next(iter(entry)).startswith("override"):
-            found |= {
-                key: value
-                for inner, choice in entry.items()
-                for key, value in values_of(f"{group}/{inner}", choice).items()
-            }
-    return found | values_in(text, "" if text.startswith("# @package _global_") else group.replace("/", "."))
+    for text in with_bases(group, name):
+        for inner, choice, _ in defaults_of(text):
+            found |= values_of(f"{group}/{inner}", choice or "")
+        found |= values_in(text, "" if text.startswith("# @package _global_") else group.replace("/", "."))
+    return dict(sorted(found.items(), key=lambda each: each[1][0] != "???"))
 
 
 def loaded(text: str) -> Any:

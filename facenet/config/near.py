@@ -15,6 +15,7 @@ from facenet.config.slots import SLOTS, closest
 from facenet.errors import shown
 from facenet.files import trusted
 from facenet.files.choices import built_in as choices
+from facenet.files.choices import with_bases
 
 Row = str | tuple[str, str]
 TABLES = yaml.safe_load(files("facenet.config").joinpath("near.yaml").read_text(encoding="utf-8"))
@@ -23,11 +24,7 @@ INSTEAD: dict[str, str] = TABLES["instead"]
 CALLED: dict[str, dict[str, str]] = TABLES["choices"]
 OFF = ("false", "off", "no", "0", "null")
 # A place where a choice is expected.
-PLACES = {
-    "data": "data=folder data.root={}",
-    "benchmark": "benchmark=lfw benchmark.root={}",
-    "backbone": "weights={}",
-}
+PLACES = {"data": "data=folder data.root={}", "benchmark": "benchmark=lfw benchmark.root={}", "backbone": "weights={}"}
 OTHER_NETWORKS = "; a network of timm's, or your own, is a file experiments/backbone/{}.yaml beside your work that names it: docs/extending.md"
 
 
@@ -135,7 +132,7 @@ def spread(table: Mapping[str, Any]) -> dict[str, Any]:
 def choices_with(group: str, key: str) -> list[str]:
     """The choices of a group that have a key."""
     has = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
-    return [name for name, text in choices(group).items() if has.search(text)]
+    return [name for name in choices(group) if any(map(has.search, with_bases(group, name)))]
 
 
 def choice_meant(group: str, choice: str, known: list[str]) -> str:

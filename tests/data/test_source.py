@@ -23,6 +23,7 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.evaluation.benchmarks.choice import Bin, Lfw
 from facenet.evaluation.protocol import Protocol
+from facenet.files.choices import with_bases
 from facenet.files.reading import reason_of
 
 from .conftest import MakeFolder
@@ -138,7 +139,8 @@ def test_wrong_numbers_name_the_key(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_yaml_spells_every_parameter_and_builds(path: Path) -> None:
-    config = OmegaConf.load(path)
+    config = OmegaConf.merge(*map(OmegaConf.create, with_bases(path.parent.name, path.stem)))
+    config.pop("defaults", None)
     if path.parent.name == "augment":
         pytest.importorskip("albumentations")
     for key in ("root", "list", "path", "shards"):

@@ -167,7 +167,9 @@ def options() -> tuple[set[str], dict[str, set[str]]]:
         content = {key: value for key, value in (yaml.safe_load(text) or {}).items() if key != "defaults"}
         if group != ".":
             choices.setdefault(group, set()).add(path.stem)
-        if group == "." or text.startswith("# @package _global_"):
+        if path.stem in ("images", "image_files"):  # what the choices of data= share
+            keys |= set(keys_of(content, "data"))
+        elif group == "." or text.startswith("# @package _global_"):
             keys |= set(keys_of(content))
         else:
             place = group.replace("/", ".")
