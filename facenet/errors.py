@@ -15,6 +15,12 @@ class UserError(Exception):
     """A mistake that the user can correct; the message is one line that names the file, key or flag and the way out."""
 
 
+def check_least(key: str, value: float, least: int = 1) -> None:
+    """Raises UserError for a number below the least."""
+    if value < least:
+        raise UserError(f"{key}: expected {least} or more, got {value}")
+
+
 def shown(text: str) -> str:
     """A name from outside as one line that any log, terminal or JSON file can hold. Line breaks, control characters, those that turn the direction
     of writing or cannot be seen, and bytes that are no UTF-8 are spelled as in Python; letters of all languages stay."""

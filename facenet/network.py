@@ -41,8 +41,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str =
     Nothing in the file is run.
 
     `device` is auto, sdaa, cuda or cpu; `precision` that of the forward pass; `trust` names packages or folders whose classes the network may be
-    of. Raises UserError for a file that is missing, damaged or none of facenet's, and for a device that is not there.
-    """
+    of. Raises UserError for a file that is missing, damaged or none of facenet's, and for a device that is not there."""
     file = checkpoint_named(path)
     with trusted.also([str(each) for each in ([trust] if isinstance(trust, str | os.PathLike) else trust)]):
         restored = from_checkpoint(str(file))
@@ -90,8 +89,7 @@ class Network:
         iterator or one array (N, H, W, 3). One image gives one row.
 
         Images are read and fitted as the run's own. `num_workers` threads read them. Raises UserError for one that cannot be read, and for
-        embeddings that are not finite.
-        """
+        embeddings that are not finite."""
         if batch_size < 1 or num_workers < 0:
             raise UserError(f"batch_size={batch_size}, num_workers={num_workers}: expected 1 or more, and 0 or more")
         rows = [np.empty((0, self.embedding_size), np.float32)]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from facenet.backbones.recomputed import set_checkpointing
-from facenet.errors import UserError
+from facenet.errors import UserError, check_least
 
 
 class Embedder(nn.Module):
@@ -50,8 +50,7 @@ class FaceNet(Embedder):
 
     `trunk` is any module that maps images to (N, C, h, w) and says C in its attribute `num_features`; `dropout` is the
     share of features zeroed in training; `checkpointing` trades a second forward pass for the memory of maps. Tensors
-    carry the names of the reference's weight files: `backbone.model.*`, `Bottleneck.weight`, `last_bn.*`.
-    """
+    carry the names of the reference's weight files: `backbone.model.*`, `Bottleneck.weight`, `last_bn.*`."""
 
     head_prefixes = ("Bottleneck.", "last_bn.")
 
@@ -67,8 +66,7 @@ class FaceNet(Embedder):
         if not isinstance(num_features, int):
             name = type(trunk).__name__
             raise UserError(f"backbone.trunk: {name} does not say its number of channels in an attribute num_features")
-        if embedding_size < 1:
-            raise UserError(f"backbone.embedding_size: expected 1 or more, got {embedding_size}")
+        check_least("backbone.embedding_size", embedding_size)
         self.embedding_size = embedding_size
         self.backbone = Backbone(trunk)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -49,8 +49,7 @@ class Branches(nn.Module):
 class Residual(Branches):
     """x + scale * (1 x 1 convolution with bias over the joined branches), then ReLU unless `last`.
 
-    Scales below 1 keep the training stable (sec. 3.3 of the paper).
-    """
+    Scales below 1 keep the training stable (sec. 3.3 of the paper)."""
 
     def __init__(
         self, branches: Sequence[nn.Module], joined: int, outputs: int, *, scale: float, last: bool = False
@@ -105,8 +104,7 @@ def reduction_b() -> Branches:
 class InceptionResNetV1(nn.Module):
     """Images (N, 3, H, W) to maps (N, 1792, h, w): 3 x 3 at 160 and 2 x 2 at 112.
 
-    `init`: `reference` draws convolutions from N(0, 0.1), as the reference does; `kaiming` from He's normal.
-    """
+    `init`: `reference` draws convolutions from N(0, 0.1), as the reference does; `kaiming` from He's normal."""
 
     num_features: int = 1792
 

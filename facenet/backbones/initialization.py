@@ -12,8 +12,7 @@ Init = Literal["reference", "kaiming"]
 def initialize(trunk: nn.Module, init: Init) -> None:
     """Draws the convolutions' weights anew, from N(0, 0.1) or Kaiming's normal over fan-out; biases stay as they are.
 
-    He et al. 2015, arXiv 1502.01852, eq. 14. Fan-out as PyTorch takes it: a depthwise one counts all channels.
-    """
+    He et al. 2015, arXiv 1502.01852, eq. 14. Fan-out as PyTorch takes it: a depthwise one counts all channels."""
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             if init == "reference":

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from facenet.backbones.embedder import Embedder
 from facenet.backbones.initialization import Init, initialize
-from facenet.errors import UserError
+from facenet.errors import UserError, check_least
 
 
 def convolution(
@@ -66,8 +66,7 @@ class MobileFaceNet(Embedder):
 
     `blocks` are rows of the paper's table: expansion t, channels c, repeats n, stride s of the first repeat.
     `input_size` is [H, W] in pixels; it fixes the shape of the last depthwise convolution, which spans the whole map.
-    `init` as for the other backbones.
-    """
+    `init` as for the other backbones."""
 
     head_prefixes = ("project.",)
 
@@ -79,8 +78,7 @@ class MobileFaceNet(Embedder):
             raise UserError(f"backbone.input_size: expected [height, width] in pixels, got {input_size}")
         if not blocks:
             raise UserError("backbone.blocks: expected at least one row [expansion, channels, repeats, stride]")
-        if embedding_size < 1:
-            raise UserError(f"backbone.embedding_size: expected 1 or more, got {embedding_size}")
+        check_least("backbone.embedding_size", embedding_size)
         self.embedding_size = embedding_size
         self.input_size = (input_size[0], input_size[1])
         self.stem = convolve_and_activate(3, 64, 3, 2, 1)

@@ -35,8 +35,7 @@ class MobileNetV1(nn.Module):
     """Images (N, 3, H, W) to maps (N, 1024 * width, H/32, W/32), sides rounded up: 5 x 5 at 160 and 4 x 4 at 112.
 
     `width`: the paper's alpha, a share of the channels of each layer, at most 1 (section 3.3; typically 1, 0.75, 0.5, 0.25).
-    `init`: `reference` draws convolutions from N(0, 0.1), as the reference does; `kaiming` from He's normal.
-    """
+    `init`: `reference` draws convolutions from N(0, 0.1), as the reference does; `kaiming` from He's normal."""
 
     num_features: int
 

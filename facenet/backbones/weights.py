@@ -17,27 +17,14 @@ from facenet.errors import UserError
 from facenet.files import tensor_file
 from facenet.files.pickled_values import Refused
 
-WRAPPERS = (
-    *(
-        "state_dict",
-        "model",
-        "model_state_dict",
-        "net_state_dict",
-        "state_dict_backbone",
-    ),  # the last one is insightface's
+WRAPPERS = (  # the fifth is insightface's
+    *("state_dict", "model", "model_state_dict", "net_state_dict", "state_dict_backbone"),
     *("embedder", "net", "backbone", "encoder", "network"),
 )
 DEEPEST = 10  # wrapping dicts
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
-HOLDERS = {
-    "model",
-    "backbone",
-    "net",
-    "network",
-    "encoder",
-    "embedder",
-}  # how modules of others call the network that they hold
-
+# How modules of others call the network that they hold.
+HOLDERS = {"model", "backbone", "net", "network", "encoder", "embedder"}
 MOST_HOLDERS, MOST_PREFIXES = 4, 8  # one within the other; that are tried
 
 
@@ -71,8 +58,7 @@ def load_weights(embedder: Embedder, path: str | Path, *, whole: bool = False) -
     is set, as for a test of the weights as they are.
 
     UserError, and the network unchanged: no such file, an unreadable one, one that holds more than tensors and plain
-    values (nothing in it is executed), the weights of another network.
-    """
+    values (nothing in it is executed), the weights of another network."""
     path = Path(path)
     own = embedder.state_dict()
     tensors = tensors_of(read(path), path)

@@ -21,15 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet.commands import torchrun
 from facenet.commands.mistakes import composition_problem, forced, is_choice, is_override, refuse_flags
 from facenet.config import hydra_files, overlays
-from facenet.config.overrides import (
-    as_given,
-    check_grammar,
-    flags_first,
-    given,
-    key_of,
-    with_names,
-    with_new_terms,
-)
+from facenet.config.overrides import as_given, check_grammar, flags_first, given, key_of, with_names, with_new_terms
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.files import trusted
 from facenet.files.atomic import refuse_links
@@ -167,12 +159,7 @@ def train_job(composed: DictConfig) -> float | None:
         directory = Path(settings.sweep.dir).absolute()
         tags = {"sweep_id": directory.name, "job_num": str(settings.job.num), **value_tags(GIVEN, given(overrides))}
         return run_sweep_job(
-            values,
-            run_dir=output_dir(),
-            sweep_dir=directory,
-            overrides=overrides,
-            tags=tags,
-            pruning=sweep.pruning(),
+            values, run_dir=output_dir(), sweep_dir=directory, overrides=overrides, tags=tags, pruning=sweep.pruning()
         )
     if torchrun.active():
         values = torchrun.of_this_size(values)
@@ -258,9 +245,8 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
             defects.append(error)
             raise
         finally:
-            with contextlib.suppress(
-                OSError
-            ):  # Hydra made it; a refused job, or one that goes on elsewhere, wrote nothing into it
+            # Hydra made it; a refused job, or one that goes on elsewhere, wrote nothing into it.
+            with contextlib.suppress(OSError):
                 output_dir().rmdir()
 
     try:

@@ -20,7 +20,7 @@ from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import VersionBase
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from facenet.config import hydra_files, named_in, overlays, set_by
@@ -40,8 +40,7 @@ OF_HYDRA = ("hydra.run.dir", "hydra.searchpath")  # the others are for what runs
 def train(overrides: Sequence[str] = ()) -> Result:
     """Trains as `facenet-train` with these overrides does, in processes of its own, and says the same: `train(["data=folder", "data.root=PEOPLE"])`.
 
-    Raises UserError for a mistake, RankFailed with its traceback where a process fails, and after Ctrl-C KeyboardInterrupt, once the run is saved.
-    """
+    Raises UserError for a mistake, RankFailed with its traceback where a process fails, and after Ctrl-C KeyboardInterrupt, once the run is saved."""
     from facenet.sweeps.settings import settings_of, split
     from facenet.tasks.job import run_job
 
@@ -85,11 +84,6 @@ def single(config_name: str, overrides: Sequence[str]) -> list[str]:
     return going_on(arguments) if config_name == "train" else of_evaluation(arguments)
 
 
-def check_texts(overrides: Sequence[str]) -> None:
-    if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
-        raise UserError("overrides: expected a list of texts, such as ['optimizer.lr=1e-3']")
-
-
 @contextlib.contextmanager
 def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[str, Any], Path, list[str]]]:
     """The resolved config, the run directory and the overrides as they are recorded, in the surroundings of a command."""
@@ -99,7 +93,8 @@ def called(config_name: str, overrides: Sequence[str]) -> Iterator[tuple[dict[st
         stack.enter_context(guarded_logs())
         pass_over_matplotlibrc()
         with hydra_apart():
-            check_texts(overrides)
+            if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
+                raise UserError("overrides: expected a list of texts, such as ['optimizer.lr=1e-3']")
             given, packages = trusted.take(overrides)
             stack.callback(trusted.said.reset, trusted.said.set(packages))
             trusted.version_of.cache_clear()  # this program may have changed its source since its last call
@@ -123,6 +118,7 @@ def composed(config_name: str, arguments: list[str]) -> tuple[dict[str, Any], Pa
     """Composes the config as the command does. Returns (resolved config, run directory)."""
     from facenet.commands.composed import checked
     from facenet.commands.mistakes import composition_problem
+    from facenet.sweeps.batch import without_hydra
 
     try:
         with initialize_config_module("facenet.conf", version_base="1.3"):
@@ -136,13 +132,6 @@ def composed(config_name: str, arguments: list[str]) -> tuple[dict[str, Any], Pa
         found.hydra.runtime.output_dir = str(run_dir)
     HydraConfig.instance().set_config(found)  # which ${hydra:...} looks into
     return checked(without_hydra(found)), run_dir
-
-
-def without_hydra(composed: DictConfig) -> DictConfig:
-    found = composed.copy()
-    with read_write(found), open_dict(found):
-        del found["hydra"]
-    return found
 
 
 @contextlib.contextmanager

@@ -149,9 +149,8 @@ def composition_problem(error: Exception, config_name: str) -> str:
 
 def first_value(override: str) -> str:
     """The override with the first of the values that it sweeps."""
-    with contextlib.suppress(
-        HydraException, ValueError, TypeError
-    ):  # no sweep that lists its values, or not Hydra's grammar
+    # It is no sweep that lists its values, or not Hydra's grammar.
+    with contextlib.suppress(HydraException, ValueError, TypeError):
         parsed = OverridesParser.create().parse_override(override)
         if parsed.is_sweep_override():
             return f"{override.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"

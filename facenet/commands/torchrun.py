@@ -88,8 +88,7 @@ def of_this_size(config: dict[str, Any]) -> dict[str, Any]:
 def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str]) -> Any:
     """Does what `facenet.launch.local.launch` does, for a group whose other ranks torchrun has started.
 
-    Rank 0 trains in a child, so that this process can close the tracked run whatever happens to it.
-    """
+    Rank 0 trains in a child, so that this process can close the tracked run whatever happens to it."""
     from facenet import config
 
     size = int(os.environ["WORLD_SIZE"])

@@ -16,10 +16,8 @@ from facenet.errors import UserError, shown
 from facenet.files.plain import plain
 from facenet.privacy import addresses
 
-COPYING = (
-    "TransformerEncoder",
-    "TransformerDecoder",
-)  # of torch.nn: a part without tensors, which are counted, a billion times
+# Of torch.nn: a part without tensors, which are counted, a billion times.
+COPYING = ("TransformerEncoder", "TransformerDecoder")
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ def build(node: Any, slot: str = "", *, of_others: bool = False) -> Any:
     such as "backbone", which decides what may be built; without it the node is a dict of such places. Nothing is built before all of it has been
     looked at. of_others: from a file of somebody else; what opens files or addresses is refused then.
 
-    Raises UserError for what may not be built, or cannot.
-    """
+    Raises UserError for what may not be built, or cannot."""
     checked = plain(node, slot or "config")
     if not of_others:
         checked = addresses.restore_secrets(checked)

@@ -16,14 +16,8 @@ from facenet.config import near
 from facenet.config.slots import closest, locate
 from facenet.errors import UserError, shown
 
-FINITE = (
-    "loss",
-    "optimizer",
-    "schedule",
-    "preprocess",
-    "augment",
-    "data",
-)  # elsewhere, as in watch.hang_s, infinity is "never"
+# Elsewhere, as in watch.hang_s, infinity is "never".
+FINITE = ("loss", "optimizer", "schedule", "preprocess", "augment", "data")
 SPECIAL = {"_target_", "_partial_", "_convert_"}
 RUNTIME = {"run", "run_dir", "overrides"}  # parameters of the root functions that a command gives, not a config
 # What to do where there is no such thing to name.
@@ -135,7 +129,6 @@ def unfit_value(value: Any, hint: Any, path: str, whole: Mapping[str, Any]) -> I
             if keys and key not in keys:
                 yield f"{path}.{key}: expected {' and '.join(keys)} alone{closest(str(key), list(keys))}"
             kind = keys.get(key, item_hint(hint))
-            kind = keys.get(key, item_hint(hint))
             unfinished = (
                 typing.is_typeddict(kind) and isinstance(item, dict) and not kind.__required_keys__ <= item.keys()
             )
@@ -165,11 +158,7 @@ def annotations_of(target: Callable[..., Any]) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) and not typing.is_typeddict(target) else target
     try:
         return typing.get_type_hints(function)
-    except (
-        NameError,
-        TypeError,
-        AttributeError,
-    ):  # annotations of others that name what is not imported: keys are still checked
+    except (NameError, TypeError, AttributeError):  # of others that name what is not imported: keys are still checked
         return {}
 
 

@@ -30,9 +30,7 @@ REFERENCE = r"\$\{\.*[A-Za-z_][\w\-]*(?:\.[\w\-]+|\[\w+\])*\}"
 CHOICE = re.compile(rf"/?(?:{NAME}/)*(?:{NAME}|{REFERENCE})(?:@[\w.]+)?")  # of a list of defaults
 GROUP = re.compile(rf"(?:(?:optional|override) )*(/?{NAME}(?:/{NAME})*)(?:@([\w.]+))?")
 HYDRA_GROUP = re.compile(r"/?hydra/(?:launcher|sweeper)(?:/\w+)*")
-KEY = re.compile(
-    r"[A-Za-z_]\w*"
-)  # of a launcher's settings: one with a line break in it would be a line of a batch script
+KEY = re.compile(r"[A-Za-z_]\w*")  # of a launcher's settings: one with a line break would be a line of a batch script
 OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_][\w\-]*(?:[./][\w\-]+)*)(?:@[\w.]+)?")
 # Settings of Hydra's launchers and sweepers that are a word: names for a scheduler. Others are commands, files, addresses or code.
 NAMES = re.compile("partition|qos|account|constraint|gres|exclude|name|backend|prefer|require|study_name")

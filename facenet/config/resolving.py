@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from facenet.config.checking import problem_list
 from facenet.errors import UserError, shown
+from facenet.files.choices import built_in
 from facenet.files.renamed import renamed
 from facenet.privacy import addresses
 
@@ -84,8 +84,7 @@ def chosen(choices: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
     that lists what there is."""
     nodes: dict[str, Any] = dict(values)
     for group, name in choices.items():
-        found = {file.name.removesuffix(".yaml"): file for file in files("facenet.conf").joinpath(group).iterdir()}
-        if name not in found:
-            raise UserError(f"{group}: no {name!r}; one of {', '.join(sorted(found))}")
-        nodes[group] = OmegaConf.create(found[name].read_text(encoding="utf-8"))
+        if name not in (found := built_in(group)):
+            raise UserError(f"{group}: no {name!r}; one of {', '.join(found)}")
+        nodes[group] = OmegaConf.create(found[name])
     return resolve(OmegaConf.create(nodes))

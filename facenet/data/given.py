@@ -32,9 +32,8 @@ class GivenFaces:
     def __init__(self, images: Sequence[Given], first: int = 0) -> None:
         self.images, self.first = images, first
         self.labels: Indices = np.zeros(len(images), np.int64)
-        self.lock = (
-            threading.Lock()
-        )  # Pillow reads a file when its pixels are first asked for, and one image may be there twice
+        # Pillow reads a file when its pixels are first asked for, and one image may be there twice.
+        self.lock = threading.Lock()
         for index, image in enumerate(images):
             if (wrong := no_image(image)) is not None:
                 raise UserError(f"{self.name(index)}: expected {WANTED}; got {wrong}")

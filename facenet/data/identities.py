@@ -124,14 +124,36 @@ def hex_digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-class ImageList:
-    """Image files with gap-free labels; the base of folders, annotation files and benchmarks."""
+class ImageFiles:
+    """Faces of which each is a file, whose path is its `name`. `decode`: how files become pixels."""
+
+    labels: Indices
+    decode: Decode
+
+    def name(self, index: int) -> str:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Pixels:
+        return read_image(self.name(index), self.decode)
+
+    def contents(self, index: int) -> Contents:
+        return contents.of_file(self.name(index))
+
+    def stamp(self) -> str:
+        return files_stamp(map(self.name, range(len(self))), self.decode)
+
+
+class ImageList(ImageFiles):
+    """Image files with gap-free labels, as annotation files and benchmarks have them."""
 
     def __init__(
         self, paths: Sequence[str], labels: ArrayLike, identities: Sequence[str], decode: Decode = DEFAULT
     ) -> None:
         self.paths, self.decode = list(paths), decode
-        self.labels: Indices = np.asarray(labels, dtype=np.int64)
+        self.labels = np.asarray(labels, dtype=np.int64)
         self.identities = tuple(identities)
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{len(self.paths)} paths but {len(self.labels)} labels")
@@ -145,28 +167,15 @@ class ImageList:
         )
         self.fingerprint = hex_digest(row.encode("utf-8", "surrogateescape") for row in rows)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def name(self, index: int) -> str:
         return self.paths[index]
 
-    def load(self, index: int) -> Pixels:
-        return read_image(self.paths[index], self.decode)
 
-    def contents(self, index: int) -> Contents:
-        return contents.of_file(self.paths[index])
-
-    def stamp(self) -> str:
-        return files_stamp(self.paths, self.decode)
-
-
-class FolderFaces:
+class FolderFaces(ImageFiles):
     """root/<identity>/<image>, both sorted by name; with a depth of 2 or more, images that many folders below root as well. Where root holds
     nothing but one folder of folders, that is the root. `left_out` says which files are not images of an identity.
 
-    Raises UserError for a missing folder, one without images and one with a single identity.
-    """
+    Raises UserError for a missing folder, one without images and one with a single identity."""
 
     def __init__(self, root: str | Path, decode: Decode = DEFAULT, depth: int = 1) -> None:
         self.root = descend(expand_home(root), depth)
@@ -174,32 +183,19 @@ class FolderFaces:
             said = "%s: holds one folder only, so that each folder in %s is taken for a person"
             log.warning(said, shown(str(root)), shown(str(self.root)))
         self.decode, self.index = decode, folder_index(self.root, depth)
-        self.labels: Indices = self.index.labels
+        self.labels = self.index.labels
         self.identities, self.fingerprint = self.index.identities, self.index.fingerprint
         self.left_out = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(self.index.left_out.items()))
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def name(self, index: int) -> str:
         return f"{self.root}{os.sep}{self.identities[self.labels[index]]}{os.sep}{self.index.name(index)}"
-
-    def load(self, index: int) -> Pixels:
-        return read_image(self.name(index), self.decode)
-
-    def contents(self, index: int) -> Contents:
-        return contents.of_file(self.name(index))
-
-    def stamp(self) -> str:
-        return files_stamp(map(self.name, range(len(self))), self.decode)
 
 
 class Subset:
     """Chosen images of other faces, in the given order.
 
     Labels are numbered anew over the identities that occur (order and names kept); with `keep_labels` labels and
-    identities stay the parent's, as a validation set needs whose classifier was made for the parent.
-    """
+    identities stay the parent's, as a validation set needs whose classifier was made for the parent."""
 
     def __init__(self, faces: Faces, indices: ArrayLike, *, keep_labels: bool = False) -> None:
         self.parent = faces
@@ -232,8 +228,7 @@ class Subset:
 
 def with_min_images(faces: Faces, min_images: int) -> Faces:
     """The images of identities that have at least `min_images`; the same object where that is all of them. UserError
-    below two identities.
-    """
+    below two identities."""
     counts = np.bincount(faces.labels, minlength=len(faces.identities))
     enough = counts >= min_images
     if enough.all():
@@ -248,17 +243,10 @@ def with_min_images(faces: Faces, min_images: int) -> Faces:
 
 def identity_index(labels: Indices) -> tuple[Indices, Indices, Indices]:
     """Images grouped by identity: (order (N,), start (I,), count (I,)); order[start[l] : start[l] + count[l]] are the
-    images of label l.
-    """
+    images of label l."""
     count = np.bincount(labels).astype(np.int64)
-    order = (
-        np.arange(len(labels), dtype=np.int64)
-        if _is_grouped(labels)
-        else np.argsort(labels, kind="stable").astype(np.int64)
-    )
+    if any((np.diff(labels[at : at + PART + 1]) < 0).any() for at in range(0, len(labels), PART)):
+        order = np.argsort(labels, kind="stable").astype(np.int64)
+    else:  # folders and packs are made so
+        order = np.arange(len(labels), dtype=np.int64)
     return order, np.cumsum(count) - count, count
-
-
-def _is_grouped(labels: Indices) -> bool:
-    """Whether no label is below the one before it; folders and packs are made so, and need no sorting."""
-    return not any((np.diff(labels[at : at + PART + 1]) < 0).any() for at in range(0, len(labels), PART))

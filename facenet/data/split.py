@@ -21,8 +21,7 @@ def split_images(faces: Faces, fraction: float, seed: int | None) -> tuple[Indic
     """(train, validation) image indices, each sorted: the last int(fraction * N) images after a shuffle validate; seed None: as they are, unshuffled.
 
     With seed 10101 and fraction 0.01 this is the reference's rule on the same list. An image goes back to training when
-    its identity would have none left there, since a classifier needs every identity.
-    """
+    its identity would have none left there, since a classifier needs every identity."""
     _check_share("data.val_images", fraction)
     if not int(fraction * len(faces)):  # nothing to draw: a hundred million images need no order
         return np.arange(len(faces)), np.empty(0, np.int64)
@@ -43,8 +42,7 @@ def split_identities(faces: Faces, fraction: float, seed: int) -> tuple[Indices,
     """(train, held-out) image indices, each sorted, with no identity on both sides; round(fraction * I) identities, at
     least two, are held out.
 
-    Nothing is held out when fraction is 0. UserError when fewer than two identities would be left to train on.
-    """
+    Nothing is held out when fraction is 0. UserError when fewer than two identities would be left to train on."""
     _check_share("data.val_identities", fraction)
     num_identities = len(faces.identities)
     num_held = max(2, round(fraction * num_identities)) if fraction else 0
@@ -65,8 +63,7 @@ def _check_share(key: str, fraction: float) -> None:
 
 def save_split(path: str | Path, faces: Faces, *, seed: int, val: Indices, heldout: Indices) -> None:
     """Write what is not trained on, as JSON: names of validation images and of held-out identities; every other image
-    of `faces` trains.
-    """
+    of `faces` trains."""
     record = {
         "fingerprint": faces.fingerprint,
         "seed": seed,
@@ -79,8 +76,7 @@ def save_split(path: str | Path, faces: Faces, *, seed: int, val: Indices, heldo
 
 def replace_text(path: str | Path, text: str) -> None:
     """Write the whole file or leave the old one: through a neighbour and a rename. UserError where the folder does not
-    allow it.
-    """
+    allow it."""
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

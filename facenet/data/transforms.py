@@ -37,8 +37,7 @@ class Preprocess:
 
     size: [H, W] of the network's input in pixels. crop: share of each side kept around the centre, before `fit`.
     fit: "letterbox" scales until the whole image fits and fills with grey, "resize" stretches, "centre_crop" scales
-    until the frame is covered and cuts the middle. interpolation: of the scaling. mean, std: per RGB channel, in units where white is 1.
-    """
+    until the frame is covered and cuts the middle. interpolation: of the scaling. mean, std: per RGB channel, in units where white is 1."""
 
     size: list[int]
     fit: Literal["letterbox", "resize", "centre_crop"] = "letterbox"
@@ -74,8 +73,7 @@ class Preprocess:
 
     def normalize(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 on any device to (N, 3, H, W) float32, channels_last in memory: a batch needs no
-        reordering copy.
-        """
+        reordering copy."""
         scale, shift = affine(tuple(self.mean), tuple(self.std), images.device)
         return images.permute(0, 3, 1, 2).to(torch.float32).mul_(scale).add_(shift)
 
@@ -115,8 +113,7 @@ def _cut_centre(image: Pixels, height: int, width: int) -> Pixels:
 
 def resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
     """Antialiased. torch's uint8 kernel on interleaved pixels: within 2 of 255 of Pillow's result in a third of its
-    time.
-    """
+    time."""
     if image.shape[:2] == (height, width):
         return image
     source = image if image.flags.writeable and image.flags.c_contiguous else image.copy()
@@ -130,8 +127,7 @@ def resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels
 @functools.lru_cache(maxsize=8)
 def affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Scale and shift (3, 1, 1) with (x / 255 - mean) / std = x * scale + shift; kept, for a fresh copy to a device
-    waits for it.
-    """
+    waits for it."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     return scale.view(3, 1, 1), shift.view(3, 1, 1)
@@ -141,8 +137,7 @@ class Augment:
     """Random changes to a uint8 image. What is drawn depends on the key alone.
 
     flip: share of images mirrored left to right. pipeline: albumentations transforms, applied in order after the flip and before Preprocess.
-    Without a pipeline the flip comes after Preprocess, which lets preprocessed images be kept.
-    """
+    Without a pipeline the flip comes after Preprocess, which lets preprocessed images be kept."""
 
     def __init__(self, *, flip: float = 0.0, pipeline: list[Any] | None = None) -> None:
         if not 0 <= flip <= 1:
@@ -156,8 +151,7 @@ class Augment:
 
     def __call__(self, image: Pixels, *, key: tuple[int, ...]) -> Pixels:
         """The changed image, (H, W, 3) uint8 (some transforms change H and W); equal for equal keys, whatever thread or
-        process asks.
-        """
+        process asks."""
         draw, seed = _random_bits(key)
         if draw < self.flip:
             image = mirror(image)
@@ -165,14 +159,9 @@ class Augment:
 
     def _apply(self, seed: int, image: Pixels) -> Pixels:
         """Raises UserError where the pipeline fails, or gives anything else than such an image: as uint8, floats in 0..1 would be black."""
-        try:
-            changed: Any = self._compose()(seed, image)
-        except Exception as error:  # of anybody's transform
-            wrong = f"fails on {image.shape[0]} x {image.shape[1]} pixels ({_first_line(error)})"
-        else:
-            if (found := no_image(changed)) is None:
-                return typing.cast("Pixels", changed)
-            wrong = f"gives {found}"
+        changed, wrong = _tried(self._compose, seed, image)
+        if wrong is None:
+            return typing.cast("Pixels", changed)
         name, wrong = self._culprit(seed, image) or ("augment.pipeline", wrong)
         raise UserError(
             f"{name} {wrong}; every image has to stay uint8 of shape (height, width, 3): preprocess.mean and preprocess.std normalise it afterwards, "
@@ -183,11 +172,7 @@ class Augment:
         """Place and name of the first transform after which no more such images come, and what it does; None where each by itself is sound."""
         found = None
         for end, transform in reversed(list(enumerate(self.pipeline))):
-            try:
-                wrong = no_image(_seeded_compose(copy.deepcopy(self.pipeline[: end + 1]))(seed, image))
-                wrong = wrong and f"gives {wrong}"
-            except Exception as error:
-                wrong = f"fails on {image.shape[0]} x {image.shape[1]} pixels ({_first_line(error)})"
+            _, wrong = _tried(functools.partial(_seeded_compose, copy.deepcopy(self.pipeline[: end + 1])), seed, image)
             if wrong is None:
                 break
             found = f"augment.pipeline.{end} ({type(transform).__name__})", wrong
@@ -216,16 +201,22 @@ class Augment:
 
     def _compose(self) -> Callable[[int, Pixels], Pixels]:
         """This thread's own copy: a transform keeps the parameters it has drawn as attributes, so two threads must not
-        share one.
-        """
+        share one."""
         if not hasattr(self._threads, "compose"):
             self._threads.compose = _seeded_compose(copy.deepcopy(self.pipeline))
         compose: Callable[[int, Pixels], Pixels] = self._threads.compose
         return compose
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _tried(compose: Callable[[], Callable[[int, Pixels], Any]], seed: int, image: Pixels) -> tuple[Any, str | None]:
+    """What a pipeline gives, and what is wrong with that."""
+    try:
+        changed = compose()(seed, image)
+    except Exception as error:  # of anybody's transform
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        return None, f"fails on {image.shape[0]} x {image.shape[1]} pixels ({said})"
+    found = no_image(changed)
+    return changed, None if found is None else f"gives {found}"
 
 
 def no_image(changed: Any) -> str | None:
@@ -247,8 +238,7 @@ def _within(transforms: Iterable[Any]) -> Iterator[Any]:
 
 def mirror(image: Pixels) -> Pixels:
     """Left and right exchanged. A pixel is moved as one 3-byte item: 36 us for 160 px, against 93 us for a reversed
-    copy of the bytes.
-    """
+    copy of the bytes."""
     height, width, _ = image.shape
     pixels = np.ascontiguousarray(image).reshape(height, width * 3).view("V3")
     return np.ascontiguousarray(pixels[:, ::-1]).view(np.uint8).reshape(height, width, 3)

@@ -73,8 +73,7 @@ class Accelerator:
         """The accelerator of this process; joins the process group that RANK and WORLD_SIZE describe, unless `alone`, and leaves it at
         a good end. After an error the process has to end.
 
-        Raises UserError for an absent device, fewer devices than processes, or a precision that the device lacks.
-        """
+        Raises UserError for an absent device, fewer devices than processes, or a precision that the device lacks."""
         name, why = choice.resolve()
         check_precision(name, precision)
         place: Mapping[str, str] = {} if alone else os.environ

@@ -12,10 +12,7 @@ Item = TypeVar("Item")
 
 
 def sent_ahead(
-    items: Iterator[Item],
-    moved: Callable[[Item, Callable[[Tensor], Tensor]], Item],
-    device: torch.device,
-    streams: Any,
+    items: Iterator[Item], moved: Callable[[Item, Callable[[Tensor], Tensor]], Item], device: torch.device, streams: Any
 ) -> Iterator[Item]:
     """The items on the device. `moved(item, to)` applies `to` to each tensor; `streams` is the device's module, which has them."""
     side, tensors = streams.Stream(device), list[Tensor]()

@@ -16,8 +16,7 @@ def keep_freed_memory() -> bool:
 
     By default blocks of 32 MiB and more go back to the system, which clears their pages anew at each use: a training step of MobileNetV1 (batch
     96, fp32, 2 cores, glibc 2.36) takes 2.9 s with 880,000 page faults, and 1.7 s with none where they are kept. The process then stays as large
-    as it once was, and is larger by what does not fit together: 3.8 to 4.6 GB there in place of 3.3.
-    """
+    as it once was, and is larger by what does not fit together: 3.8 to 4.6 GB there in place of 3.3."""
     mallopt = tuner()
     if mallopt is None or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False

@@ -16,8 +16,7 @@ class Device:
     variable that chooses among several. monitor: the vendor's program that prints the state of all, and the driver's version. halves: the
     sound 16-bit types that `precision=auto` may take, the one without a loss scale first. fused: whether torch's fused optimizers are known to
     have kernels. compiler: torch.compile's backend. compressions: types in which gradients can be exchanged. torch_name: what torch calls the
-    device, where that is not the row's name.
-    """
+    device, where that is not the row's name."""
 
     plugin: str | None
     collective: str

@@ -212,11 +212,6 @@ def model_of(name: str) -> str:
     return ""
 
 
-def plugin_of(name: str) -> str | None:
-    """The module that brings the device to torch; None where torch has it itself."""
-    return row(name).plugin
-
-
 def version_of(module_name: str) -> str:
     module = importlib.import_module(module_name)
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):

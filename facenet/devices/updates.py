@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import torch
 from torch import Tensor
 
+from facenet.devices.table import Scaler
 from facenet.distributed import collectives
 from facenet.distributed.spread_rows import only_drawn, parameters_of, rows_of_whole
-
-
-class LossScale(Protocol):
-    """What torch's scaler of losses offers."""
-
-    def unscale_(self, optimizer: torch.optim.Optimizer) -> None: ...
-
-    def step(self, optimizer: torch.optim.Optimizer) -> Any: ...
-
-    def update(self) -> None: ...
 
 
 def leave_compiler_out() -> None:
@@ -30,7 +19,7 @@ def leave_compiler_out() -> None:
 
 
 def step(
-    optimizer: torch.optim.Optimizer, scaler: LossScale | None, *, clip_grad_norm: float | None, guard: bool
+    optimizer: torch.optim.Optimizer, scaler: Scaler | None, *, clip_grad_norm: float | None, guard: bool
 ) -> Tensor | None:
     """See `Accelerator.step`."""
     with only_drawn(optimizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from facenet.errors import UserError
+from facenet.errors import UserError, check_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,7 @@ class Distributed:
     find_unused_parameters are those of torch.nn.parallel.DistributedDataParallel. compression: what gradients are sent as;
     `powersgd` sends a rank-1 approximation with error feedback (Vogels et al. 2019). grace_s: from a stop signal to the end of the
     step and the checkpoint, before a process is ended; three of its longest steps and a checkpoint where those take longer. timeout_s: how long a
-    collective waits for the other processes.
-    """
+    collective waits for the other processes."""
 
     num_processes: int = 1
     sync_batch_norm: bool = False
@@ -30,8 +29,7 @@ class Distributed:
     timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        if self.num_processes < 1:
-            raise UserError(f"distributed.num_processes: expected 1 or more, got {self.num_processes}")
+        check_least("distributed.num_processes", self.num_processes)
         for key in ("bucket_cap_mb", "grace_s", "timeout_s"):
             if getattr(self, key) <= 0:
                 raise UserError(f"distributed.{key}: expected a number above 0, got {getattr(self, key):g}")

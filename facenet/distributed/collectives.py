@@ -87,8 +87,7 @@ def gather_batch(rows: Tensor, *, in_parts: bool = False) -> Tensor:
 
     For a loss that every process computes alike on the whole: the gradient of its own rows is then known here, and is multiplied by W
     because the processes' gradients are averaged afterwards. Nothing is sent on the way back, unless the loss is computed `in_parts`: each
-    process then knows a part of every row's gradient, and the parts are added up.
-    """
+    process then knows a part of every row's gradient, and the parts are added up."""
     gathered: Tensor = GatherBatch.apply(rows, in_parts)  # type: ignore[no-untyped-call]
     return gathered
 

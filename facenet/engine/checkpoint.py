@@ -51,9 +51,8 @@ def write(content: dict[str, Any], path: Path) -> None:
     try:
         with replacing(path) as partial:
             partial.touch()  # says why it cannot be made, where torch would not
-            torch.save(
-                {"format": FORMAT, "version": VERSION, **content}, partial
-            )  # a path: torch then lets other threads run
+            # A path: torch then lets other threads run.
+            torch.save({"format": FORMAT, "version": VERSION, **content}, partial)
             seal(partial)
     except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from error
@@ -129,8 +128,7 @@ class Keeper:
     """Writes `last.pt` at each call, `best.pt` when the score improved, and keeps the newest `keep` of `epoch-NNN.pt`.
 
     A kill may come between any two of these writes. `last.pt` is the first, and says in `best` which epoch's network `best.pt` has to hold, so
-    that `restore` can make the others anew.
-    """
+    that `restore` can make the others anew."""
 
     def __init__(self, directory: Path, *, keep: int) -> None:
         self.files, self.keep = Checkpoints(directory), keep

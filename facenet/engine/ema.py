@@ -17,8 +17,7 @@ class Ema:
 
     Update number n = 0, 1, … keeps a share of min(decay, (1 + n) / (10 + n)) of the average: the first steps, whose
     weights are far from any good, are forgotten fast. Floating buffers (batch-norm statistics) are averaged alike,
-    since they describe the averaged weights; counters are copied. Pass the bare model, not its distributed wrapper.
-    """
+    since they describe the averaged weights; counters are copied. Pass the bare model, not its distributed wrapper."""
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         if not 0 <= decay < 1:

@@ -18,24 +18,21 @@ class Average:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
-    def add(self, scalars: dict[str, Tensor]) -> None:
+    def add(self, scalars: dict[str, Tensor], count: int = 1) -> None:
+        """Figures, or sums of `count` of them."""
         for name, value in scalars.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += 1
+        self.count += count
 
     def merge(self, other: Average) -> None:
-        for name, value in other.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += other.count
+        self.add(other.sums, other.count)
 
     def read(self) -> dict[str, float]:
         """Over all processes; one transfer from the device."""
         if not self.count:
             return {}
-        return dict(zip(self.sums, collectives.mean(self.stacked()).tolist(), strict=True))
-
-    def stacked(self) -> Tensor:
-        return torch.stack(list(self.sums.values())) / self.count
+        means = torch.stack(list(self.sums.values())) / self.count
+        return dict(zip(self.sums, collectives.mean(means).tolist(), strict=True))
 
     def own(self, name: str) -> float:
         """Of this process alone."""

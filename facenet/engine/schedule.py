@@ -114,8 +114,7 @@ class Reference(Schedule):
     """What the reference's two schedules share: one lr per epoch, and its batch rule.
 
     `batch_rule`: lr * batch_size / 64, clipped to `lr_limits` [lowest, highest]; the smallest lr follows in proportion.
-    Under Adam's limits the clip makes most choices of lr the same run, so `effective` tells when it bites.
-    """
+    Under Adam's limits the clip makes most choices of lr the same run, so `effective` tells when it bites."""
 
     def __init__(self, *, lr_limits: list[float], min_lr_ratio: float = 0.01, batch_rule: bool = True) -> None:
         check_share("min_lr_ratio", min_lr_ratio)
@@ -184,8 +183,7 @@ class TorchSchedule(Schedule):
 
     What the partial leaves out and only the run knows is filled in: total_steps, T_max and the total_iters of PolynomialLR (the
     length of the run, in steps or epochs as `every` says) and max_lr (the groups' own lr). Momentum or betas that the scheduler
-    moves are moved too. The `schedulers` of SequentialLR and ChainedScheduler are partials as well, and have what they say alone.
-    """
+    moves are moved too. The `schedulers` of SequentialLR and ChainedScheduler are partials as well, and have what they say alone."""
 
     def __init__(self, *, scheduler: Any, every: Literal["step", "epoch"] = "step") -> None:
         if not isinstance(scheduler, functools.partial):

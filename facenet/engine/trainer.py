@@ -26,7 +26,7 @@ from facenet.engine.observer import LogPoint, Observer, Validation
 from facenet.engine.progress import Average, Progress
 from facenet.engine.schedule import Schedule
 from facenet.engine.train_step import TrainStep
-from facenet.errors import UserError
+from facenet.errors import UserError, check_least
 
 log = logging.getLogger(__name__)
 MOST_EPOCHS = 10**9
@@ -57,12 +57,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for key in ("epochs", "accumulate", "log_every", "evaluate_every"):
-            if getattr(self, key) < 1:
-                raise UserError(f"trainer.{key}: expected 1 or more, got {getattr(self, key)}")
+            check_least(f"trainer.{key}", getattr(self, key))
         if self.epochs > MOST_EPOCHS:
             raise UserError(f"trainer.epochs: at most {MOST_EPOCHS:,}, got {self.epochs:,}")
-        if self.keep < 0:
-            raise UserError(f"trainer.keep: expected 0 or more, got {self.keep}")
+        check_least("trainer.keep", self.keep, 0)
         if self.max_steps is not None and self.max_steps < 1:
             raise UserError(f"trainer.max_steps: expected 1 or more, or null, got {self.max_steps}")
         if not 0 <= self.ema_decay < 1:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -22,12 +22,11 @@ def nothing() -> None:
     pass
 
 
-class Writer:
+class Writer(AbstractContextManager["Writer"]):
     """Writes in the background, one write at a time; what it writes must not change meanwhile. One that fails is told at once and tried again until
     the next is due.
 
-    As a context it ends with the last write on the disk, whatever the reason of its end.
-    """
+    As a context it ends with the last write on the disk, whatever the reason of its end."""
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -82,12 +81,7 @@ class Writer:
                 with self.lock:
                     self.written = self.wanted is write
 
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self.finish()
         except UserError as own:

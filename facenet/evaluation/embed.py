@@ -45,8 +45,7 @@ def embed(
     The forward pass runs in the accelerator's precision; the network may be in training mode and is left as it was. Several processes
     share the batches and each returns all rows: the same as one process computes, since the batches are the same.
     UserError names an image that cannot be read: a stand-in would be judged in its place. With `unreadable` it is noted there instead, by
-    number and with the reason, in all processes; its row means nothing then. Interrupted where `progress` ends it in one of them.
-    """
+    number and with the reason, in all processes; its row means nothing then. Interrupted where `progress` ends it in one of them."""
     total = len(faces)
     batches = [np.arange(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
     none, ranks = np.empty(0, np.int64), range(accelerator.world_size)

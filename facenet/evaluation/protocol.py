@@ -32,8 +32,7 @@ class Protocol:
     flip: what represents an image: its embedding alone (`none`), beside its mirror image's (`concat`) or added to it
     (`sum`), scaled to unit length. subtract_mean: for each fold, take away the mean embedding of the other folds'
     pairs, left and right together, and scale to unit length again. thresholds: `exact` considers every one that tells
-    pairs apart, `reference` a grid of 0.01 (of 0.001 at a given false-accept rate).
-    """
+    pairs apart, `reference` a grid of 0.01 (of 0.001 at a given false-accept rate)."""
 
     distance: Distance = "l2"
     flip: Flip = "none"
@@ -42,12 +41,7 @@ class Protocol:
 
 
 def verify(
-    embeddings: NDArray[np.float32],
-    left: Integers,
-    right: Integers,
-    same: Bools,
-    folds: Integers,
-    protocol: Protocol,
+    embeddings: NDArray[np.float32], left: Integers, right: Integers, same: Bools, folds: Integers, protocol: Protocol
 ) -> Verification:
     """Judge the pairs (left[i], right[i]) of rows of `embeddings` (N, D), each scaled to unit length first."""
     rows = embeddings.astype(np.float64)  # float32 dot products err by 1e-7, an l2 distance near 0 then by 3e-4
@@ -88,8 +82,7 @@ def fold_sums(rows: Floats, left: Integers, right: Integers, folds: Integers) ->
 def centred_cosine(rows: Floats, left: Integers, right: Integers, cosine: Floats, means: Floats) -> Floats:
     """Cosine similarities (K, P) after each of the means (K, D) is taken from the unit rows.
 
-    (a - m)(b - m) = ab - am - bm + mm: one small product in place of K subtractions over all rows.
-    """
+    (a - m)(b - m) = ab - am - bm + mm: one small product in place of K subtractions over all rows."""
     along = means @ rows.T  # (K, N)
     size = np.square(means).sum(axis=1, keepdims=True)  # (K, 1)
     length: Floats = np.sqrt(np.maximum(1 - 2 * along + size, 1e-24))

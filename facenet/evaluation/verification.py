@@ -166,18 +166,12 @@ RULES = {"exact": Rule(exact_best, exact_at_far), "reference": Rule(reference_be
 
 
 def evaluate_pairs(
-    distances: Floats,
-    same: Bools,
-    folds: Integers,
-    *,
-    distance: Distance = "l2",
-    thresholds: Thresholds = "exact",
+    distances: Floats, same: Bools, folds: Integers, *, distance: Distance = "l2", thresholds: Thresholds = "exact"
 ) -> Verification:
     """All rates of pairs with distances (P,), or (K, P) where each fold measures every pair in its own way.
 
     ROC, AUC, EER and the stored threshold pool the pairs, each at the distance its own fold gives it.
-    ValueError for fewer than two folds, a fold without both kinds of pairs, or a distance that is not finite.
-    """
+    ValueError for fewer than two folds, a fold without both kinds of pairs, or a distance that is not finite."""
     num_folds, folds = _numbered(distances, same, folds)
     rule = RULES[thresholds]
     pooled = distances if distances.ndim == 1 else distances[folds, np.arange(len(same))]
@@ -203,7 +197,8 @@ def evaluate_pairs(
         fold_accuracies=tuple(accuracies),
         fold_thresholds=tuple(chosen),
         threshold=Threshold(rule.best(ranked.distances, _gains(ranked.same)), distance),
-        auc=area(roc),
+        # By trapezoids: the chance that a same pair is nearer than a different one, ties half.
+        auc=float(np.sum(np.diff(roc.fpr) * (roc.tpr[1:] + roc.tpr[:-1])) / 2),
         eer=equal_error_rate(roc),
         tar_at_far=_by_target(np.array(tars), np.array(fars)),
         roc=roc,
@@ -248,11 +243,6 @@ def roc_curve(pairs: Ranked) -> Roc:
     accepted = np.cumsum(pairs.same)[last_of_equals]
     mistaken = np.cumsum(~pairs.same)[last_of_equals]
     return Roc(np.append(0.0, mistaken / mistaken[-1]), np.append(0.0, accepted / accepted[-1]))
-
-
-def area(roc: Roc) -> float:
-    """Area under the curve by trapezoids: the chance that a same pair is nearer than a different one, ties half."""
-    return float(np.sum(np.diff(roc.fpr) * (roc.tpr[1:] + roc.tpr[:-1])) / 2)
 
 
 def equal_error_rate(roc: Roc) -> float:

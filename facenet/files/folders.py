@@ -24,8 +24,7 @@ def written_whole(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` at the end, and is removed after an error. UserError where `target` exists or is being written.
 
     The lock is on the folder itself: it ends with its holder, however that ends, and what a killed one left is cleared. That is known by a
-    mark in it: a link, or a folder of the same name without the mark, is somebody's and stays as it is.
-    """
+    mark in it: a link, or a folder of the same name without the mark, is somebody's and stays as it is."""
     partial = partial_of(target)
     _refuse_existing(target)
     try:

@@ -53,8 +53,7 @@ class RunDir:
 
     resolved, pending: `config.recorded`. folder, ranks: in which the processes write; hang: the stacks of one that got no batch done.
     journal: `tracking.journal`; journal_of: of another run, while MLflow lacks some of it. store: `tasks.run_store`. output: of a job without a
-    terminal. nonfinite: a batch for `tools.replay`. benchmark: what one of that name found. The rest is written as a run trains.
-    """
+    terminal. nonfinite: a batch for `tools.replay`. benchmark: what one of that name found. The rest is written as a run trains."""
 
     path: Path
     resolved, pending = Named("resolved.yaml"), Named("resolved.pending.yaml")

@@ -36,9 +36,7 @@ def load(path: Path) -> Any:
             return Archive(file).load() if beginning == ZIP else Stream(file.read()).load()
     except Refused:
         raise
-    except (
-        Exception
-    ) as error:  # damage surfaces as almost any type: IndexError, KeyError, UnicodeDecodeError, struct.error, ...
+    except Exception as error:  # damage surfaces as almost any type: IndexError, KeyError, struct.error, ...
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a place before the file's beginning
             raise
         raise Refused(shown(f"{type(error).__name__}: {error}".split("\n")[0])[:200]) from error

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet.errors import UserError
@@ -19,11 +19,10 @@ class SoftmaxHead(Term):
 
     Parameters `weight` (I, D) and `bias` (I,), initialised as torch.nn.Linear. `label_smoothing` is the share of the
     target spread evenly over all identities (Szegedy et al. 2016, sec. 7). Figure: `accuracy`, the share of images
-    whose largest logit is their identity.
-    """
+    whose largest logit is their identity."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -35,9 +34,7 @@ class SoftmaxHead(Term):
         linear = nn.Linear(embedding_size, num_identities)
         self.weight, self.bias = linear.weight, linear.bias
 
-    def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, features: Tensor, embedding: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logits = functional.linear(features, self.weight, self.bias)  # (B, I)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         return loss, {"accuracy": accuracy(logits, labels)}
@@ -52,19 +49,13 @@ class MarginHead(Term):
     `kind` "cosface": cos(t) - margin, margin a difference of cosines (Wang et al. 2018, eq. 4).
     `scale` multiplies the cosines (the papers' s). The margin rises from 0 over the first `warmup_steps` training
     batches.
-    Parameter `weight` (I, D). Figure: `accuracy` of the plain cosines, without the margin.
-    """
+    Parameter `weight` (I, D). Figure: `accuracy` of the plain cosines, without the margin."""
 
-    weight: torch.Tensor
-    num_batches: torch.Tensor
+    weight: Tensor
+    num_batches: Tensor
 
     def __init__(
-        self,
-        *,
-        kind: Literal["arcface", "cosface"],
-        scale: float = 64.0,
-        margin: float = 0.5,
-        warmup_steps: int = 0,
+        self, *, kind: Literal["arcface", "cosface"], scale: float = 64.0, margin: float = 0.5, warmup_steps: int = 0
     ) -> None:
         super().__init__()
         limit, unit = {"arcface": (math.pi, "an angle in radians"), "cosface": (2.0, "a difference of cosines")}[kind]
@@ -85,15 +76,13 @@ class MarginHead(Term):
         # Rows of about unit length whatever I and D: only their direction counts, and a longer row turns slower.
         self.weight = nn.Parameter(torch.randn(num_identities, embedding_size) / math.sqrt(embedding_size))
 
-    def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, features: Tensor, embedding: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         cosine = functional.linear(embedding, functional.normalize(self.weight))  # (B, I)
         own = labels[:, None]
         logits = self.scale * cosine.scatter(1, own, self.with_margin(cosine.gather(1, own)))
         return functional.cross_entropy(logits, labels), {"accuracy": accuracy(cosine, labels)}
 
-    def with_margin(self, cosine: torch.Tensor) -> torch.Tensor:
+    def with_margin(self, cosine: Tensor) -> Tensor:
         """The cosines to the own identity, lowered by the margin of this moment; same shape."""
         margin = self.margin * self.ramp(cosine)
         if self.kind == "cosface":
@@ -102,7 +91,7 @@ class MarginHead(Term):
         turned = cosine * margin.cos() - sine * margin.sin()  # cos(t + margin)
         return torch.where(cosine > -margin.cos(), turned, cosine - margin * margin.sin())
 
-    def ramp(self, like: torch.Tensor) -> torch.Tensor:
+    def ramp(self, like: Tensor) -> Tensor:
         """Share of the margin in force (0-d); each training batch raises it by 1 / warmup_steps."""
         if self.warmup_steps == 0:
             return like.new_ones(())
@@ -112,6 +101,6 @@ class MarginHead(Term):
         return share.to(like.dtype)
 
 
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of rows (B, I) whose largest entry is at the label, 0-d, without gradient."""
     return (logits.detach().argmax(dim=1) == labels).float().mean()

@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 CHUNK = 256  # anchors at once: 4 MiB of distances at 4096 rows, which a core's cache still holds
 
@@ -14,10 +15,10 @@ class Triplets(NamedTuple):
     """Row numbers of T triplets. Rows where `valid` is False fill the shape and mean nothing: dropping them would make
     the shape depend on the data, and so the host wait for the device."""
 
-    anchor: torch.Tensor  # (T,) int64
-    positive: torch.Tensor  # (T,) int64
-    negative: torch.Tensor  # (T,) int64
-    valid: torch.Tensor  # (T,) bool
+    anchor: Tensor  # (T,) int64
+    positive: Tensor  # (T,) int64
+    negative: Tensor  # (T,) int64
+    valid: Tensor  # (T,) bool
 
 
 def given_triplets(batch_size: int, device: torch.device) -> Triplets:
@@ -28,12 +29,11 @@ def given_triplets(batch_size: int, device: torch.device) -> Triplets:
     return Triplets(anchor, positive, negative, torch.ones_like(anchor, dtype=torch.bool))
 
 
-def hardest_triplets(distances: torch.Tensor, labels: torch.Tensor, *, start: int = 0) -> Triplets:
+def hardest_triplets(distances: Tensor, labels: Tensor, *, start: int = 0) -> Triplets:
     """Every row as anchor with its farthest positive and nearest negative (Hermans et al. 2017, eq. 5, "batch hard").
 
     `labels` (N,), `distances` (T, N) of the anchors start..start + T - 1, by default all. Valid where the anchor has both a positive
-    and a negative in the batch.
-    """
+    and a negative in the batch."""
     anchor = torch.arange(start, start + len(distances), device=labels.device)
     same = labels[anchor, None] == labels
     positives = same.clone()
@@ -46,7 +46,7 @@ def hardest_triplets(distances: torch.Tensor, labels: torch.Tensor, *, start: in
     )
 
 
-def batch_hard(distances: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch_hard(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Only the valid rows of `hardest_triplets`, as (anchor, positive, negative). Its shape depends on the data, so a
     device must be waited for: for looking at batches, not for the training step."""
     anchor, positive, negative, valid = hardest_triplets(distances, labels)
@@ -57,8 +57,8 @@ class Positives(NamedTuple):
     """The other rows of each row's identity: R of them, the most that any row has; where a row has fewer, `valid` is False and `rows`
     repeats rows of the identity (the row itself where it is alone)."""
 
-    rows: torch.Tensor  # (N, R) int64
-    valid: torch.Tensor  # (N, R) bool
+    rows: Tensor  # (N, R) int64
+    valid: Tensor  # (N, R) bool
 
 
 @functools.lru_cache(maxsize=8)
@@ -73,7 +73,7 @@ def positives_in_groups(num_rows: int, images_per_identity: int, device: torch.d
     return Positives(index, torch.ones_like(index, dtype=torch.bool))
 
 
-def positives_of(labels: torch.Tensor, most: int) -> Positives:
+def positives_of(labels: Tensor, most: int) -> Positives:
     """Of any labels (N,), where no identity has more than `most` rows; beyond that positives are left out. Asks no device; memory
     O(N most)."""
     order = labels.argsort(stable=True)
@@ -85,13 +85,13 @@ def positives_of(labels: torch.Tensor, most: int) -> Positives:
     return Positives(order[first[:, None] + (place + offset) % count], offset < count)
 
 
-def row_products(rows: torch.Tensor, part: slice) -> torch.Tensor:
+def row_products(rows: Tensor, part: slice) -> Tensor:
     """(C, N): product of each row of the part with every row, less half that one's squared length; larger is nearer."""
     return torch.addmm(rows.square().sum(1).div(-2), rows[part], rows.T)
 
 
 @torch.no_grad()
-def hardest_in_chunks(rows: torch.Tensor, positives: Positives, *, chunk: int = CHUNK) -> Triplets:
+def hardest_in_chunks(rows: Tensor, positives: Positives, *, chunk: int = CHUNK) -> Triplets:
     """`hardest_triplets` by L2 in memory O(chunk N). A positive that is a filler is the same identity's, so only rows alone in theirs are
     not valid, and those without a negative."""
     index, valid = positives
@@ -112,7 +112,7 @@ def hardest_in_chunks(rows: torch.Tensor, positives: Positives, *, chunk: int = 
 
 
 @torch.no_grad()
-def hardest_by_label(rows: torch.Tensor, labels: torch.Tensor, *, chunk: int = CHUNK) -> Triplets:
+def hardest_by_label(rows: Tensor, labels: Tensor, *, chunk: int = CHUNK) -> Triplets:
     """`hardest_in_chunks` for labels in any order; masks instead of positions, so slower."""
     parts = [
         hardest_triplets(-row_products(rows, slice(start, start + chunk)), labels, start=start)
@@ -122,13 +122,12 @@ def hardest_by_label(rows: torch.Tensor, labels: torch.Tensor, *, chunk: int = C
 
 
 @torch.no_grad()
-def distance_weighted_triplets(rows: torch.Tensor, positives: Positives, *, chunk: int = CHUNK) -> Triplets:
+def distance_weighted_triplets(rows: Tensor, positives: Positives, *, chunk: int = CHUNK) -> Triplets:
     """For each pair of an anchor and a positive one negative, drawn so that all distances are about equally likely (Wu et al. 2017,
     sec. 4.2). `rows` of length 1; T = N R.
 
     The weight is the inverse density of the distance between random unit rows, distances below 0.5 counting as 0.5; from 1.4 on, where
-    the paper's loss is 0, none is drawn, unless all of an anchor's negatives are that far: then all alike. Draws from torch's stream.
-    """
+    the paper's loss is 0, none is drawn, unless all of an anchor's negatives are that far: then all alike. Draws from torch's stream."""
     index, valid = positives
     size, negative = rows.shape[1], []
     for start in range(0, len(rows), chunk):

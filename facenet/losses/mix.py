@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet.data.layout import UNORDERED, Layout
 from facenet.errors import UserError
 from facenet.losses.term import Term
 
-Gather = Callable[[torch.Tensor], torch.Tensor]
+Gather = Callable[[Tensor], Tensor]
 
 
 class LossValue(NamedTuple):
     """`total` (0-d) to go backward from; `scalars`: per term its loss before the weight under its name, its figures
     under "name/figure"."""
 
-    total: torch.Tensor
-    scalars: dict[str, torch.Tensor]
+    total: Tensor
+    scalars: dict[str, Tensor]
 
 
 class Weighted(TypedDict):
@@ -38,8 +38,7 @@ class LossMix(nn.Module):
     parameters too.
 
     Raises UserError for a name that is no word, a missing or unknown key, a weight that is no number >= 0, and nothing
-    left to train on.
-    """
+    left to train on."""
 
     def __init__(self, *, terms: dict[str, Weighted]) -> None:
         super().__init__()
@@ -80,14 +79,13 @@ class LossMix(nn.Module):
             term.layout = layout
             term.start(embedding_size=embedding_size, num_identities=num_identities)
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor, *, gather: Gather | None = None) -> LossValue:
+    def forward(self, features: Tensor, labels: Tensor, *, gather: Gather | None = None) -> LossValue:
         """(total, scalars): the sum to go backward from (0-d), and for each term its loss before the weight under its name and its figures under
         "name/figure", 0-d too.
 
         `features` (B, D) before normalisation, in any float type; the arithmetic is float32. `labels` (B,) int64.
 
-        `gather` turns rows of this process into those of all, for the terms that ask for them; None where there is one process.
-        """
+        `gather` turns rows of this process into those of all, for the terms that ask for them; None where there is one process."""
         # Half precision cannot tell distances near the margin apart; doubles stay doubles, for gradient checks.
         features = features if features.dtype == torch.float64 else features.float()
         own = (features, functional.normalize(features), labels)
@@ -96,7 +94,7 @@ class LossMix(nn.Module):
             every_feature, every_label = (whole_batch(rows, gather, self.layout) for rows in (features, labels))
             everyone = (every_feature, functional.normalize(every_feature), every_label)
         total = features.new_zeros(())
-        scalars: dict[str, torch.Tensor] = {}
+        scalars: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             loss, figures = term(*(everyone if term.gather else own))
             total = total + self.weights[name] * loss
@@ -105,7 +103,7 @@ class LossMix(nn.Module):
         return LossValue(total, scalars)
 
 
-def whole_batch(rows: torch.Tensor, gather: Gather, layout: Layout) -> torch.Tensor:
+def whole_batch(rows: Tensor, gather: Gather, layout: Layout) -> Tensor:
     """The rows (B, ...) of all processes; of batches of triplets all anchors first, then all positives, then all negatives."""
     gathered = gather(rows)
     if layout.kind != "triplet":

@@ -30,8 +30,7 @@ class MinedLoss(NamedTuple):
 def batch_all(rows: Tensor, positives: Positives, *, margin: float, squared: bool, chunk: int = CHUNK) -> MinedLoss:
     """Over every triplet with d(a, p) - d(a, n) + margin > 0 (Hermans et al. 2017, eq. 6, "batch all", mean over non-zero terms).
 
-    `rows` (N, D) in float32 or float64, outside of lower precision. `squared`: d is squared L2 instead of L2.
-    """
+    `rows` (N, D) in float32 or float64, outside of lower precision. `squared`: d is squared L2 instead of L2."""
     return passes(rows, positives, margin, squared, "all", chunk)
 
 

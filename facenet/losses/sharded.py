@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet.distributed import collectives
@@ -31,8 +31,8 @@ BITS = 24  # of a random number, which float32 holds exactly
 class Places(NamedTuple):
     """Where the own identities of N images are: `mine` (N,), whether in this process; `column` (N,) of its logits, 0 where not."""
 
-    mine: torch.Tensor
-    column: torch.Tensor
+    mine: Tensor
+    column: Tensor
     num_identities: int
 
 
@@ -43,11 +43,10 @@ class Rows(nn.Module):
     random numbers keyed by (seed, step, identity): nothing is drawn twice after a resume, and nobody waits for the device. The seed is torch's
     at the start, the run's. The loss is then cross entropy over the drawn of all processes, and accuracy among them; validation takes all.
     An optimizer step is for the rows drawn: others keep value and state, so momentum and weight decay rest too, and Adam's correction of its
-    first steps counts steps of the run (`facenet.distributed.spread_rows`).
-    """
+    first steps counts steps of the run (`facenet.distributed.spread_rows`)."""
 
-    key: torch.Tensor
-    num_draws: torch.Tensor
+    key: Tensor
+    num_draws: Tensor
 
     def __init__(self, sample: float) -> None:
         super().__init__()
@@ -68,7 +67,7 @@ class Rows(nn.Module):
         if self.sample < 1:
             self.key.fill_(torch.initial_seed() & (2**63 - 1))
 
-    def fill_rows(self, fill: Callable[[torch.Tensor], Any], *shape: int) -> nn.Parameter:
+    def fill_rows(self, fill: Callable[[Tensor], Any], *shape: int) -> nn.Parameter:
         """This process's rows (R, *shape) of what `fill` would give to all. All are drawn, so that any number of processes starts from the
         same weights, but no more than a chunk of others' is held."""
         rows = torch.empty(self.own.stop - self.own.start, *shape)
@@ -79,7 +78,7 @@ class Rows(nn.Module):
             rows[first + start - self.own.start :][: stop - start] = chunk[start:stop]
         return mark(nn.Parameter(rows), self.num_identities)
 
-    def of_step(self, labels: torch.Tensor) -> tuple[torch.Tensor | None, Places]:
+    def of_step(self, labels: Tensor) -> tuple[Tensor | None, Places]:
         """Which rows of this process to compute for the labels (N,), ascending, None for all; and where among them the labels are."""
         local = labels - self.own.start
         num_rows = self.own.stop - self.own.start
@@ -90,14 +89,13 @@ class Rows(nn.Module):
             local = torch.searchsorted(drawn, local)
         return drawn, Places(mine, local.where(mine, 0), self.num_identities)
 
-    def drawn(self, wanted: torch.Tensor, num_rows: int) -> torch.Tensor:
+    def drawn(self, wanted: Tensor, num_rows: int) -> Tensor:
         """Ascending places (n,) of one more step; wanted: (N,) places that must be among them, num_rows for none."""
         count = min(num_rows, max(math.ceil(self.sample * num_rows), len(wanted)))
         word = mix(mix(mix(self.key & WORD) ^ (self.key >> 32)) ^ self.num_draws)
         self.num_draws += 1
-        identities = torch.arange(
-            self.own.start, self.own.stop + 1, device=wanted.device
-        )  # one more, for the labels of others
+        # One more, for the labels of others.
+        identities = torch.arange(self.own.start, self.own.stop + 1, device=wanted.device)
         chances = (mix(identities ^ word) >> (32 - BITS)).float().index_fill(0, wanted, 2.0**BITS)
         return chances[:num_rows].topk(count, sorted=False).indices.sort().values
 
@@ -136,9 +134,7 @@ class ShardedSoftmaxHead(Spread, SoftmaxHead):
         self.weight = self.rows.fill_rows(lambda rows: nn.init.kaiming_uniform_(rows, a=math.sqrt(5)), embedding_size)
         self.bias = self.rows.fill_rows(lambda rows: rows.uniform_(-bound, bound))
 
-    def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, features: Tensor, embedding: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         everyone = collectives.gather_batch(features, in_parts=True)  # (N, D)
         drawn, places = self.rows.of_step(collectives.gather_batch(labels))
         weight, bias = chosen(self.weight, drawn), chosen(self.bias, drawn)
@@ -167,9 +163,7 @@ class ShardedMarginHead(Spread, MarginHead):
         self.rows.start(num_identities)
         self.weight = self.rows.fill_rows(lambda rows: rows.normal_().div_(math.sqrt(embedding_size)), embedding_size)
 
-    def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, features: Tensor, embedding: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         everyone = collectives.gather_batch(embedding, in_parts=True)  # (N, D)
         drawn, places = self.rows.of_step(collectives.gather_batch(labels))
         directions = functional.normalize(chosen(self.weight, drawn))
@@ -181,17 +175,17 @@ class ShardedMarginHead(Spread, MarginHead):
         return cross_entropy(logits, self.scale * lowered.detach(), slope, places)
 
 
-def chosen(parameter: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
+def chosen(parameter: Tensor, drawn: Tensor | None) -> Tensor:
     assert isinstance(parameter, nn.Parameter)
     return parameter if drawn is None else draw(parameter, drawn)
 
 
-def own_of(logits: torch.Tensor, places: Places) -> torch.Tensor:
+def own_of(logits: Tensor, places: Places) -> Tensor:
     """(N,), without gradient: each image's logit of its own identity; something else where that is in another process."""
     return logits.detach().gather(1, places.column[:, None])[:, 0]
 
 
-def mix(word: torch.Tensor) -> torch.Tensor:
+def mix(word: Tensor) -> Tensor:
     """Integers below 2^32, each to another that has nothing of its order (the constants are Wellons's, "hash function prospector")."""
     word = ((word ^ (word >> 16)) * 0x7FEB352D) & WORD
     word = ((word ^ (word >> 15)) * 0x846CA68B) & WORD
@@ -199,8 +193,8 @@ def mix(word: torch.Tensor) -> torch.Tensor:
 
 
 def cross_entropy(
-    logits: torch.Tensor, own: torch.Tensor, slope: torch.Tensor, places: Places, *, smoothing: float = 0.0
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    logits: Tensor, own: Tensor, slope: Tensor, places: Places, *, smoothing: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean over N images, and accuracy by the logits as they are given. `logits` (N, n) are this process's, and their memory is used up.
     `own` (N,) takes the place of the own identity's where that is here, and rises by `slope` (N,) times what that does. The same on all processes,
     each of which gets the gradient of its own logits."""
@@ -214,8 +208,8 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, own: torch.Tensor, slope: torch.Tensor, places: Places, smoothing: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx: Any, logits: Tensor, own: Tensor, slope: Tensor, places: Places, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         mine, column, num_identities = places.mine, places.column[:, None], places.num_identities
         best = logits.max(dim=1)
         logits.scatter_(1, column, own.where(mine, own_of(logits, places))[:, None])
@@ -236,7 +230,7 @@ class CrossEntropy(torch.autograd.Function):
         return (exponentials.log() + shift - target).mean(), accuracy
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, ctx.probability = ctx.probability, None  # the gradient takes its memory, once
         mine, column = ctx.places.mine, ctx.places.column[:, None]
         if ctx.smoothing:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facenet.data.layout import UNORDERED, Layout
 
@@ -33,12 +32,9 @@ class Term(nn.Module):
     def start(self, *, embedding_size: int, num_identities: int) -> None:
         """Creates the parameters, before the model moves to its device; most terms have none."""
 
-    def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, features: Tensor, embedding: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (0-d) of one batch, and 0-d figures to log, detached and still on the device: reading them is the
         caller's moment.
 
-        `features` (B, D) float32 before normalisation, `embedding` (B, D) its unit rows, `labels` (B,) int64.
-        """
+        `features` (B, D) float32 before normalisation, `embedding` (B, D) its unit rows, `labels` (B,) int64."""
         raise NotImplementedError

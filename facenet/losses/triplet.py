@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from facenet.data.layout import Layout
 from facenet.errors import UserError
@@ -34,8 +35,7 @@ class TripletLoss(Term):
     from all of it and the mean is over all its active triplets.
     Figures: `active`, the share of triplets that violate the margin; `positive_distance` and `negative_distance`, means
     over all triplets; all three 0 where a batch holds no triplet. "all" and "semi_hard" have `active` and
-    `active_triplets`, their number.
-    """
+    `active_triplets`, their number."""
 
     def __init__(
         self,
@@ -69,9 +69,7 @@ class TripletLoss(Term):
         """Whether the triplets that the sampler laid out are used, and none is mined."""
         return self.mining == "given" or (self.mining == "auto" and layout.kind == "triplet")
 
-    def forward(
-        self, features: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, features: Tensor, embedding: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.mining in ("all", "semi_hard"):
             return self.over_all(embedding, labels)
         anchor, positive, negative, valid = self.choose(embedding, labels)
@@ -84,7 +82,7 @@ class TripletLoss(Term):
         means = figures.masked_fill(~valid, 0).sum(dim=1) / valid.sum().clamp_min(1)  # (3,)
         return loss, dict(zip(("active", "positive_distance", "negative_distance"), means, strict=True))
 
-    def choose(self, embedding: torch.Tensor, labels: torch.Tensor) -> Triplets:
+    def choose(self, embedding: Tensor, labels: Tensor) -> Triplets:
         """(anchor, positive, negative, valid), each (T,): numbers of rows that make a triplet, by `mining`; where `valid` is False they mean
         nothing."""
         if self.takes_given(self.layout):
@@ -95,7 +93,7 @@ class TripletLoss(Term):
             return hardest_by_label(embedding, labels)
         return hardest_in_chunks(embedding, self.positives(labels))
 
-    def over_all(self, embedding: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def over_all(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (0-d) and figures over all triplets of the batch, for `mining` all and semi_hard."""
         mined = {"all": rank_passes.batch_all, "semi_hard": rank_passes.semi_hard}[self.mining]
         squared = self.distance is squared_l2
@@ -103,7 +101,7 @@ class TripletLoss(Term):
         count = num_active.to(loss.dtype)
         return loss, {"active": count / num_triplets.clamp_min(1), "active_triplets": count}
 
-    def positives(self, labels: torch.Tensor) -> Positives:
+    def positives(self, labels: Tensor) -> Positives:
         """Which rows of a batch share an identity; by position where all batches are P x K."""
         if self.layout.images_per_identity is None:
             return positives_of(labels, most=len(labels))

@@ -36,7 +36,8 @@ def of_run(config: dict[str, Any], content: dict[str, Any], overrides: list[str]
             "benchmark: the checkpoint is of no run of yours on this machine, of which the benchmark would be taken; say benchmark=heldout, which "
             "tests on the run's own data, or benchmark.root=LFW"
         )
-    return with_precision(config, content["config"]) if own and not any(map(of_precision, keys)) else config
+    said_precision = any(key.partition(".")[0] == "precision" for key in keys)
+    return with_precision(config, content["config"]) if own and not said_precision else config
 
 
 def is_unsaid(config: dict[str, Any]) -> bool:
@@ -79,10 +80,6 @@ def kind(node: dict[str, Any]) -> str:
 def where(node: dict[str, Any]) -> str:
     places = [f"{key}={node[key]}" for key in ("root", "path", "pairs") if node.get(key) is not None]
     return f" ({', '.join(places)})" if places else ""
-
-
-def of_precision(key: str) -> bool:
-    return key.partition(".")[0] == "precision"
 
 
 def with_precision(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 
 from facenet.config.overrides import given
 from facenet.evaluation.report import lower_is_better
+from facenet.files.choices import built_in
 from facenet.privacy.addresses import mask
 from facenet.tracking.facts import ASKED, AXES, flatten, values_in
 from facenet.tracking.names import axes_name, fitted
@@ -24,16 +24,8 @@ KEYS = (  # of a config; those that are null say nothing
     *("loss.terms.*.loss.margin", "benchmark*.seed"),
 )
 DERIVED = (  # of a plan
-    *(
-        "device",
-        "precision",
-        "num_processes",
-        "num_identities",
-        "num_images",
-        "num_heldout_identities",
-        "data_fingerprint",
-    ),
-    *("benchmark", "select"),
+    *("device", "precision", "num_processes", "num_identities", "num_images", "num_heldout_identities"),
+    *("data_fingerprint", "benchmark", "select"),
 )
 UNCOMPARED = ("hydra", "tracking", "resume", "resume_changed", "sweep")  # say nothing of what is trained
 
@@ -92,12 +84,7 @@ def choice(config: dict[str, Any], group: str, changed: dict[str, str] | None = 
 @functools.cache
 def kinds(group: str) -> dict[str, dict[str, Any]]:
     """Name -> what its file says, flat."""
-    folder = files("facenet.conf").joinpath(group)
-    found = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {
-        file.name.removesuffix(".yaml"): flatten(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-        for file in found
-    }
+    return {name: flatten(yaml.safe_load(text) or {}) for name, text in built_in(group).items()}
 
 
 def run_name(config: dict[str, Any], overrides: list[str], tags: dict[str, str], clock: str) -> str:

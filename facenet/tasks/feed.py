@@ -49,9 +49,8 @@ class Feed:
         self.new: NewImages = (accelerator and accelerator.pinned_memory()) or Buffers()
         self.kind, self.images = self.chosen()
         self.loader = self.loader_of(material.train, self.augment)
-        self.val_loader = self.loader_of(
-            material.val, out_of=len(material.source)
-        )  # of a hundred, none might be unreadable
+        # Of the whole: of a hundred, none might be unreadable.
+        self.val_loader = self.loader_of(material.val, out_of=len(material.source))
 
     def loader_of(self, faces: Faces, augment: Augment | None = None, *, out_of: int | None = None) -> Loader:
         if self.images is None:

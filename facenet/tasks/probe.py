@@ -206,9 +206,11 @@ def time_in_turn(works: dict[str, Callable[[], Any]], at: Accelerator) -> dict[s
     return {name: min(times[1:] or times) for name, times in found.items()}
 
 
-def time_calls(work: Callable[[], Any], at: Accelerator) -> float:
+def time_calls(work: Callable[[], Any], at: Accelerator, repeats: int = 1) -> float:
+    """Seconds, the device's own work included."""
     at.synchronize()
     begun = time.perf_counter()
-    work()
+    for _ in range(repeats):
+        work()
     at.synchronize()
     return time.perf_counter() - begun

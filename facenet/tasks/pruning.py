@@ -26,8 +26,7 @@ def behind(own: Curve, others: Sequence[Curve], *, tolerance: float, min_jobs: i
 
     The rule of Google Vizier (Golovin et al., KDD 2017): a run is hopeless if its best score so far is strictly worse than the median
     of the running averages of the others up to the same point. Others that have not come as far do not count, and fewer than `min_jobs`
-    decide nothing. Points count as equally far within `tolerance` images, since batches of other sizes leave out other remainders.
-    """
+    decide nothing. Points count as equally far within `tolerance` images, since batches of other sizes leave out other remainders."""
     images = own[-1][0]
     as_far = [curve for curve in others if curve and curve[-1][0] >= images - tolerance]
     until = [[score for seen, score in curve if seen <= images + tolerance] for curve in as_far]

@@ -110,9 +110,7 @@ def restored(content: dict[str, Any], path: str) -> Restored:
         return network_in(content, path)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # values that no facenet wrote surface as almost any type, a dict that holds itself as RecursionError
+    except Exception as error:  # values that no facenet wrote surface as almost any type, RecursionError too
         raise UserError(f"checkpoint={path}: damaged, its network cannot be built ({type(error).__name__})") from None
 
 

@@ -16,7 +16,7 @@ from facenet.data.files.decode import Decode
 from facenet.data.files.duplicates import Indices, near_groups, same_groups
 from facenet.data.files.inventory import Inventory, take_inventory
 from facenet.data.identities import Faces, FolderFaces
-from facenet.errors import UserError, shown
+from facenet.errors import UserError, check_least, shown
 from facenet.files.home import expand_home
 from facenet.tasks.progress import image_bar
 from facenet.tools.overlap import Comparison, near_identities, same_names
@@ -79,8 +79,7 @@ def run_audit(
     """The report, and whether it found nothing that matters. Raises UserError for folders and networks that cannot be opened."""
     if (comparison.weights or comparison.checkpoint) and against is None:
         raise UserError("--weights and --checkpoint compare with another set; name it with --against")
-    if num_workers < 1:
-        raise UserError(f"--num-workers: expected 1 or more, got {num_workers}")
+    check_least("--num-workers", num_workers)
     device, network, decode = comparison.device(), comparison.network(), Decode(max_pixels=max_pixels)
     sets = [open_faces(root, decode, depth), *([] if against is None else [open_faces(against, decode)])]
     with image_bar(sum(map(len, sets))) as progress:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facenet.errors import UserError, in_picture, shown
+from facenet.errors import UserError, check_least, in_picture, shown
 from facenet.files.run_dir import RunDir
 from facenet.tracking.dllogger import read_metric
 from facenet.tracking.reading import history
@@ -23,19 +23,10 @@ RUN_ID = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
 
 
 def run_compare_loss(
-    *,
-    a: str,
-    b: str,
-    steps: int | None,
-    metric: str,
-    tolerance: float,
-    uri: str | None,
-    plot: str | None,
-    json: bool,
+    *, a: str, b: str, steps: int | None, metric: str, tolerance: float, uri: str | None, plot: str | None, json: bool
 ) -> tuple[str, bool]:
     """Returns what to print, and whether the mean of |A - B| / |B| is within the tolerance."""
-    if steps is not None and steps < 1:
-        raise UserError(f"--steps: expected 1 or more, got {steps}")
+    check_least("--steps", 1 if steps is None else steps)
     if not tolerance >= 0:
         raise UserError(f"--tolerance: expected 0 or more, got {tolerance}")
     curves = align((a, b), (read(a, metric, uri), read(b, metric, uri)), steps)
@@ -72,8 +63,7 @@ def read(source: str, metric: str, uri: str | None) -> dict[int, float]:
 def by_iteration(points: list[tuple[int, int, float]]) -> dict[int, float]:
     """Iterations counted from 1 over the whole run, whether a log counts from 0 or 1, over the run or in each epoch.
 
-    A point that goes back replaces what followed it: there a run was resumed or repeated.
-    """
+    A point that goes back replaces what followed it: there a run was resumed or repeated."""
     kept: list[tuple[int, int, float]] = []
     for point in points:
         while kept and kept[-1][:2] >= point[:2]:

@@ -18,7 +18,7 @@ from facenet.data.identities import Subset
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
 from facenet.devices.table import DeviceChoice, Precision
-from facenet.errors import UserError
+from facenet.errors import UserError, check_least
 from facenet.evaluation.embed import embed
 from facenet.tasks.progress import image_bar
 from facenet.tasks.restore import Restored, from_checkpoint, from_weights
@@ -78,8 +78,7 @@ class Comparison:
     accelerator: str
 
     def network(self) -> Restored | None:
-        if self.image_size < 1:
-            raise UserError(f"--image-size: expected 1 or more, got {self.image_size}")
+        check_least("--image-size", self.image_size)
         return restore_network(self.checkpoint, self.weights, self.backbone, self.preprocess, self.image_size)
 
     def device(self) -> DeviceChoice:

@@ -5,8 +5,6 @@ Lengths are in half face heights, x to the right, y down, z towards the camera.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,79 +18,44 @@ SMILE, OPENED, SQUINT, RAISED = range(4)
 SPREAD = np.array([0.06, 0.05, 0.15, 0.02])  # standard deviation of each
 
 
-@dataclass(frozen=True)
 class Person:
-    """What stays the same in every image of an identity; lengths in half face heights."""
+    """A random identity: what stays the same in every image of it. Lengths in half face heights."""
 
-    face_width: float
-    jaw: float  # 0 pointed .. 1 square
-    cheek: float
-    eye_gap: float
-    eye_y: float
-    eye_width: float
-    eye_height: float
-    eye_slant: float
-    iris: float
-    iris_colour: Floats
-    brow_lift: float
-    brow_thick: float
-    brow_slant: float
-    brow_arch: float
-    nose_length: float
-    nose_width: float
-    mouth_y: float
-    mouth_width: float
-    lip: float
-    lip_red: float
-    hairline: float
-    hair_side: float  # how far down the sides hair reaches
-    hair_volume: float
-    parting: float
-    ear: float
-    beard: float
-    skin: Floats
-    hair: Floats
+    def __init__(self, rng: np.random.Generator) -> None:
+        def between(low: float, high: float) -> float:
+            return float(rng.uniform(low, high))
 
-
-def draw_person(rng: np.random.Generator) -> Person:
-    """A random identity."""
-
-    def between(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
-
-    dark, fair = between(0, 1), between(0, 1)
-    skin = np.array([232, 196, 170]) * (1 - dark) + np.array([120, 80, 58]) * dark + rng.uniform(-12, 12, 3)
-    hair = np.array([25, 20, 18]) + fair**2 * np.array([165, 130, 80]) + rng.uniform(-10, 10, 3)
-    return Person(
-        face_width=between(0.62, 0.90),
-        jaw=between(0, 1),
-        cheek=between(-0.06, 0.10),
-        eye_gap=between(0.24, 0.42),
-        eye_y=between(-0.24, 0.02),
-        eye_width=between(0.10, 0.19),
-        eye_height=between(0.45, 0.95),
-        eye_slant=between(-0.25, 0.25),
-        iris=between(0.55, 1.0),
-        iris_colour=rng.uniform([20, 30, 20], [110, 120, 150]),
-        brow_lift=between(0.13, 0.27),
-        brow_thick=between(0.02, 0.075),
-        brow_slant=between(-0.35, 0.35),
-        brow_arch=between(0, 0.09),
-        nose_length=between(0.24, 0.48),
-        nose_width=between(0.08, 0.20),
-        mouth_y=between(0.42, 0.64),
-        mouth_width=between(0.18, 0.36),
-        lip=between(0.03, 0.09),
-        lip_red=between(0, 1),
-        hairline=between(-0.85, -0.45),
-        hair_side=between(-0.5, 0.9),
-        hair_volume=between(0.02, 0.28),
-        parting=between(-0.5, 0.5),
-        ear=between(0.05, 0.16),
-        beard=max(0.0, between(-1.2, 0.8)),
-        skin=skin,
-        hair=hair,
-    )
+        dark, fair = between(0, 1), between(0, 1)
+        skin = np.array([232, 196, 170]) * (1 - dark) + np.array([120, 80, 58]) * dark
+        self.skin: Floats = skin + rng.uniform(-12, 12, 3)
+        hair = np.array([25, 20, 18]) + fair**2 * np.array([165, 130, 80])
+        self.hair: Floats = hair + rng.uniform(-10, 10, 3)
+        self.face_width = between(0.62, 0.90)
+        self.jaw = between(0, 1)  # 0 pointed .. 1 square
+        self.cheek = between(-0.06, 0.10)
+        self.eye_gap = between(0.24, 0.42)
+        self.eye_y = between(-0.24, 0.02)
+        self.eye_width = between(0.10, 0.19)
+        self.eye_height = between(0.45, 0.95)
+        self.eye_slant = between(-0.25, 0.25)
+        self.iris = between(0.55, 1.0)
+        self.iris_colour: Floats = rng.uniform([20, 30, 20], [110, 120, 150])
+        self.brow_lift = between(0.13, 0.27)
+        self.brow_thick = between(0.02, 0.075)
+        self.brow_slant = between(-0.35, 0.35)
+        self.brow_arch = between(0, 0.09)
+        self.nose_length = between(0.24, 0.48)
+        self.nose_width = between(0.08, 0.20)
+        self.mouth_y = between(0.42, 0.64)
+        self.mouth_width = between(0.18, 0.36)
+        self.lip = between(0.03, 0.09)
+        self.lip_red = between(0, 1)
+        self.hairline = between(-0.85, -0.45)
+        self.hair_side = between(-0.5, 0.9)  # how far down the sides hair reaches
+        self.hair_volume = between(0.02, 0.28)
+        self.parting = between(-0.5, 0.5)
+        self.ear = between(0.05, 0.16)
+        self.beard = max(0.0, between(-1.2, 0.8))
 
 
 def _at(xy: Floats, depth: float | Floats) -> Points:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from facenet.data.drawn.portrait import CIRCLE, OPENED, SPREAD, Floats, Person, draw_person, parts
+from facenet.data.drawn.portrait import CIRCLE, OPENED, SPREAD, Floats, Person, parts
 from facenet.data.identities import hex_digest
-from facenet.errors import UserError
+from facenet.errors import UserError, check_least
 
 MOST = 10_000_000  # images
 VERSION = 1  # part of the fingerprint: raise it when the drawing changes
@@ -27,8 +27,7 @@ class SyntheticFaces:
     """`num_identities` x `images_per_identity` faces of size x size pixels, drawn when asked for; equal for equal
     arguments on every machine.
 
-    Image i shows identity i // images_per_identity.
-    """
+    Image i shows identity i // images_per_identity."""
 
     def __init__(self, *, num_identities: int, images_per_identity: int, size: int, seed: int = 0) -> None:
         if num_identities < 2 or images_per_identity < 1:
@@ -40,8 +39,7 @@ class SyntheticFaces:
             raise UserError(
                 f"data=synthetic: at most {MOST:,} images are drawn, got num_identities={num_identities} x images_per_identity={images_per_identity}"
             )
-        if seed < 0:
-            raise UserError(f"data.seed: expected 0 or more, got {seed}")
+        check_least("data.seed", seed, 0)
         if size < 16:
             raise UserError(f"data.image_size: synthetic faces need 16 pixels or more, got {size}")
         self.images_per_identity = images_per_identity
@@ -69,14 +67,13 @@ class SyntheticFaces:
         identity = int(self.labels[index])
         mask = self._masks.get(identity)
         if mask is None:  # two threads may both make it: they make the same
-            mask = self._masks[identity] = Mask(draw_person(np.random.default_rng([IDENTITY, self.seed, identity])))
+            mask = self._masks[identity] = Mask(Person(np.random.default_rng([IDENTITY, self.seed, identity])))
         return draw_face(mask, np.random.default_rng([IMAGE, self.seed, index]), self.size)
 
 
 class Mask:
     """All outlines of an identity as one array of points, and how each expression moves them (blend shapes): an image
-    is then two products.
-    """
+    is then two products."""
 
     def __init__(self, person: Person) -> None:
         outlines = parts(person, np.zeros(4))
@@ -84,9 +81,8 @@ class Mask:
         self.ends = np.cumsum([len(points) for _, points in outlines]).tolist()
         self.colours = [_colour(colour) for colour, _ in outlines]
         moved = [np.concatenate([points for _, points in parts(person, expression)]) for expression in np.diag(SPREAD)]
-        self.shapes = np.stack(
-            [(points - self.points) / spread for points, spread in zip(moved, SPREAD, strict=True)]
-        )  # (4, P, 3)
+        # (4, P, 3)
+        self.shapes = np.stack([(each - self.points) / spread for each, spread in zip(moved, SPREAD, strict=True)])
 
 
 def draw_face(mask: Mask, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,6 @@ from torch import Tensor
 from facenet.data.feed.loader import Batch, Loader, NewImages, mirror_rows
 from facenet.data.feed.raw_cache import RawCache
 from facenet.data.identities import Faces, Indices, Subset, UnreadableImage
-from facenet.data.transforms import Augment, Preprocess
 
 
 class Images(Protocol):
@@ -62,52 +62,32 @@ class ResidentImages:
         return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
+@dataclass(eq=False, kw_only=True)
 class CachedLoader(Loader):
     """The batches of a Loader, to the last bit, for an augmentation that acts after the preprocessing.
 
-    `source`: the faces that `images` are of, of which `faces` are a part.
-    """
+    `source`: the faces that `images` are of, of which `faces` are a part."""
 
-    def __init__(
-        self,
-        faces: Faces,
-        preprocess: Preprocess,
-        augment: Augment | None = None,
-        *,
-        source: Faces,
-        images: Images,
-        num_workers: int = 2,
-        seed: int = 0,
-        max_unreadable: float = 0.0,
-        out_of: int | None = None,
-    ) -> None:
-        super().__init__(
-            faces,
-            preprocess,
-            augment,
-            num_workers=num_workers,
-            seed=seed,
-            max_unreadable=max_unreadable,
-            out_of=out_of,
-        )
-        self.images = images
-        self.rows = rows_in(faces, source)
-        for index in np.flatnonzero(np.isin(self.rows, list(images.unreadable))).tolist():
-            self._record(index, UnreadableImage(faces.name(index), images.unreadable[int(self.rows[index])]))
+    source: Faces
+    images: Images
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rows, unreadable = rows_in(self.faces, self.source), self.images.unreadable
+        for index in np.flatnonzero(np.isin(self.rows, list(unreadable))).tolist():
+            self._record(index, UnreadableImage(self.faces.name(index), unreadable[int(self.rows[index])]))
 
     def _make(self, key: tuple[int, ...], indices: Indices, stop: threading.Event) -> Batch:
         asked = np.array(indices, dtype=np.int64)
         shown = asked
         if self._bad_indices:
-            shown = np.array([self._readable(index) for index in asked.tolist()], np.int64)
+            readable = (self._stand_ins(index) for index in asked.tolist())
+            shown = np.array([next(one for one in each if one not in self._bad_indices) for each in readable], np.int64)
         mirrored = np.zeros(len(asked), bool)
         if self.augment is not None:
             mirrored[:] = [self.augment.flips((*key, slot, index)) for slot, index in enumerate(asked.tolist())]
         labels = torch.from_numpy(self.faces.labels[shown])
         return Batch(self.images.batch(self.rows[shown], mirrored), labels, shown)
-
-    def _readable(self, index: int) -> int:
-        return next(candidate for candidate in self._stand_ins(index) if candidate not in self._bad_indices)
 
 
 def rows_in(faces: Faces, source: Faces) -> Indices:

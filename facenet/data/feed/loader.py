@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -34,8 +34,7 @@ NAMED_UNREADABLE = 5  # more would bury the rest of the log; all of them are in 
 @dataclass(frozen=True)
 class Batch:
     """images (B, H, W, 3) uint8, labels (B,) int64, in host memory unless the images live on the device; indices (B,): the images shown, after
-    replacements.
-    """
+    replacements."""
 
     images: Tensor
     labels: Tensor
@@ -74,41 +73,31 @@ def mirror_rows(images: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> None:
         cv2.flip(images[slot], 1, dst=images[slot])
 
 
+@dataclass(eq=False)
 class Loader:
-    """Turns index arrays into batches.
+    """Turns index arrays into batches. prefetch: batches made ahead of the one in use, beyond the one that each thread is working on. new: gives the
+    memory of a batch, None takes pages of the host that are used again. out_of: images of the whole that these are a small part of.
 
     An unreadable image is replaced by the next readable one of its identity, recorded in `unreadable` (name -> reason)
-    and named in a warning while few. UserError once more than `max_unreadable` (a share of all images, or of `out_of`) are found.
-    """
+    and named in a warning while few. UserError once more than `max_unreadable` (a share of all images, or of `out_of`) are found."""
 
-    def __init__(
-        self,
-        faces: Faces,
-        preprocess: Preprocess,
-        augment: Augment | None = None,
-        *,
-        num_workers: int = 2,
-        seed: int = 0,
-        max_unreadable: float = 0.0,
-        prefetch: int = 2,
-        new: NewImages | None = None,
-        out_of: int | None = None,
-    ) -> None:
-        """prefetch: batches made ahead of the one in use, beyond the one that each thread is working on. new: gives the memory of a
-        batch, None takes pages of the host that are used again. out_of: images of the whole that these are a small part of."""
-        self.new: NewImages = new or Buffers()
-        self.faces = faces
-        self.preprocess = preprocess
-        self.augment = augment
-        self.num_workers = num_workers
-        self.seed = seed
-        self.max_unreadable = max_unreadable
-        self.prefetch = prefetch
-        self.out_of = out_of or len(faces)
+    faces: Faces
+    preprocess: Preprocess
+    augment: Augment | None = None
+    _: KW_ONLY
+    num_workers: int = 2
+    seed: int = 0
+    max_unreadable: float = 0.0
+    prefetch: int = 2
+    new: NewImages | None = None
+    out_of: int | None = None
+
+    def __post_init__(self) -> None:
+        self.new_images: NewImages = self.new or Buffers()
         self.unreadable: dict[str, str] = {}
         self._bad_indices: set[int] = set()
         self._lock = threading.Lock()
-        self._order, self._start, self._count = identity_index(faces.labels)
+        self._order, self._start, self._count = identity_index(self.faces.labels)
 
     def draw(self, sampler: Sampler, share: Share) -> Iterator[Batch]:
         """The batches that the sampler makes of these faces."""
@@ -135,8 +124,7 @@ class Loader:
     ) -> Iterator[Batch]:
         """One batch for each index array, in order. Closing the iterator, or an error inside it, ends its threads
         before it returns. first: number of the first batch in its epoch. origin(epoch, number): (epoch, number) of the
-        batch whose augmentation this one repeats.
-        """
+        batch whose augmentation this one repeats."""
 
         def keyed() -> Iterator[tuple[tuple[int, ...], NDArray[np.int64]]]:
             for number, indices in enumerate(batches, first):
@@ -165,7 +153,7 @@ class Loader:
 
     def _make(self, key: tuple[int, ...], indices: NDArray[np.int64], stop: threading.Event) -> Batch:
         height, width = self.preprocess.size
-        images = self.new(len(indices), height, width, 3)
+        images = self.new_images(len(indices), height, width, 3)
         pixels, after = images.numpy(), self.augment is not None and self.augment.after_preprocess
         flips = np.zeros(len(indices), bool)
         shown = np.array(indices, dtype=np.int64)
@@ -210,10 +198,10 @@ class Loader:
                 return
             self._bad_indices.add(index)
             self.unreadable[error.name] = error.reason
-            found = len(self._bad_indices)
-            if found > self.max_unreadable * self.out_of:
+            found, whole = len(self._bad_indices), self.out_of or len(self.faces)
+            if found > self.max_unreadable * whole:
                 raise UserError(
-                    f"data: {found} of {self.out_of} images cannot be read, "
+                    f"data: {found} of {whole} images cannot be read, "
                     f"more than data.max_unreadable={self.max_unreadable:g} allows; "
                     f"the last is {error.name} ({error.reason}); facenet-data audit names all; mend or remove them, or raise data.max_unreadable"
                 ) from error

@@ -53,8 +53,7 @@ def annotate(root: str | Path, out: str | Path, *, depth: int = 1) -> FolderFace
 
 def write_annotation(faces: ImageList | FolderFaces, path: str | Path) -> None:
     """Write one line per image with its absolute path, ordered by label, then as in `faces`. UserError for a path the
-    format cannot hold.
-    """
+    format cannot hold."""
     lines = []
     for index in np.argsort(faces.labels, kind="stable").tolist():
         image = os.path.abspath(faces.name(index))
@@ -75,8 +74,7 @@ def read_annotation(path: str | Path, *, within: str | None = None, decode: Deco
 
     Labels keep their order and are renumbered where they leave gaps (logged). An identity is named after the folder of
     its first image, or by its label where that name is taken. A path that is listed twice is logged. UserError for a
-    missing or empty file, a wrong line (numbered), a single identity, and when none of a sample of the paths exists.
-    """
+    missing or empty file, a wrong line (numbered), a single identity, and when none of a sample of the paths exists."""
     file = expand_home(path)
     labels, paths = _parse(file, anywhere=within is not None)
     paths = _as_called_here(paths)

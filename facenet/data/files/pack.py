@@ -27,8 +27,7 @@ def pack_folder(
     """Write OUT/train.rec, train.idx, property and the names of the identities, or nothing; bytes of train.rec.
 
     JPEG and PNG files are copied byte by byte, others become PNG. size: images become JPEG of quality 95 whose longer side is at most
-    that many pixels. UserError where OUT exists, another command writes it, or an image cannot be read.
-    """
+    that many pixels. UserError where OUT exists, another command writes it, or an image cannot be read."""
     target = expand_home(out)
     with written_whole(target) as folder:
         with RecordWriter(folder / "train") as writer:
@@ -36,11 +35,7 @@ def pack_folder(
             num_bytes = writer.position
         height, width = (size, size) if size else faces.load(0).shape[:2]
         (folder / "property").write_text(f"{len(faces.identities)},{height},{width}\n", encoding="ascii")
-        names = {
-            "identities": faces.identities,
-            "num_images": len(faces),
-            "fingerprint": faces.fingerprint,
-        }
+        names = {"identities": faces.identities, "num_images": len(faces), "fingerprint": faces.fingerprint}
         (folder / SIDECAR).write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
     return num_bytes
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facenet.data.files import contents
 from facenet.data.files.contents import Contents
-from facenet.data.files.records import DamagedRecord, Head, Indices, RecordFile, read_index, unpack
+from facenet.data.files.records import DamagedRecord, Indices, RecordFile, read_index, unpack
 from facenet.data.identities import Pixels, UnreadableImage, decode_image, hex_digest
 from facenet.errors import UserError
 from facenet.files.home import expand_home
@@ -33,8 +32,7 @@ EXACT = 1 << 24  # float32 holds every whole number up to here; the keys of a ra
 class RecordFaces:
     """Labels are numbered 0 to I - 1 in the order of the pack's own; an identity without name is called by its own label.
 
-    UserError for a missing or damaged file; the position is named.
-    """
+    UserError for a missing or damaged file; the position is named."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = rec_file(expand_home(path))
@@ -49,7 +47,8 @@ class RecordFaces:
         self.labels: Indices = labels
         named = self._sidecar(len(present))
         self.identities: tuple[str, ...] = tuple(named["identities"]) if named else tuple(map(str, present.tolist()))
-        self.fingerprint: str = named["fingerprint"] if named else self._fingerprint()
+        numbers = (each.astype("<i8").tobytes() for each in (self.labels, self.positions))
+        self.fingerprint: str = named["fingerprint"] if named else hex_digest(numbers)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,9 +76,6 @@ class RecordFaces:
         """16 hex digits that change with the file."""
         state = self.path.stat()
         return hex_digest([self.fingerprint.encode(), f"{state.st_size} {state.st_mtime_ns}".encode()])
-
-    def _fingerprint(self) -> str:
-        return hex_digest([self.labels.astype("<i8").tobytes(), self.positions.astype("<i8").tobytes()])
 
     def _sidecar(self, num_identities: int) -> dict[str, Any] | None:
         place = self.path.with_name(SIDECAR)
@@ -166,12 +162,8 @@ def _rows(file: RecordFile, keys: Indices, wanted: Indices) -> Indices:
 
 
 def _own_labels(file: RecordFile, positions: Indices) -> Indices:
-    return _label(file.heads(positions)).astype(np.int64)
-
-
-def _label(head: Head) -> NDArray[np.float32]:
-    label: NDArray[np.float32] = np.where(head.flag > 0, head.first, head.label)
-    return label
+    heads = file.heads(positions)
+    return np.where(heads.flag > 0, heads.first, heads.label).astype(np.int64)
 
 
 def _dense(own: Indices) -> tuple[Indices, Indices]:

@@ -13,8 +13,8 @@ import mmap
 import os
 import struct
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -140,7 +140,7 @@ def pack(label: float | tuple[float, ...], key: int, body: bytes = b"") -> bytes
     return HEADER.pack(0, label, key, 0) + body
 
 
-class RecordWriter:
+class RecordWriter(AbstractContextManager["RecordWriter"]):
     """Writes NAME.rec and NAME.idx. `write` says where the record begins."""
 
     def __init__(self, stem: Path) -> None:
@@ -160,17 +160,9 @@ class RecordWriter:
         self.index.write(f"{key}\t{began}\n")
         return began
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.records.close()
         self.index.close()
-
-    def __enter__(self) -> RecordWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def cut_at_magic(record: bytes) -> list[bytes]:

@@ -10,7 +10,7 @@ import numpy as np
 from facenet.data.identities import identity_index
 from facenet.data.layout import Layout
 from facenet.data.sampling.sampler import OWN, Indices, Sampler, need_triplets
-from facenet.errors import UserError
+from facenet.errors import check_least
 
 
 class ReferenceSampler(Sampler):
@@ -18,15 +18,13 @@ class ReferenceSampler(Sampler):
     anchor's own file too; every process draws from all identities; images that do not divide are left out.
 
     repeat_batches: all data workers of the reference get one seed per process, whatever the worker or the epoch. Batches
-    are handed out to the workers in turn, so each comes `num_workers` times in a row, and every epoch is the first.
-    """
+    are handed out to the workers in turn, so each comes `num_workers` times in a row, and every epoch is the first."""
 
     layout = Layout("triplet")
     drop_remainder = True
 
     def __init__(self, *, repeat_batches: bool, num_workers: int) -> None:
-        if num_workers < 1:
-            raise UserError(f"sampler.num_workers: expected 1 or more, got {num_workers}")
+        check_least("sampler.num_workers", num_workers)
         self.repeat_batches = repeat_batches
         self.num_workers = num_workers
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facenet.data.identities import identity_index
 from facenet.data.layout import Layout
 from facenet.data.sampling.keyed_order import KeyedOrder
-from facenet.errors import UserError
+from facenet.errors import UserError, check_least
 
 Indices = NDArray[np.int64]
 # First number of every stream's key: numpy pads keys with zeros, so without it (seed, epoch) and (seed, epoch, rank 0)
@@ -29,8 +29,7 @@ class Sampler:
     """Which images make a batch, in what order; subclasses write `batches`.
 
     `layout`: how a batch is laid out, whose `multiple` divides the images of a process. `drop_remainder`: a batch size that
-    does not divide is lessened and not refused.
-    """
+    does not divide is lessened and not refused."""
 
     layout: Layout
     drop_remainder: bool = False
@@ -48,8 +47,7 @@ class Sampler:
 
     def images_per_step(self, batch_size: int, world_size: int, accumulate: int = 1) -> int:
         """Images over all processes of a step in `accumulate` parts. UserError naming the nearest valid sizes where
-        batch_size does not divide and nothing may be left out.
-        """
+        batch_size does not divide and nothing may be left out."""
         unit = world_size * accumulate * self.layout.multiple
         below = batch_size // unit * unit
         if below == batch_size > 0 or (self.drop_remainder and below > 0):
@@ -67,8 +65,7 @@ class TripletSampler(Sampler):
 
     The anchor's identity is uniform over those with two or more images, the positive is another image of it, the
     negative's identity is uniform over all others. Rare identities are thus seen as often as common ones. Constant work
-    per image. Of several processes each draws from its own share of the identities, dealt anew in every epoch.
-    """
+    per image. Of several processes each draws from its own share of the identities, dealt anew in every epoch."""
 
     layout = Layout("triplet")
 
@@ -105,8 +102,7 @@ def need_triplets(count: Indices) -> None:
 
 def _share(count: Indices, shared: np.random.Generator, rank: int, world_size: int) -> Indices:
     """The labels of one process in order. Every label is in one share; the numbers of those with two images or more, of
-    the others, and of all differ by one at most between shares.
-    """
+    the others, and of all differ by one at most between shares."""
     several, single = np.flatnonzero(count >= 2), np.flatnonzero(count == 1)
     if len(several) < world_size or len(several) + len(single) < 2 * world_size:
         raise UserError(
@@ -124,12 +120,10 @@ class IdentitySampler(Sampler):
     One random order of the identities is shared by all processes and each takes its own slice of it, so no identity is
     in two processes' share of the same batch. When fewer identities are left of it than a batch takes, they are dropped
     and a new order begins. Images of an identity are drawn without replacement within a batch while it has K, anew in
-    each batch. Identities with one image are left out where K > 1: repeats of one image are no positives.
-    """
+    each batch. Identities with one image are left out where K > 1: repeats of one image are no positives."""
 
     def __init__(self, *, images_per_identity: int = 4) -> None:
-        if images_per_identity < 1:
-            raise UserError(f"sampler.images_per_identity: expected 1 or more, got {images_per_identity}")
+        check_least("sampler.images_per_identity", images_per_identity)
         self.images_per_identity = images_per_identity
         self.layout = Layout("pk", images_per_identity)
 
@@ -169,8 +163,7 @@ def _draw(rng: np.random.Generator, count: int, wanted: int) -> Indices:
 class ShuffleSampler(Sampler):
     """One random order of all images per epoch; each process takes its own slice of every batch. Goes round again when
     the order is used up, and only the batch in which two orders meet can hold an image twice; an epoch of the plan ends
-    before.
-    """
+    before."""
 
     layout = Layout("shuffle")
 

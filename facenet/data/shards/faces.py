@@ -43,8 +43,7 @@ class ShardFaces:
     """`shards`: a folder or http(s) address with index.npz in it, or patterns of .tar files. Shards without an index are counted once and remembered.
     Image n is the n-th in the order of the shards; first (S + 1,): the first image of each shard, and N.
 
-    UserError for a missing shard or index, a damaged one, and a single identity.
-    """
+    UserError for a missing shard or index, a damaged one, and a single identity."""
 
     def __init__(self, shards: str, decode: Decode = DEFAULT) -> None:
         self.decode = decode

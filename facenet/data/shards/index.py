@@ -44,6 +44,8 @@ ARRAYS: dict[str, type[np.generic]] = {
     "checksums": np.uint32,
 }
 Progress = Callable[[int, int], None]
+# What reading one raises that no `save` wrote.
+DAMAGE = (OSError, LookupError, ValueError, TypeError, RecursionError, zipfile.BadZipFile, EOFError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -112,17 +114,7 @@ def load_index(data: bytes, address: str) -> ShardIndex:
             **numbers,
         )
         check(index)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        RecursionError,
-        zipfile.BadZipFile,
-        EOFError,
-        MemoryError,
-    ) as error:
+    except DAMAGE as error:
         reason = shown(str(error)) or type(error).__name__
         raise UserError(
             f"{tell_address(address)}: damaged ({reason}); copy it again, or delete it: shards are then counted"
@@ -138,9 +130,8 @@ def check(index: ShardIndex) -> None:
     lengths = [len(getattr(index, name)) for name in ARRAYS]
     if lengths != [num_shards] * 2 + [num_images] * 4:
         raise ValueError("its parts have different lengths")
-    if (
-        (index.counts < 0).any() or (index.counts > num_images).any() or index.counts.sum() != num_images
-    ):  # a sum may wrap around
+    # A sum may wrap around.
+    if (index.counts < 0).any() or (index.counts > num_images).any() or index.counts.sum() != num_images:
         raise ValueError("the shards' counts do not add up")
     if any("/" in name or "\0" in name or not name.endswith(".tar") for name in index.names):
         raise ValueError("a shard's name that is none")

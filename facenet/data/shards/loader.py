@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facenet.data.feed.cached_loader import rows_in
-from facenet.data.feed.loader import Batch, Loader, NewImages, Share
+from facenet.data.feed.loader import Batch, Loader, Share
 from facenet.data.identities import Faces, Indices, Subset, UnreadableImage
 from facenet.data.sampling.sampler import OWN, SHARED, Sampler
 from facenet.data.shards.faces import ShardFaces
-from facenet.data.transforms import Augment, Preprocess
 
 
 def stretch(bounds: Indices, order: Indices, rank: int, world_size: int) -> Indices:
@@ -96,40 +96,19 @@ class Stream:
                         self.changed.notify_all()
 
 
+@dataclass(eq=False, kw_only=True)
 class ShardLoader(Loader):
     """The batches of a Loader in the order of the shards. faces: a part of what the shards hold. window: images that are held to mix them;
     0 leaves images and shards in their order.
 
-    An unreadable image's stand-in is read from its place, like any image alone.
-    """
+    An unreadable image's stand-in is read from its place, like any image alone."""
 
-    stream: Stream
+    window: int
 
-    def __init__(
-        self,
-        faces: Faces,
-        preprocess: Preprocess,
-        augment: Augment | None = None,
-        *,
-        window: int,
-        num_workers: int = 2,
-        seed: int = 0,
-        max_unreadable: float = 0.0,
-        new: NewImages | None = None,
-        out_of: int | None = None,
-    ) -> None:
-        super().__init__(
-            faces,
-            preprocess,
-            augment,
-            num_workers=num_workers,
-            seed=seed,
-            max_unreadable=max_unreadable,
-            new=new,
-            out_of=out_of,
-        )
-        self.source, self.window = shards_of(faces), window
-        self.rows = rows_in(faces, self.source)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.source = shards_of(self.faces)
+        self.rows = rows_in(self.faces, self.source)
         self.bounds: Indices = np.searchsorted(self.rows, self.source.first).astype(np.int64)
 
     def draw(self, sampler: Sampler, share: Share) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 from facenet.errors import UserError, shown
 from facenet.privacy.addresses import HIDDEN, masked_address, masked_in, restored_address
@@ -230,7 +230,7 @@ class Https(urllib.request.HTTPSHandler):
         return self.do_open(SafeHeadInTime, request)
 
 
-class Shard:
+class Shard(contextlib.AbstractContextManager["Shard"]):
     """A shard that is open. `size`: bytes that it must have, where they are known."""
 
     def __init__(self, address: str, size: int | None = None) -> None:
@@ -247,12 +247,7 @@ class Shard:
             )
         return data
 
-    def __enter__(self) -> Shard:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.source.close()
 
 

@@ -25,8 +25,7 @@ def write_shards(
     """Write OUT/shard-000000.tar, ... and index.npz, or nothing; the files of the images byte by byte.
 
     Images are dealt in one random order, always the same: every shard is a sample of all of them, so that reading shard by shard mixes identities.
-    UserError where OUT exists, another command writes it, or a file cannot be read.
-    """
+    UserError where OUT exists, another command writes it, or a file cannot be read."""
     library, target = webdataset(), expand_home(out)
     order = np.random.default_rng(ORDER_SEED).permutation(len(faces))
     with written_whole(target) as folder:
@@ -59,8 +58,7 @@ def file_of(faces: Faces, index: int) -> tuple[str, bytes]:
         raise UserError(f"{shown(name)}: cannot be read ({reason}); mend or remove it, then write again") from error
     if len(data) > LARGEST:
         raise UserError(f"{shown(name)}: {len(data)} bytes, an image of a shard has {LARGEST} at most; leave it out")
-    if (
-        suffix not in IMAGE_SUFFIXES
-    ):  # a list may name any file; readers of shards go by the suffix, and ours by the content
+    # A list may name any file; readers of shards go by the suffix, and ours by the content.
+    if suffix not in IMAGE_SUFFIXES:
         suffix = ".png" if data.startswith(b"\x89PNG") else ".jpg"
     return suffix[1:], data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,10 +45,6 @@ class Skipped:
 
     def load_state(self, state: Sequence[int]) -> None:
         self.counts = torch.tensor(state, dtype=torch.int64, device=self.counts.device)
-
-
-def files_of(batches: Sequence[Batch], name: Callable[[int], str]) -> list[str]:
-    return [name(index) for batch in batches for index in batch.indices.tolist()]
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -16,8 +16,7 @@ def spread(features: Tensor) -> Tensor:
     """(2,): variance and effective rank of the unit rows of (B, D).
 
     Variance: mean squared distance to their mean, 0 where all are one, near 1 where they point everywhere. Effective rank: the
-    participation ratio (sum of eigenvalues)^2 / sum of their squares of the covariance, from 1 to min(B - 1, D); 1 for no spread at all.
-    """
+    participation ratio (sum of eigenvalues)^2 / sum of their squares of the covariance, from 1 to min(B - 1, D); 1 for no spread at all."""
     rows = functional.normalize(features.float())
     centred = rows - rows.mean(dim=0)
     gram = centred @ centred.T  # has the eigenvalues of the covariance, times B

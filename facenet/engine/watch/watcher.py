@@ -117,7 +117,7 @@ class Watcher(Observer):
                 self.watch.nonfinite_in_row,
             )
         if counts.in_row >= self.watch.nonfinite_in_row:
-            names = nonfinite.files_of(self.parts, self.name)
+            names = [self.name(index) for batch in self.parts for index in batch.indices.tolist()]
             path = RunDir(self.run_dir).nonfinite(self.accelerator.rank)
             nonfinite.dump(path, self.parts, names, {"step": step, "loss_finite": counts.loss, **self.origin()})
             self.alarm.fire(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -136,18 +135,9 @@ def tflops(
     duration, work, operations = 0.0, lambda: None, 0.0
     for size in sizes:
         work, operations = make(size)
-        seconds(accelerator, work, 1)  # a first call also picks kernels and allocates
-        duration = seconds(accelerator, work, 1)
+        probe.time_calls(work, accelerator)  # a first call also picks kernels and allocates
+        duration = probe.time_calls(work, accelerator)
         if duration > LONG_ENOUGH_S:
             break
     repeats = max(1, int(TIMED_S / duration))
-    return repeats * operations / seconds(accelerator, work, repeats) / 1e12
-
-
-def seconds(accelerator: Accelerator, work: Callable[[], Any], repeats: int) -> float:
-    accelerator.synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    accelerator.synchronize()
-    return time.perf_counter() - start
+    return repeats * operations / probe.time_calls(work, accelerator, repeats) / 1e12

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+import psutil
+
 from facenet.devices.cores import available_cores, container_cores, visible_cores
 from facenet.privacy import addresses
 from facenet.tools.doctor.report import Report
@@ -17,10 +19,9 @@ LEAST_DISK = 2 * GB  # an InceptionResNetV1 checkpoint with Adam's moments is 0.
 def check_machine(report: Report) -> None:
     with report.finding("cores and memory", "report this line; training does not depend on it"):
         check_cores(report)
-        total, available = (memory_of_host(key) for key in ("MemTotal", "MemAvailable"))
-        report.fact(
-            "machine", "memory", f"{total / GB:.1f} GB, {available / GB:.1f} free", {"total": total, "free": available}
-        )
+        found = psutil.virtual_memory()
+        told = f"{found.total / GB:.1f} GB, {found.available / GB:.1f} free"
+        report.fact("machine", "memory", told, {"total": found.total, "free": found.available})
     with report.finding("working directory", "choose another: hydra.run.dir=DIR"):
         here = Path.cwd()
         free = shutil.disk_usage(here).free
@@ -40,12 +41,6 @@ def check_cores(report: Report) -> None:
     wanted = int(threads) if threads is not None and threads.isdigit() else owned
     if wanted > owned:
         report.problem(f"{wanted} threads on {owned} cores wait for each other", f"export OMP_NUM_THREADS={owned}")
-
-
-def memory_of_host(key: str) -> int:
-    """Bytes, from /proc/meminfo, which counts in kB."""
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def check_tracking(report: Report) -> None:
