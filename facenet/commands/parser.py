@@ -29,6 +29,7 @@ facenet-compare-loss outputs/a outputs/b
 facenet-compare-loss ours/dllogger-0.json theirs/dllogger-0.json --steps 100 --plot losses.png
 facenet-report lr_batch
 facenet-report lr_batch --uri http://127.0.0.1:5000 --out page.html
+facenet-report lr_batch --faces data/lfw --open
 facenet-runs list --limit 50
 facenet-runs show 244df88c
 facenet-runs reap --dry-run

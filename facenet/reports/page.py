@@ -19,6 +19,7 @@ from markupsafe import Markup
 from facenet.errors import printable
 from facenet.evaluation.report import digits, duration
 from facenet.reports.figures import Curves, all_figures
+from facenet.reports.pairwise import NOTHING, Found, data_address
 from facenet.reports.ranking import ALPHA, COMPARED, Comparison, Ranking, Setting, add_sign, least_p, rank, verdict
 from facenet.reports.study import Job, Study
 
@@ -44,9 +45,9 @@ class Table:
     rows: Sequence[Row]
 
 
-def page(study: Study, curves: Mapping[str, Curves], served: tuple[str, str] = ("", "")) -> str:
+def page(study: Study, curves: Mapping[str, Curves], served: tuple[str, str] = ("", ""), found: Found = NOTHING) -> str:
     """The whole file as text. `curves`: metric -> points of each job. `served`: the command that serves the store and the address of MLflow's pages,
-    as `store.served` returns them; without an address nothing links there."""
+    as `store.served` returns them; without an address nothing links there. `found`: what the best runs hold beside figures."""
     ranking = rank(study)
     template, style, script = (
         files("facenet.reports").joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
@@ -59,6 +60,10 @@ def page(study: Study, curves: Mapping[str, Curves], served: tuple[str, str] = (
         ranked=show_ranking(ranking, served[1]),
         unranked=[(summary_of(job, job.why_unranked), whole_error(job)) for job in ranking.unranked],
         charts={heading: Markup(svg) for heading, svg in all_figures(ranking, curves).items()},
+        pictures={name: data_address("image/png", data) for name, data in found.pictures.items()},
+        pairwise=found.pairwise,
+        faces=found.faces,
+        digits=digits,
         tests=tests(ranking),
         served=served,
         runs=show_runs(ranking, served[1]),

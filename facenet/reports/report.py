@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 
 from facenet.errors import UserError, printable, shown
 from facenet.files.atomic import replacing
 from facenet.privacy.addresses import mask
 from facenet.reports.page import page
+from facenet.reports.pairwise import faces_of, found_in
 from facenet.reports.ranking import rank, verdict
 from facenet.reports.study import Study, read_curves, read_study
 from facenet.tracking import reading
@@ -19,13 +21,13 @@ from facenet.tracking.store import NOTE, served, where
 BEST, END = "**Best of its sweep**", "\n\n---\n\n"
 
 
-def run_report(sweep_id: str, uri: str | None, out: str | None, open: bool = False) -> str:
-    """The verdict and where the page is, which a browser shows if asked to `open` it. Raises UserError for an unknown sweep or a file that cannot be
-    written."""
+def run_report(sweep_id: str, uri: str | None, out: str | None, *, faces: str | None = None, open: bool = False) -> str:
+    """The verdict and where the page is, which a browser shows if asked to `open` it. `faces`: the folder of the images, which are then in the page.
+    Raises UserError for an unknown sweep, a folder without the images and a file that cannot be written."""
     address = where(uri)
     study = read_study(address, sweep_id)
     path = Path(out or name_of(sweep_id)).absolute()
-    told = write_report(address, study, path, exactly=out is not None)
+    told = write_report(address, study, path, exactly=out is not None, faces=faces)
     unfinished = f"{shown(study.incomplete)}\n" if study.incomplete else ""
     if open and not webbrowser.open(path.as_uri()):
         told += "; no browser was found to open it"
@@ -36,20 +38,28 @@ def name_of(sweep_id: str) -> str:
     return f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep_id)}.html"
 
 
-def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False) -> str:
-    """Where the page is, in words. `exactly`: at this very path, be it a link or a pipe. Raises UserError for a file that cannot be written and
+def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False, faces: str | None = None) -> str:
+    """Where the page is, in words. `exactly`: at this very path, be it a link or a pipe. With `faces` in
+    it, it stays on this machine. Raises UserError for a file that cannot be written and
     a store that cannot be read."""
     names = dict.fromkeys([study.metric, "train/loss", "val/loss"])
-    text = page(study, {name: read_curves(uri, study, name) for name in names}, served(uri))
+    curves, found = {name: read_curves(uri, study, name) for name in names}, found_in(uri, rank(study))
+    if faces is not None:
+        if found.pairwise is None:
+            raise UserError("--faces: the two best settings have no lists of the same pairs in MLflow; leave it out")
+        found = replace(found, faces=faces_of(found.pairwise, Path(faces)))
+    text = page(study, curves, served(uri), found)
     try:
         with contextlib.nullcontext(path) if exactly else replacing(path) as place:
             place.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another") from None
-    best = home(study)
+    size, best = f"{path.stat().st_size / 1e6:.2f} MB", home(study)
+    if faces is not None:
+        return f"{shown(str(path))} ({size}), with faces in it and therefore not sent to MLflow"
     reading.attach(uri, best, path, "report")
     tell_best(uri, study, best, f"report/{path.name}")
-    return f"{shown(str(path))} ({path.stat().st_size / 1e6:.2f} MB), also in the artifacts of run {best}"
+    return f"{shown(str(path))} ({size}), also in the artifacts of run {best}"
 
 
 def home(study: Study) -> str:

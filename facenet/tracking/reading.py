@@ -139,6 +139,12 @@ def attach(uri: str, run_id: str, path: Path, folder: str = "") -> None:
         client.log_artifact(run_id, str(path), folder or None)
 
 
+def artifact(uri: str, run_id: str, path: str, folder: Path) -> Path:
+    """The file in `folder` to which an artifact of a run was copied. Raises UserError where the run has none of this path."""
+    with reader(uri) as client:
+        return Path(client.download_artifacts(run_id, path, str(folder)))
+
+
 def tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
     """Sets tags of a run, also after its end."""
     with reader(uri) as client:

@@ -70,7 +70,7 @@ class JournalTracker:
 
 def of_people(name: str) -> bool:
     """Whether a file of this name shows people or names them, so that it leaves this machine only when asked."""
-    return name.startswith((FACES, "hardest-")) or name in NAMES
+    return name.startswith((FACES, "hardest-", "pairs-")) or name in NAMES
 
 
 def publish(tracker: Tracker, path: Path) -> None:

@@ -80,6 +80,24 @@ def test_hardest_pairs_show_their_faces_and_say_who_they_are(tmp_path):
     assert np.array_equal(picture[height : height + side, :side], faces.load(0))
 
 
+def test_a_projection_shows_the_plane_in_which_the_means_lie_furthest_apart(monkeypatch, tmp_path):
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1, 2, 3, 4], [4, 3, 5, 2, 3])  # the fourth has too few images
+    rows = (rng.normal(size=(5, 6))[labels] + 0.1 * rng.normal(size=(17, 6))).astype(np.float32)
+    drawn = lines_of(monkeypatch)
+    assert pictures.save_projection(tmp_path / "p.png", "lfw", rows, labels)
+    means = np.array([rows[labels == label].astype(float).mean(axis=0) for label in (2, 0, 1, 4)])
+    values, vectors = np.linalg.eigh(np.cov(means.T, bias=True))  # naive: of the covariance, smallest first
+    for (a, _), label in zip(drawn, (2, 0, 1, 4), strict=True):
+        naive = (rows[labels == label] - means.mean(axis=0)) @ vectors[:, [-1, -2]]
+        assert np.allclose(np.abs(np.stack(a[:2], axis=1)), np.abs(naive), atol=1e-6)
+    assert [k["label"] for _, k in drawn] == [f"identity {number}" for number in (3, 1, 2, 5)]
+    _, shares, _ = pictures.plane(list(means))
+    assert np.allclose(shares, values[[-1, -2]] / values.sum())
+    assert not pictures.save_projection(tmp_path / "none.png", "lfw", rows[:7], labels[:7])
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_an_image_that_cannot_be_read_is_grey(tmp_path, monkeypatch):
     faces = SyntheticFaces(num_identities=2, images_per_identity=2, size=16)
 

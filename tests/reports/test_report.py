@@ -8,8 +8,10 @@ import webbrowser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from facenet.errors import UserError
+from facenet.evaluation.judged import JudgedPair, save_pairs
 from facenet.reports.report import BEST, END, run_report
 from facenet.reports.study import read_curves, read_study
 from facenet.tracking.store import NOTE, open_experiment
@@ -43,6 +45,12 @@ def store(tmp_path_factory):
         client.log_metric(run, "best/lfw/accuracy", accuracy)
         for fold in range(10):
             client.log_metric(run, f"folds/lfw/{fold}", accuracy)
+        pairs = [JudgedPair(f"p/{n}.jpg", f"q/{n}.jpg", n % 2 == 0, n / 10, n < 10 * accuracy) for n in range(10)]
+        folder = tmp_path_factory.mktemp("records")
+        save_pairs(folder / "pairs-lfw.csv.gz", pairs)
+        client.log_artifact(run, str(folder / "pairs-lfw.csv.gz"), "records")
+        Image.new("RGB", (8, 8)).save(folder / "roc.png")
+        client.log_artifact(run, str(folder / "roc.png"), "curves")
         client.set_terminated(run)
     client.create_run(experiment, tags={"sweep_id": "other"})
     return uri
@@ -76,8 +84,27 @@ def test_the_command_writes_the_page_and_adds_it_to_the_best_run(store, tmp_path
     page = tmp_path / "report-s.html"
     assert where.startswith(f"{page} (0.0") and where.endswith(f"also in the artifacts of run {best}")
     client, _ = open_experiment(store, "study")
+    text = page.read_text()
+    assert (
+        "Of 10 pairs 8 are judged rightly by both and 1 by neither; 1 by lr 1e-3 alone and 0 by lr 3e-3 alone." in text
+    )
+    assert "p/8.jpg" in text and text.count("data:image/png;base64,") == 1 and "p/9.jpg" not in text
     kept = Path(client.download_artifacts(best, "report/report-s.html"))
     assert kept.read_bytes() == page.read_bytes() and verdict.encode() in page.read_bytes()
+
+
+def test_faces_are_in_the_page_where_their_folder_is_named_and_nowhere_else(store, tmp_path):
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8), "red").save(tmp_path / folder / "8.jpg")
+    out = tmp_path / "faces.html"
+    assert run_report("s", store, str(out), faces=str(tmp_path)).endswith(
+        "with faces in it and therefore not sent to MLflow"
+    )
+    assert out.read_text().count("data:image/jpeg;base64,") == 2
+    client, _ = open_experiment(store, "study")
+    sent = client.list_artifacts(read_study(store, "s").jobs[0].run_id, "report")
+    assert "report/faces.html" not in [each.path for each in sent]
 
 
 def test_an_unknown_sweep_names_those_that_are_known(store):

@@ -88,11 +88,12 @@ def test_the_command_repeats_the_result_of_the_training_log(tiny_run, last, face
     artifacts = {
         item.path for top in ("curves", "faces", "records") for item in client.list_artifacts(run.info.run_id, top)
     }
-    curves = {"curves/roc.png", "curves/scores-heldout.png", "curves/det-heldout.png"}
+    curves = {"curves/roc.png", "curves/scores-heldout.png", "curves/det-heldout.png", "curves/projection-heldout.png"}
     assert artifacts == curves | {
         "faces/faces-hardest-heldout.png",
         "records/heldout.json",
         "records/hardest-heldout.json",
+        "records/pairs-heldout.csv.gz",
     }
 
 

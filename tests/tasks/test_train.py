@@ -51,7 +51,14 @@ def tensors_equal(first, second):
 
 def test_the_run_directory(tiny_run):
     files = {str(path.relative_to(tiny_run.run_dir)) for path in tiny_run.run_dir.rglob("*") if path.is_file()}
-    curves = {"epoch_loss.png", "epoch_acc.png", "roc.png", "scores-heldout.png", "det-heldout.png"}
+    curves = {
+        "epoch_loss.png",
+        "epoch_acc.png",
+        "roc.png",
+        "scores-heldout.png",
+        "det-heldout.png",
+        "projection-heldout.png",
+    }
     pictures = curves | {"faces-batch.png", "faces-hardest-heldout.png"}
     records = {
         "resolved.yaml",
@@ -59,6 +66,7 @@ def test_the_run_directory(tiny_run):
         "history.json",
         "heldout.json",
         "hardest-heldout.json",
+        "pairs-heldout.csv.gz",
         "result.json",
         "train.log",
     }
@@ -169,9 +177,9 @@ def test_mlflow_holds_the_run(tiny_run):
     assert artifacts == {
         *("config/resolved.yaml", "config/everything.json"),
         *("curves/epoch_loss.png", "curves/epoch_acc.png", "curves/roc.png"),
-        *("curves/scores-heldout.png", "curves/det-heldout.png"),
+        *("curves/scores-heldout.png", "curves/det-heldout.png", "curves/projection-heldout.png"),
         *("faces/faces-batch.png", "faces/faces-hardest-heldout.png", "records/hardest-heldout.json"),
-        *("records/history.json", "records/split.json", "records/heldout.json"),
+        *("records/history.json", "records/split.json", "records/heldout.json", "records/pairs-heldout.csv.gz"),
     }
     assert found.data.tags["run_dir"] == str(tiny_run.run_dir) and "facenet-train" in found.data.tags["command"]
     assert {each.tags[0].value for each in found.inputs.dataset_inputs} == {"train", "test"}

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from facenet.data.identities import hex_digest
 from facenet.errors import UserError
-from facenet.evaluation import pictures, report
+from facenet.evaluation import judged, pictures, report
 from facenet.evaluation.contract import Opened, Outcome, way_without
+from facenet.evaluation.judged import JudgedPair
 from facenet.evaluation.protocol import Protocol, verify
 from facenet.evaluation.verification import Flip, Verification, fewest_different, unresolved
 from facenet.files.atomic import replacing
@@ -66,10 +67,11 @@ class PairSet(Opened):
     def run(self, rows: NDArray[np.float32]) -> Outcome:
         result = verify(rows, self.left, self.right, self.same, self.folds, self.protocol)
         found = report.outcome(self.name, result)
-        return found if found.collapsed else replace(found, draw=functools.partial(self.draw, result))
+        return found if found.collapsed else replace(found, draw=functools.partial(self.draw, result, rows))
 
-    def draw(self, result: Verification, folder: Path) -> list[Path]:
-        """Writes pictures of scores, DET and the hardest pairs, with a list of the latter; returns the files."""
+    def draw(self, result: Verification, embeddings: NDArray[np.float32], folder: Path) -> list[Path]:
+        """Writes pictures of scores, DET, the identities' embeddings and the hardest pairs, with a list of the latter and one of all; returns the
+        files."""
         assert result.distances is not None
         scores, det = (folder / f"{kind}-{self.name}.png" for kind in ("scores", "det"))
         faces, listed = folder / f"faces-hardest-{self.name}.png", folder / f"hardest-{self.name}.json"
@@ -78,7 +80,25 @@ class PairSet(Opened):
         rows = pictures.save_hardest(faces, self.faces, self.left, self.right, result.distances, self.same)
         with replacing(listed) as partial:
             partial.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        return [scores, det, faces, listed]
+        return [scores, det, faces, listed, *self.draw_identities(embeddings, folder), *self.list_pairs(result, folder)]
+
+    def draw_identities(self, embeddings: NDArray[np.float32], folder: Path) -> list[Path]:
+        """Writes a picture of the identities that have most images; returns it, or nothing where too few have several."""
+        path, used = folder / f"projection-{self.name}.png", np.unique(np.concatenate([self.left, self.right]))
+        labels = self.faces.labels[used]  # without those that cannot be read
+        found = pictures.save_projection(path, self.name, embeddings[used], labels)
+        return [path] if found else []
+
+    def list_pairs(self, result: Verification, folder: Path) -> list[Path]:
+        """Writes every pair with its distance and whether it was judged rightly; returns the file, or nothing for a set of too many."""
+        if len(self.same) > judged.MOST:
+            return []
+        names = judged.below_one_folder([self.faces.name(index) for index in range(len(self.faces))])
+        columns = (self.left, self.right, self.same, result.distances, judged.is_correct(result, self.same, self.folds))
+        rows = zip(*(np.asarray(column).tolist() for column in columns), strict=True)
+        path = folder / f"pairs-{self.name}.csv.gz"
+        judged.save_pairs(path, [JudgedPair(names[left], names[right], *rest) for left, right, *rest in rows])
+        return [path]
 
     def without(self, unreadable: Mapping[int, str]) -> PairSet:
         """The pairs whose images can be read. Raises UserError where more cannot than `max_unreadable` allows, which is none for a published list:

@@ -7,6 +7,7 @@ import pytest
 
 from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.evaluation.benchmarks.pair_set import PairSet
+from facenet.evaluation.judged import read_pairs
 from facenet.evaluation.protocol import Protocol
 
 
@@ -29,4 +30,16 @@ def test_pictures_of_any_protocol(protocol, tmp_path):
         "det-p.png",
         "faces-hardest-p.png",
         "hardest-p.json",
+        "projection-p.png",
+        "pairs-p.csv.gz",
     ]
+    listed = read_pairs(tmp_path / "pairs-p.csv.gz")
+    assert [(each.left, each.right) for each in listed] == [
+        (faces.name(a).removeprefix("synthetic/"), faces.name(b).removeprefix("synthetic/"))
+        for a, b in zip(left, right, strict=True)
+    ]
+    by_fold = [
+        np.mean([each.correct for each, fold in zip(listed, pairs.folds, strict=True) if fold == n]) for n in (0, 1)
+    ]
+    assert by_fold == pytest.approx(list(outcome.folds)), "the share of right answers is the accuracy"
+    assert [each.same for each in listed] == same.tolist()
