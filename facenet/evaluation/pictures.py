@@ -79,9 +79,7 @@ def deviates(rates: Floats) -> Floats:
     return np.array([NormalDist().inv_cdf(float(rate)) for rate in rates])
 
 
-def save_projection(
-    path: Path, name: str, embeddings: NDArray[np.float32], labels: Integers
-) -> bool:
+def save_projection(path: Path, name: str, embeddings: NDArray[np.float32], labels: Integers) -> bool:
     """Draws embeddings (N, D) of the DRAWN identities that have most images, in the plane in which their means lie furthest apart. Returns False
     where fewer than three have three images. Identities are shown by number, in the order of their names: the picture goes to any store.
 

@@ -38,7 +38,15 @@ class Client:
 @pytest.mark.parametrize("place", PLACES)
 def test_what_shows_or_names_people_goes_to_a_store_elsewhere_only_when_asked(place, upload, tmp_path):
     uri, away = PLACES[place]
-    names = ["faces-batch.png", "hardest-lfw.json", "split.json", "unreadable.json", "roc.png", "lfw.json"]
+    names = [
+        "faces-batch.png",
+        "hardest-lfw.json",
+        "pairs-lfw.csv.gz",
+        "split.json",
+        "unreadable.json",
+        "roc.png",
+        "lfw.json",
+    ]
     begin(tmp_path, "run", None)
     tracker = JournalTracker(tmp_path, upload_faces=upload)
     records = []
@@ -50,6 +58,6 @@ def test_what_shows_or_names_people_goes_to_a_store_elsewhere_only_when_asked(pl
     client = Client(place, uri)
     for record in records:
         send(client, "run", tmp_path, [record], Delivered())
-    of_people = [("faces-batch.png", "faces"), *((name, "records") for name in names[1:4])]
+    of_people = [("faces-batch.png", "faces"), *((name, "records") for name in names[1:5])]
     others = [("roc.png", "curves"), ("lfw.json", "records")]
     assert client.sent == (others if away and not upload else of_people + others)
