@@ -44,7 +44,8 @@ def save_scores(path: Path, name: str, distances: Floats, same: Bools, result: V
     threshold = result.threshold
     with drawn(path) as (axes,):
         for kind, rows in (("one identity", same), ("two identities", ~same)):
-            axes.hist(distances[rows], edges, alpha=0.6, label=f"{kind}: {int(rows.sum()):,} pairs")
+            said = f"{kind}: {int(rows.sum()):,} pairs"
+            axes.hist(distances[rows], edges, histtype="stepfilled", alpha=0.6, label=said)  # not sixty patches
         axes.axvline(threshold.value, color="black", label=f"threshold {digits(threshold.value)}")
         axes.set(
             xlabel=f"{threshold.distance} distance", ylabel="pairs", title=in_picture(f"{name}: {summarize(result)}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+HEIGHT = 4.5  # inches of a figure
 
 
 @contextmanager
@@ -25,9 +26,11 @@ def drawn(path: Path, panels: int = 1, *, width: float = 7.0) -> Iterator[list[A
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, and pyplot's global state left alone
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.5), layout="constrained")
+    figure = Figure(figsize=(width, HEIGHT))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    # Fixed margins in place of a layout engine, which measures all text twice more: a third of what a picture costs.
+    margins = {"left": 0.85 / width, "right": 1 - 0.3 / width, "bottom": 0.55 / HEIGHT, "top": 1 - 0.3 / HEIGHT}
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False, gridspec_kw={**margins, "wspace": 0.1})[0]
     for each in axes:
         each.grid(alpha=0.3)
     yield list(axes)
