@@ -43,7 +43,9 @@ def test_left_port():
 def test_left_variable(): os.environ["LEFT"] = "1"
 def test_left_removed_variable(): del os.environ["LEFT"]
 def test_left_handler(): signal.signal(signal.SIGUSR2, lambda *_: None)
+def test_left_file(): os.mkdir("mlruns")
 def test_left_directory(tmp_path): os.chdir(tmp_path)
+def test_clean_file(tmp_path): (tmp_path / "mlruns").mkdir(); open("written", "w").close(); os.remove("written")
 def test_left_level(): logging.getLogger().setLevel(5)
 def test_left_dtype(): torch.set_default_dtype(torch.float64)
 def test_left_group(tmp_path):
@@ -91,6 +93,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("removed_variable", "variable LEFT: '1', now None"),
         ("handler", "handler of SIGUSR2"),
         ("directory", "working directory"),
+        ("file", "file mlruns in "),
         ("level", "level of the root logger: 30, now 5"),
         ("dtype", "torch's default dtype: torch.float32, now torch.float64"),
         ("group", "a process group"),
@@ -102,4 +105,4 @@ def test_what_a_test_leaves_behind_fails_it(lines: dict[str, str], name: str, sa
 
 def test_what_a_test_puts_back_and_what_a_wider_fixture_holds_is_fine(lines: dict[str, str]):
     clean = {name: reason for name, reason in lines.items() if name.startswith("test_clean")}
-    assert len(clean) == 5 and not any(clean.values()), clean
+    assert len(clean) == 6 and not any(clean.values()), clean

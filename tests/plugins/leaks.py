@@ -1,5 +1,6 @@
 """Fails a test that leaves something behind for the next one: a process, a thread, a listening port, an environment variable, a signal's handler,
-a working directory, a process group or a setting of torch. What a fixture of a wider scope makes belongs to that fixture.
+a working directory, a file where the tests were started, a process group or a setting of torch. What a fixture of a wider scope makes belongs to
+that fixture.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import warm
 
 MARK = "FACENET_TEST_PROCESS"  # in the environment of all that this process starts
 GRACE_S = 5.0  # for what is about to end
+START = os.getcwd()  # most often the checkout, which git keeps silent about where it ignores a name
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LIBRARIES = (
     "tqdm_monitor",  # lives on after the first bar
@@ -86,6 +88,11 @@ def listening() -> set[str]:
     return found
 
 
+def files() -> set[str]:
+    """Where the tests were started, but for what tools keep there."""
+    return {name for name in os.listdir(START) if not name.startswith((".", "__pycache__"))}
+
+
 def settings() -> dict[str, Any]:
     """What a test may change and must put back."""
     found: dict[str, Any] = {f"variable {name}": value for name, value in os.environ.items() if name not in VARIABLES}
@@ -107,20 +114,21 @@ class Watcher:
     """What was there before a test, and what wider fixtures have made since."""
 
     def __init__(self) -> None:
-        self.before = (processes(), threads(), listening(), settings())
+        self.before = (processes(), threads(), listening(), settings(), files())
 
     def absorb(self) -> Callable[[], None]:
         """Call what it returns to count all that has come since as not the test's."""
-        then = (processes(), threads(), listening(), settings())
+        then = (processes(), threads(), listening(), settings(), files())
 
         def since() -> None:
-            now = (processes(), threads(), listening(), settings())
+            now = (processes(), threads(), listening(), settings(), files())
             self.before[0].update(now[0] - then[0])
             self.before[1].update({key: now[1][key] for key in now[1].keys() - then[1].keys()})
             self.before[2].update(now[2] - then[2])
             changed = {name for name in now[3].keys() | then[3].keys() if now[3].get(name) != then[3].get(name)}
             for name in changed:
                 self.before[3][name] = now[3].get(name)
+            self.before[4].update(now[4] - then[4])
 
         return since
 
@@ -139,6 +147,7 @@ class Watcher:
             *(f"process {shown(number)}" for number in sorted(numbers)),
             *(f"thread {name}" for name in names),
             *(f"listening {name}" for name in sorted(listening() - self.before[2])),
+            *(f"file {name} in {START}" for name in sorted(files() - self.before[4])),
             *changed,
         ]
 

@@ -28,7 +28,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     from facenet.tracking.store import open_experiment
 
-    open_experiment(f"sqlite:///{folder}/mlflow.db", "study one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # where files of MLflow's own experiment, Default, go for good
+        open_experiment(f"sqlite:///{folder}/mlflow.db", "study one")
     return folder
 
 
