@@ -12,9 +12,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
+from xdist.scheduler import LoadFileScheduling
 
 # Before torch is imported, and for the processes that tests start: threads that spin on two shared cores cost ten times what they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,8 +35,10 @@ LONGEST = (
         "test_elsewhere.py",
         "test_distribution.py",
         "test_resume.py",
+        "test_walk.py",
         "test_train.py",
         "test_mlflow.py",
+        "test_watched.py",
     ),
     *("test_torchrun.py", "test_local.py", "test_sweep.py", "test_composed.py", "test_evaluate.py", "test_conf.py"),
 )
@@ -48,6 +52,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if few else len(os.sched_getaffinity(0))
 
 
+# Folders whose files share what takes a minute to make, and so run in one process.
+TOGETHER = ("tests/browser/",)
+
+
+class Files(LoadFileScheduling):
+    """File after file, but for folders that stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    return Files(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
@@ -55,6 +74,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("nightly"):
                 item.add_marker(pytest.mark.skip(reason="long; .ci/nightly runs it, or FACENET_NIGHTLY=1"))
+
+
+# Workers of xdist start warm too: each would import torch and MLflow for itself, and its warm parent once more. Under coverage they do not, so that
+# what runs when a module is imported is measured.
+WORKERS = contextlib.ExitStack()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before xdist starts its workers, which it does last of all."""
+    if session.config.getoption("dist", "no") != "no" and not any(name in os.environ for name in warm.MEASURING):
+        WORKERS.enter_context(warm.use())
+
+
+def pytest_sessionfinish() -> None:
+    WORKERS.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
