@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
 
 from facenet import config as configs
-from facenet.commands import composed as cli  # registers the resolvers
-from facenet.sweeps.settings import split
 from facenet.tasks.recipe import Recipe
 
 DOCS = Path(__file__).parents[2]
@@ -58,21 +57,12 @@ def overrides(cell: str) -> list[list[str]]:
 ROWS = [row for table in tables(ENGLISH) for row in table]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def conf():
-    with initialize_config_module("facenet.conf", version_base="1.3"):
-        yield
-
-
 @pytest.mark.parametrize(("flag", "override"), ROWS, ids=[flag for flag, _ in ROWS])
-def test_a_row_says_what_fits(flag: str, override: str):
+def test_a_row_says_what_fits(compose_train: Callable[..., dict[str, Any]], flag: str, override: str):
     """Each code span by itself, as a reader takes it. What a choice leaves to the user (a folder, a list) may be missing."""
-    assert cli.own_experiments
     for words in overrides(override):
-        config, _ = split(configs.resolve(compose("train", overrides=words)))
-        problems = [
-            problem for problem in configs.problems_of(config, Recipe) if ": needs a value; set " not in problem
-        ]
+        found = configs.problems_of(compose_train(*words), Recipe)
+        problems = [problem for problem in found if ": needs a value; set " not in problem]
         assert not problems, (words, problems)
     if "no counterpart" in override:
         assert len(override.partition(ENGLISH[1])[2].split()) >= 5, "no reason"

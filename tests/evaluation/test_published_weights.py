@@ -59,11 +59,13 @@ def test_square_network_one_pass(square, pair_set, settings):
     assert result.tar_at_far[1e-3].tar == pytest.approx(0.90, abs=0.03)
 
 
+@pytest.mark.nightly
 def test_narrow_network_with_flip(narrow, pair_set):
     result = judge(narrow, pair_set, flip="concat")
     assert result.accuracy == pytest.approx(0.9900, abs=POINTS)
 
 
+@pytest.mark.nightly
 def test_narrow_network_with_flip_and_mean(narrow, pair_set):
     result = judge(narrow, pair_set, flip="concat", subtract_mean=True)
     folds = [98.83, 99.17, 99.17, 98.83, 98.67, 99.50, 99.17, 99.00, 99.83, 99.50]

@@ -43,6 +43,7 @@ LASTS_S = {
 JOB = (
     *("data.num_identities=8", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12"),
     *("data.num_workers=1", "data.val_images=0.1", "data.val_identities=0.3", "accelerator=cpu"),
+    "backbone.trunk.width=0.25",
     *("benchmark.num_pairs=30", "benchmark.num_folds=3", "backbone.trunk.init=kaiming", "trainer.ema_decay=0.5"),
     *("trainer.epochs=3", "trainer.log_every=1", "tracking.system_metrics=false", "resume=auto"),
 )
@@ -281,7 +282,7 @@ def signals_as_in_a_terminal():
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(10, marks=pytest.mark.slow),
+        pytest.param(len(PHASES), marks=pytest.mark.slow),  # each phase once
         pytest.param(
             int(os.environ.get("FACENET_CHAOS_COUNT", "200")),
             marks=pytest.mark.nightly,

@@ -145,7 +145,10 @@ def resolved(name: str, overrides: list[str]) -> dict[str, Any]:
     from facenet import config
     from facenet.sweeps.settings import split
 
-    chosen = [item for item in overrides if "." not in item.partition("=")[0].partition("@")[0]]
+    # Hydra's own settings are no part of what it returns, so they are for it to set too.
+    chosen = [
+        item for item in overrides if item.startswith("hydra.") or "." not in item.partition("=")[0].partition("@")[0]
+    ]
     values = [item for item in overrides if item not in chosen]
     composed: DictConfig = copy.deepcopy(composed_once(name, *chosen))
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), composed)

@@ -97,4 +97,7 @@ def test_axes_that_make_no_sweep_are_refused(jobs, override, told):
     """An IndexError of the table, and one of the values for all jobs without a word."""
     with pytest.raises(UserError, match=told):
         jobs(override)
+
+
+def test_axes_of_a_range_and_one_value_for_all_jobs_make_a_sweep(jobs):
     assert [job.config["seed"] for job in jobs("seed=range(0,2)", "sweep.jobs_per_node=2")] == [0, 1]

@@ -68,7 +68,12 @@ def undisturbed(started, finished, tmp_path_factory):
 @pytest.mark.parametrize(
     ("processes", "precision", "parts", "number"),
     [
-        *((processes, precision, LONG, n) for processes in (1, 2) for precision in ("fp32", "fp16") for n in range(2)),
+        *((processes, precision, LONG, 0) for processes in (1, 2) for precision in ("fp32", "fp16")),
+        *(
+            pytest.param(processes, precision, LONG, 1, marks=pytest.mark.nightly)
+            for processes in (1, 2)
+            for precision in ("fp32", "fp16")
+        ),
         *((2, precision, SAMPLED, 0) for precision in ("fp32", "fp16")),
     ],
     ids=lambda value: str(value) if not isinstance(value, tuple) else "sampled" if value == SAMPLED else "whole",

@@ -122,6 +122,7 @@ def test_a_margin_of_nothing_has_no_semi_hard_triplets(watched):
     assert "triplet had no active triplet in 5 steps" in tags["dead_triplets"]
 
 
+@pytest.mark.nightly
 def test_shuffled_labels_are_learned_and_do_not_transfer(watched, tmp_path):
     labels = [index // 8 for index in range(96)]
     random.Random(0).shuffle(labels)
