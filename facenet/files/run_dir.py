@@ -64,7 +64,7 @@ class RunDir:
     split, history, unreadable = Named("split.json"), Named("history.json"), Named("unreadable.json")
     roc, losses, accuracies = Named("roc.png"), Named("epoch_loss.png"), Named("epoch_acc.png")
     figures = Each("figures-{}.png")
-    first_batch = Named("faces-batch.png")
+    first_batch, tensorboard = Named("faces-batch.png"), Named("tensorboard")
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -21,10 +21,11 @@ from facenet.config.overrides import key_in
 from facenet.data.split import replace_text
 from facenet.errors import UserError, told
 from facenet.privacy import addresses
+from facenet.tracking.choice import MlflowTracking
 
 OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
 MOST_JOBS = 5000
-begun: list[tuple[str, Path]] = []  # store and directory of a sweep, in the process of the command
+begun: list[tuple[MlflowTracking, Path]] = []  # and the sweep's directory, in the process of the command
 
 
 class PlanFirst(Callback):
@@ -98,7 +99,6 @@ def begin(config: DictConfig) -> None:
     from facenet.sweeps.plans import Planner
     from facenet.sweeps.settings import settings_of, split
     from facenet.sweeps.state import write_command
-    from facenet.tracking.choice import MlflowTracking
 
     values = resolved_as_job(config)
     sweep = settings_of(values)
@@ -108,7 +108,7 @@ def begin(config: DictConfig) -> None:
     check_launcher(config.hydra.launcher, str(config.hydra.sweep.dir))
     tracking = configs.build(split(values)[0]["tracking"], "tracking")
     if isinstance(tracking, MlflowTracking) and not sweep.dry_run:
-        begun.append((tracking.where(), Path(config.hydra.sweep.dir).absolute()))
+        begun.append((tracking, Path(config.hydra.sweep.dir).absolute()))
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
         if sweep.dry_run:
             raise UserError("sweep.dry_run: a search chooses its jobs while it runs; leave it out")
@@ -133,8 +133,8 @@ def end() -> None:
     """Prints how the jobs compare, with those that failed and why. The launcher has told the rest."""
     from facenet.sweeps.session import compare
 
-    for uri, directory in begun:
-        compare(uri, directory)
+    for tracking, directory in begun:
+        compare(tracking, tracking.where(), directory)
 
 
 def check_launcher(launcher: DictConfig, sweep_dir: str) -> None:

@@ -25,7 +25,7 @@ from facenet.sweeps.plans import Job, Planner
 from facenet.sweeps.pool import Outcome, Pool, most_at_a_time, worst
 from facenet.sweeps.settings import Sweep
 from facenet.sweeps.state import write_command
-from facenet.tracking.choice import NoTracking
+from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import AXES, value_tags
 from facenet.tracking.known import check_named
 from facenet.tracking.store import where
@@ -136,9 +136,10 @@ class Session:
     def close(self) -> int:
         """The exit code of the sweep, whose end it prints: the ranked table, the page that compares the runs, and each failed job with its
         reason."""
-        stores = [uri for job in self.jobs if (uri := where_of(job)) is not None]
+        stores = [(job, uri) for job in self.jobs if (uri := where_of(job)) is not None]
         if stores:
-            compare(stores[0], self.dir)
+            job, uri = stores[0]
+            compare(configs.build(job.config["tracking"], "tracking"), uri, self.dir)
         if any(not job.problem for job in self.failures()):  # the others need another command
             say(self.way_on())
         for job in self.failures():
@@ -157,11 +158,13 @@ class Session:
         return f"go on with what is left: {shlex.join(['facenet-train', f'sweep.resume={self.dir}', *said_again, *trusted.arguments()])}"
 
 
-def compare(uri: str, directory: Path) -> None:
-    """Prints the ranked table of a sweep, writes its page, and tells where its runs can be compared; nothing where none is in the store."""
+def compare(tracking: MlflowTracking, uri: str, directory: Path) -> None:
+    """Prints the ranked table of a sweep, writes its page, tells where its runs can be compared, and keeps the winner's network; nothing where
+    none is in the store."""
     from facenet.reports.ranking import rank, ranked_table
     from facenet.reports.report import name_of, write_report
     from facenet.reports.study import read_study
+    from facenet.sweeps.winner import keep_winner
     from facenet.tracking import reading, views
 
     sweep_id = directory.name
@@ -183,6 +186,7 @@ def compare(uri: str, directory: Path) -> None:
             seeds=seeds,
         )
         say(f"compare the runs: {views.compare_pages(uri, runs, view)}")
+        keep_winner(tracking, uri, study, directory)
 
 
 def where_of(job: Job) -> str | None:

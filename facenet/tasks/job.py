@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import getpass
 import logging
 import os
@@ -38,7 +37,7 @@ from facenet.tasks.compared import params_to_compare, run_name
 from facenet.tasks.plan import Material, Plan, divide, make_plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe, build_planned
-from facenet.tasks.registration import network_of
+from facenet.tasks.registration import keep_model
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.result import Result
 from facenet.tasks.tested import unresolved
@@ -100,8 +99,6 @@ def run_job(
             with page.of_run(tracking.tracker(run_id, run_dir), facts) as told:
                 result = start(run_dir, distributed, rank_environment(run_id, lock))
                 told.update(result)
-            if result.get("collapsed") is None:  # nothing to offer to others
-                tracking.register_best(run_id, functools.partial(network_of, Path(result["checkpoint"])))
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
         doubtful = unresolved(material.benchmarks)
@@ -109,6 +106,9 @@ def run_job(
             result, run_dir, tracking.view(run_id), longer=page.longer_than(plan.as_dict()), doubtful=doubtful
         )
         print(printable(said), flush=True)
+    # After the end: a stop costs the model, not the run's state. A collapsed network is nothing to offer, of a sweep the winner's is.
+    if result.get("collapsed") is None and "sweep_id" not in tags:
+        keep_model(tracking, run_id, Path(result["checkpoint"]))
     objective = None if result["objective"] is None else float(result["objective"])
     return Result(result["metrics"], run_dir, Path(result["checkpoint"]), run_id, objective)
 
@@ -174,13 +174,14 @@ def check_pixels(config: dict[str, Any], faces: Faces) -> None:
 
 
 def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any]) -> Result:
-    """Returns the result of a run that has finished. Nothing of it changes, but for a registration that this command asks for and the run did not."""
+    """Returns the result of a run that has finished. Nothing of it changes, but for a model or a registration that this command asks for and the run
+    did not."""
     row = earlier.content["best"]["row"]
     files = RunDir(earlier.run_dir).checkpoints
     path = files.best if row else files.last
-    tracking, before = configs.build(config["tracking"], "tracking"), earlier.config["tracking"].get("register")
-    if config["tracking"].get("register", before) != before:
-        tracking.register_best(earlier.run_id, functools.partial(network_of, path))
+    asked, before = config["tracking"], earlier.config["tracking"]
+    if asked.get("model") or asked.get("register", before.get("register")) != before.get("register"):
+        keep_model(configs.build(asked, "tracking"), earlier.run_id, path)
     longer = page.longer_than(plan.as_dict())
     told = f"{earlier.run_dir}: finished at step {plan.total_steps:,}; left as it is. To train on: {longer} resume_changed=true"
     after = summary({"checkpoint": str(path), "metrics": row}, earlier.run_dir, None, longer=longer)

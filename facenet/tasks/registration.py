@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facenet.backbones.embedder import Embedder
 from facenet.data.transforms import Preprocess, affine
+from facenet.errors import printable
 from facenet.tasks.restore import from_checkpoint
+from facenet.tracking.choice import MlflowTracking, NoTracking
+from facenet.tracking.model import Best
 
 
 class Deployable(nn.Module):
@@ -33,8 +37,31 @@ class Deployable(nn.Module):
         return embeddings
 
 
-def network_of(checkpoint: Path) -> tuple[Deployable, NDArray[np.uint8]]:
-    """The tested network, and two grey images for it."""
+def best_of(checkpoint: Path) -> Best:
+    """What MLflow gets of a checkpoint: its network, two grey images for it, and what is known of it."""
     restored = from_checkpoint(str(checkpoint))
     height, width = restored.preprocess.size
-    return Deployable(restored.embedder, restored.preprocess).eval(), np.full((2, height, width, 3), 128, np.uint8)
+    content = restored.content
+    trainer, steps_per_epoch = content["config"]["trainer"], content["steps"][0]
+    # As they are called in MLflow; those of training are the epoch's means.
+    named = tuple(f"epoch/{name}" if name.startswith("train/") else name for name in content["metrics"])
+    found = content["threshold"]
+    fits = found is not None and found["flip"] == "none" and found["mean"] is None
+    return Best(
+        network=Deployable(restored.embedder, restored.preprocess).eval(),
+        example=np.full((2, height, width, 3), 128, np.uint8),
+        step=int(content["step"]),
+        figures=named,
+        total_steps=trainer.get("max_steps") or trainer["epochs"] * steps_per_epoch,
+        threshold=f"{found['value']:.6g} {found['distance']}" if fits else None,
+    )
+
+
+def keep_model(tracking: MlflowTracking | NoTracking, run_id: str | None, checkpoint: Path) -> None:
+    """Adds the best network to its run in MLflow, where that is wanted. A stop meanwhile says how to do so later: the run has ended before."""
+    try:
+        tracking.keep_model(run_id, functools.partial(best_of, checkpoint))
+    except (KeyboardInterrupt, SystemExit):
+        again = shlex.join(["facenet-train", f"resume={checkpoint.parent.parent}", "tracking.model=true"])
+        print(printable(f"the run has finished; its network is not in MLflow. To add it: {again}"), flush=True)
+        raise

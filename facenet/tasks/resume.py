@@ -28,7 +28,7 @@ from facenet.tasks.auto import as_recorded
 from facenet.tasks.changed import OWN_KEYS, changed_images, changes, check_fits, list_moved, other_pairs
 from facenet.tasks.plan import Material, divide
 from facenet.tasks.run_store import with_store
-from facenet.tracking.journal import last_end
+from facenet.tracking.journal import is_alone, last_end
 from facenet.tracking.known import check_named
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ class Earlier:
         if progress["step"] < total_steps or progress["batches"] or self.content.get("untested") is not None:
             return False
         journal, result = RunDir(self.run_dir).journal, RunDir(self.run_dir).result
-        end = last_end(journal) if journal.is_file() else {"end": "FINISHED"}
+        told = journal.is_file() and not is_alone(journal)  # else the result says it
+        end = last_end(journal) if told else {"end": "FINISHED"}
         return result.is_file() and end is not None and end["end"] == "FINISHED"
 
     def check_data(self, fingerprint: str, *, changed: bool) -> None:

@@ -35,6 +35,7 @@ from facenet.tasks.rehearsal import check_input
 from facenet.tasks.restore import tell
 from facenet.tasks.run import Run
 from facenet.tracking.dllogger import VendorLog
+from facenet.tracking.tensorboard import TensorboardTracker
 from facenet.tracking.tracker import NullTracker, Tracker
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,8 @@ def observing(
     first, rank = device.rank == 0, device.rank
     with contextlib.ExitStack() as opened:
         tracker = recipe.tracking.tracker(run.id, run.directory) if first else NullTracker()
+        if first and recipe.tracking.tensorboard:
+            tracker = TensorboardTracker(tracker, RunDir(run.directory).tensorboard)
         opened.enter_context(contextlib.closing(tracker))
         origin = functools.partial(origin_of_batches, recipe, run, plan)
         watcher = Watcher(

@@ -8,22 +8,27 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from facenet.errors import shown
+from facenet.files.run_dir import RunDir
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.facts import RunFacts
+from facenet.tracking.journal import begin, is_alone
 from facenet.tracking.run import RUN_ID, open_run
 from facenet.tracking.store import Experiment, cause, open_client, page, pages, where
 from facenet.tracking.system import sampled
+from facenet.tracking.tensorboard import check_writer
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker
 from facenet.tracking.views import View, share
+
+if TYPE_CHECKING:
+    from facenet.tracking.model import Best
 
 log = logging.getLogger(__name__)
 # MLflow's variables; the command line and presets come first.
 EXPERIMENT_NAME, EXPERIMENT_ID, RUN_NAME = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME"
 PARENT = "mlflow.parentRunId"  # the tag
-Network = Callable[[], tuple[Any, Any]]  # makes a torch module and an input for it
 
 
 def in_sweep(facts: RunFacts) -> bool:
@@ -32,13 +37,20 @@ def in_sweep(facts: RunFacts) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class NoTracking:
-    """`tracking=none`: curves, checkpoints and logs still go to the run directory. `dllogger` writes the vendor's log as well."""
+    """`tracking=none`: metrics, curves, checkpoints and logs still go to the run directory. `tensorboard` and `dllogger` write theirs as well."""
 
+    tensorboard: bool = False
     dllogger: bool = False
+
+    def __post_init__(self) -> None:
+        check_writer(self.tensorboard)
 
     @contextlib.contextmanager
     def run(self, facts: RunFacts, run_id: str | None = None, begun: str | None = None) -> Iterator[str | None]:
-        """None: no run is recorded."""
+        """None: no run is recorded. The directory gets a journal, unless one of a run in MLflow is there."""
+        path = RunDir(facts.run_dir).journal
+        if not path.exists() or is_alone(path):
+            begin(facts.run_dir, None, None, facts.select)
         yield None
 
     def said(self) -> str:
@@ -46,33 +58,39 @@ class NoTracking:
         return "none"
 
     def tracker(self, run_id: str | None, run_dir: Path) -> Tracker:
-        """A tracker that records nothing."""
-        return NullTracker()
+        """For rank 0, while `run` is open; one that records nothing where the journal is that of a run in MLflow."""
+        return JournalTracker(run_dir) if is_alone(RunDir(run_dir).journal) else NullTracker()
 
     def view(self, run_id: str | None) -> str | None:
         """None: there is nothing to look at."""
         return None
 
-    def register_best(self, run_id: str | None, network: Network) -> None:
-        """Nothing: there is no registry."""
+    def keep_model(self, run_id: str | None, best: Callable[[], Best]) -> None:
+        """Nothing: there is no run to keep it in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowTracking:
     """Records runs in MLflow. `uri: null` means MLFLOW_TRACKING_URI, or `mlflow.db` in the directory the command was started in. `experiment`,
     `run_name`: null means MLFLOW_EXPERIMENT_NAME (or _ID) and MLFLOW_RUN_NAME. MLFLOW_RUN_ID is a run begun elsewhere, which this one goes into,
-    or under which the jobs of a sweep stand. `every_metric`: also those that few compare, which are always in `metrics.jsonl`. `register`: name
-    under which the best network of a finished run goes to the model registry. `system_metrics`: the load of the machine too. `upload_faces`:
-    pictures of faces may go to a store on another machine. `dllogger`: the vendor's log as well."""
+    or under which the jobs of a sweep stand. `every_metric`: also those that few compare, which are always in `metrics.jsonl`. `model`: whether the
+    best network of a finished run, and in a sweep the winner's, is in its run; null: of runs that are no trials. `register`: its name in the model
+    registry. `system_metrics`: the load of the machine too. `upload_faces`: pictures of faces may go to a store on another machine. `tensorboard`,
+    `dllogger`: what TensorBoard reads, and the vendor's log, as well."""
 
     uri: str | None = None
     experiment: str | None = None
     run_name: str | None = None
     system_metrics: bool = True
     every_metric: bool = False
+    model: bool | None = None
     register: str | None = None
     upload_faces: bool = False
+    tensorboard: bool = False
     dllogger: bool = False
+
+    def __post_init__(self) -> None:
+        check_writer(self.tensorboard)
 
     def where(self) -> str:
         """The address of the store: `uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory."""
@@ -140,17 +158,26 @@ class MlflowTracking:
             return f"run {run_id} at {masked_address(uri)}, which does not answer now"
         return pages(uri, {"the run": path, "beside others": table})
 
-    def register_best(self, run_id: str | None, network: Network) -> None:
-        """Inside `run`, once it has gone well. A failure is told and costs the registration, not the run."""
-        if self.register is None or run_id is None:
+    def keep_model(self, run_id: str | None, best: Callable[[], Best]) -> None:
+        """Of a run that has ended well, adds its best network to it as MLflow's logged model, and registers that where it is asked to. A failure is
+        told and costs the model alone."""
+        if run_id is None or (self.model is False and self.register is None):
             return
-        from facenet.tracking.model import ALIAS, register
+        from facenet.tracking.model import ALIAS, TRIAL, keep, register
 
+        uri = self.where()
         try:
-            version = register(self.where(), run_id, self.register, *network())
+            network = best()
+            if self.model is None and self.register is None and network.total_steps < TRIAL:
+                return
+            client = open_client(uri)
+            kept = keep(client, run_id, network)
+            log.info("the best network is in its run: %s (off: tracking.model=false)", kept)
+            if self.register is not None:
+                version = register(client, uri, kept.model_id, self.register)
+                log.info("registered as models:/%s/%s, alias %s", self.register, version, ALIAS)
         except Exception as error:  # of the store, or of torch.export for a network that it cannot trace
-            log.warning(
-                "tracking.register=%s: the network was not registered (%s)", self.register, cause(error, self.where())
+            asked, what = (
+                ("model=true", "in its run") if self.register is None else (f"register={self.register}", "registered")
             )
-        else:
-            log.info("registered as models:/%s/%s, alias %s", self.register, version, ALIAS)
+            log.warning("tracking.%s: the network was not %s (%s)", asked, what, cause(error, uri))

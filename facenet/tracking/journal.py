@@ -1,8 +1,9 @@
 """What a run records, first of all on disk: `metrics.jsonl` in its directory, one JSON object a line, for MLflow and for anybody else.
 
-The first line names the run, {"run": id, "store": address, "select": metric}. The others are {"time": ms, "step": n, "metrics": {...}},
-{"time", "tag", "value"}, {"time", "artifact": path, "folder"} and {"time", "end": state, "error"}. `metrics.jsonl.sent` holds how many
-bytes of it MLflow has, which gets the metrics that `facts.is_shown` beside the selected one, or all where the first line names none.
+The first line names the run, {"run": id, "store": address, "select": metric}, or with `tracking=none` none. The others are {"time": ms,
+"step": n, "metrics": {...}}, {"time", "tag", "value"}, {"time", "artifact": path, "folder"} and {"time", "end": state, "error"}.
+`metrics.jsonl.sent` holds how many bytes of it MLflow has, which gets the metrics that `facts.is_shown` beside the selected one, or all
+where the first line names none.
 """
 
 from __future__ import annotations
@@ -56,15 +57,15 @@ class Journal:
         os.close(self.descriptor)
 
 
-def begin(run_dir: Path, run_id: str, store: str | None, select: str | None = None) -> Path:
+def begin(run_dir: Path, run_id: str | None, store: str | None, select: str | None = None) -> Path:
     """The journal of a run: the one it has, else a new one. Another run's stays beside it while MLflow lacks some of it."""
     path = RunDir(run_dir).journal
     if path.is_file() and not path.is_symlink():
-        if header(path).get("run") == run_id:
+        if header(path).get("run", "") == run_id:
             os.truncate(path, whole(path))
             return path
         if sent(path) < whole(path):
-            other = RunDir(run_dir).journal_of(header(path).get("run", "unknown"))
+            other = RunDir(run_dir).journal_of(header(path).get("run") or "unknown")
             path.rename(other)
             with contextlib.suppress(FileNotFoundError):
                 mark_path(path).rename(mark_path(other))
@@ -85,6 +86,11 @@ def header(path: Path) -> Record:
         first = json.loads(file.readline(LONGEST))
         return first if isinstance(first, dict) else {}
     return {}
+
+
+def is_alone(path: Path) -> bool:
+    """Whether it is the journal of a run that is in no store."""
+    return header(path).get("run", "") is None
 
 
 def whole(path: Path) -> int:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from facenet.errors import UserError, shown
 from facenet.files.atomic import own
-from facenet.privacy.addresses import masked_address, masked_in, restored_address
+from facenet.privacy.addresses import HIDDEN, masked_address, masked_in, restored_address
 from facenet.privacy.logs import guard_logs
 from facenet.tracking.sqlite_file import absolute, address_of, file_of, no_other_folder
 
@@ -204,7 +204,7 @@ def pages(uri: str, paths: dict[str, str]) -> str:
 def served(uri: str) -> tuple[str, str]:
     """The command that serves a database, empty for a server, and the address of MLflow's pages."""
     if uri.startswith(("http:", "https:")):
-        return "", masked_address(uri).rstrip("/")
+        return "", masked_address(uri).replace(f"//{HIDDEN}@", "//").rstrip("/")  # who opens it says who they are
     port = free_port()
     command = f"mlflow server --backend-store-uri {shlex.quote(masked_address(uri))} --host 127.0.0.1 --port {port} --workers 1"
     return command, f"http://127.0.0.1:{port}"

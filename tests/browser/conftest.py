@@ -47,6 +47,7 @@ TINY = (
     *("optimizer=adam", "schedule=constant", "precision=fp32", "accelerator=cpu", "backbone.trunk.init=kaiming"),
     *("data.num_identities=12", "data.images_per_identity=16", "data.image_size=32", "data.val_images=0.1"),
     *("data.num_workers=1", "trainer.epochs=4", "trainer.log_every=2", "tracking.experiment=lr-batch"),
+    "tracking.model=true",
 )
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from facenet.tracking import reading, views
+from facenet.tracking.store import open_client
 
 pytestmark = pytest.mark.slow
 PARAMS, ACCURACY = ("optimizer.lr", "data.batch_size"), "lfw/accuracy"
@@ -106,3 +107,20 @@ def test_run_page_says_what_came_of_it_and_what_to_type(page, sweep, screenshot)
         assert told in text
     assert "Repeat it:" in text and "facenet-train" in text
     screenshot(page, "sweep-run")
+
+
+def test_model_page_of_the_winner_has_the_metrics_of_its_checkpoint(page, sweep, screenshot):
+    (model,) = open_client(sweep.uri).search_logged_models([sweep.experiment])
+    winner = next(run for run in sweep.runs if run.id == model.source_run_id)
+    assert winner.metrics[f"best/{ACCURACY}"] == max(run.metrics[f"best/{ACCURACY}"] for run in sweep.runs)
+    page.goto(f"/#/experiments/{sweep.experiment}/models/{model.model_id}")
+    page.get_by_text(winner.name).first.wait_for()
+    page.get_by_text(f"Metrics ({len(model.metrics)})").wait_for()
+    text = page.locator("body").inner_text()
+    value = next(metric.value for metric in model.metrics if metric.key == ACCURACY)
+    assert value == winner.metrics[f"best/{ACCURACY}"]
+    for told in (model.model_id, winner.name, f"{value:g}", "Register model"):
+        assert told in text, text
+    screenshot(page, "sweep-model")
+    page.goto(f"/#/experiments/{sweep.experiment}/runs/{winner.id}")
+    page.get_by_text("Logged models").first.wait_for()

@@ -47,6 +47,7 @@ def test_every_file_that_a_run_leaves_is_in_the_table(tiny_run):
         "ranks/",
         "metrics-ID",
         "dllogger",
+        "tensorboard",
         "nonfinite",
         "failure",
     }

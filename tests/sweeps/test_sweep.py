@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from facenet.tracking import reading
 from facenet.tracking.facts import planned
+from facenet.tracking.store import open_client
 
 COMMAND = (
     str(Path(sys.executable).parent / "facenet-train"),
@@ -44,6 +46,20 @@ def states(directory: Path) -> dict[str, str]:
     return {run.tags["job_num"]: run.status for run in found}
 
 
+def best_of(directory: Path) -> reading.RunRecord:
+    """The run of least loss."""
+    found = reading.runs_of_sweep(f"sqlite:///{directory / 'mlflow.db'}", "sweep")
+    return min(
+        (run for run in found if run.status == "FINISHED"),
+        key=lambda run: run.metrics[f"best/{run.params['plan.select']}"],
+    )
+
+
+def models(directory: Path) -> list[Any]:
+    client = open_client(f"sqlite:///{directory / 'mlflow.db'}")
+    return list(client.search_logged_models([each.experiment_id for each in client.search_experiments()]))
+
+
 def table(out: str) -> list[list[str]]:
     lines = out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("job  state"))
@@ -51,7 +67,7 @@ def table(out: str) -> list[list[str]]:
 
 
 def test_a_failing_job_is_told_the_others_run_and_the_same_command_tries_it_alone_again(tmp_path):
-    axes = ("optimizer.lr=1e-3,2e-3", "backbone.dropout=0,-1", "sweep.jobs_per_node=2")
+    axes = ("optimizer.lr=1e-3,2e-3", "backbone.dropout=0,-1", "sweep.jobs_per_node=2", "tracking.model=true")
     done = sweep(tmp_path, *axes)
     assert done.returncode == 2
     assert [row[:4] for row in table(done.stdout)[1:]] == [
@@ -68,6 +84,9 @@ def test_a_failing_job_is_told_the_others_run_and_the_same_command_tries_it_alon
     assert states(tmp_path) == {"0": "FINISHED", "1": "FAILED", "2": "FINISHED", "3": "FAILED"}
     assert "sweep sweep: 2 settings of 4 jobs" in done.stdout and "compare the runs: " in done.stdout
     assert (tmp_path / "sweep" / "plan.csv").read_text().count("\n") == 5
+    kept = models(tmp_path)
+    assert [each.source_run_id for each in kept] == [best_of(tmp_path).id]
+    assert f"the best network is in its run: models:/{kept[0].model_id}, " in done.stdout
 
     again = sweep(tmp_path, *axes, "sweep.dry_run=true")
     assert again.returncode == 0

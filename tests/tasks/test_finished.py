@@ -5,8 +5,9 @@ import json
 import pytest
 
 from facenet.engine import checkpoint
-from facenet.tasks import job, resume
+from facenet.tasks import registration, resume
 from facenet.tasks.job import run_job
+from facenet.tracking.model import Kept
 
 
 def on_disk(folder):
@@ -50,8 +51,9 @@ def test_a_finished_run_says_so_and_nothing_changes(tiny_run, resumed, capsys):
 
 def test_what_it_is_asked_for_is_registered_all_the_same(tiny_run, resumed, monkeypatch):
     asked = []
-    monkeypatch.setattr("facenet.tracking.model.register", lambda *given: asked.append(given[1:3]) or 1)
-    monkeypatch.setattr(job, "network_of", lambda path: (path, None))
+    monkeypatch.setattr("facenet.tracking.model.keep", lambda client, run_id, best: Kept(run_id))
+    monkeypatch.setattr("facenet.tracking.model.register", lambda client, uri, *given: asked.append(given) or 1)
+    monkeypatch.setattr(registration, "best_of", lambda path: path)
     _, begun = resumed("tracking.register=faces")
     run_id = json.loads((tiny_run.run_dir / "tracking.json").read_text())["run_id"]
     assert begun == [] and asked == [(run_id, "faces")]

@@ -146,7 +146,7 @@ def test_a_password_on_the_command_line_is_shown_and_kept_nowhere(server, tmp_pa
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert f"http://***@127.0.0.1:{server.port}/#/compare-runs" in done.stdout
+    assert f"http://127.0.0.1:{server.port}/#/compare-runs" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
     told = [file for folder in (tmp_path, server.folder) for file in folder.rglob("*") if file.is_file()]
     assert tmp_path / "sweep" / "multirun.yaml" in told and tmp_path / "sweep" / "sweep.json" in told
