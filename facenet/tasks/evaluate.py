@@ -32,14 +32,16 @@ from facenet.tasks import auto, page
 from facenet.tasks.as_trained import as_trained, is_unsaid, of_run
 from facenet.tasks.changed import changed_images
 from facenet.tasks.job import origin
+from facenet.tasks.own_runs import is_own
 from facenet.tasks.plan import NEXT, Material, divide
 from facenet.tasks.progress import image_bar
 from facenet.tasks.records import draw_all
 from facenet.tasks.restore import Restored, checkpoint_named, from_weights, restored
 from facenet.tasks.result import Result
 from facenet.tasks.tested import opened_of
+from facenet.tracking import reading
 from facenet.tracking.choice import MlflowTracking, NoTracking
-from facenet.tracking.facts import RunFacts
+from facenet.tracking.facts import RunFacts, safe_name
 from facenet.tracking.store import NOTE
 from facenet.tracking.tracker import Tracker, publish
 
@@ -139,12 +141,31 @@ def evaluate(evaluation: Evaluation, network: Restored, *, run_dir: Path, overri
                 progress=bar,
             )
         figures = written(outcomes, run_dir, tracker, step=int(network.content.get("step", 0)))
+    if run_id is not None and is_own(network.content):  # else anybody's checkpoint would write on a run
+        tell_trained(tracking, trained_by, run_id, outcomes)
     print(printable("\n\n".join([*(text_of(*each) for each in outcomes.items()), f"directory   {run_dir}"])))
     if (view := tracking.view(run_id)) is not None:
         print(printable(f"see the run: {view}"))
     value = objective(opened, outcomes, network.content)
     checkpoint = Path(path) if evaluation.checkpoint else None
     return Result(figures, run_dir, checkpoint, run_id, value, report.collapsed(outcomes))
+
+
+def tell_trained(
+    tracking: MlflowTracking | NoTracking, trained_by: str, run_id: str, outcomes: dict[str, Outcome]
+) -> None:
+    """Tags the run that trained the network with what a test came to and the test's own run, if it is in the same store."""
+    told = {}
+    for name, each in outcomes.items():
+        figure = next(iter(each.metrics), None)
+        value = each.collapsed or (f"{figure} {report.digits(each.metrics[figure])}" if figure else "no figure")
+        spans = [span for tag, span in report.tags(name, each).items() if tag.startswith("interval.")]
+        told[safe_name(f"evaluated.{name}")] = ", ".join(
+            [value, *(f"95 % interval {span}" for span in spans), f"run {run_id}"]
+        )
+    if isinstance(tracking, MlflowTracking):
+        with contextlib.suppress(UserError):  # that run is elsewhere, or deleted
+            reading.tag(tracking.where(), trained_by, told)
 
 
 def written(outcomes: dict[str, Outcome], run_dir: Path, tracker: Tracker, *, step: int) -> dict[str, float]:

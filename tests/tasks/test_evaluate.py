@@ -84,7 +84,11 @@ def test_the_command_repeats_the_result_of_the_training_log(tiny_run, last, face
     (run,) = found
     assert run.info.status == "FINISHED" and run.info.run_name == "evaluate last.pt on heldout"
     assert run.data.metrics["heldout/accuracy"] == row["heldout/accuracy"]
-    assert run.data.tags["trained_by_run"] == checkpoint.load(last)["run_id"]
+    trained_by = run.data.tags["trained_by_run"]
+    assert trained_by == checkpoint.load(last)["run_id"]
+    told = client.get_run(trained_by).data.tags["evaluated.heldout"]
+    assert told.startswith(f"accuracy {row['heldout/accuracy']:.4f}, 95 % interval ")
+    assert told.endswith(f", run {run.info.run_id}")
     artifacts = {
         item.path for top in ("curves", "faces", "records") for item in client.list_artifacts(run.info.run_id, top)
     }
