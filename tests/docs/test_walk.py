@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def walked(folder: Path) -> Path:
     for words in commands:
         done = run(cut_down(words), folder)
         assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
+        with (folder / "said.txt").open("a") as said:
+            said.write(done.stdout + done.stderr)
     return folder
 
 
@@ -60,6 +63,27 @@ def test_the_walk_of_the_front_page(walked: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(walked)
     exec(network, names)
     assert len(names["rows"]) == 2  # type: ignore[arg-type]
+
+
+def unsaid(shown: str, said: str) -> list[str]:
+    """Words of a shortened output that no command said: what begins its lines, and names of figures."""
+    begun = [re.match(r"\s*([a-z][a-z ]*?)(?=  |:|$)", line) for line in shown.splitlines()]
+    words = [match[1] for match in begun if match] + re.findall(r"\b[a-z]+/[a-z]+\b(?= 0\.)", shown)
+    return [
+        word
+        for word in words
+        if not re.search(rf"^\s*{word}\b" if " " in word else rf"(?<!\w){word}\b", said, re.MULTILINE)
+    ]
+
+
+def test_what_the_front_page_shows_is_what_is_said(walked: Path):
+    said = (walked / "said.txt").read_text()
+    run, ranking, _ = (block.text for block in blocks("README.md") if not block.language)
+    assert unsaid(run, said) == [] and "beside others" in run
+    _, header, *_, answer = ranking.splitlines()
+    assert [word for word in ("rank", "to the best", "p") if word not in header.split("  ")] == []
+    assert re.search(r"\n  rank  .*  to the best  p\n", said) and f"{answer.split(' (')[0].strip()} (p = " in said
+    assert unsaid("plan\n  steps_of_all  3\nsee the page: x", "plan\n  steps  3\n") == ["see the page"]
 
 
 def a_loss_works(kind: object) -> None:
