@@ -18,7 +18,7 @@ from hydra.errors import ConfigCompositionException
 from pages import ROOT, Block, blocks, english, prose, spans
 
 from facenet import config as configs
-from facenet.commands import composed, flags, mistakes
+from facenet.commands import composed, flags, mistakes, parser
 from facenet.data import transforms
 
 sys.path.insert(0, str(ROOT / "docs"))
@@ -107,7 +107,7 @@ def parse_only(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flags_of_the_other_commands_are_theirs(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(flags, "settle", lambda: None)
+    monkeypatch.setattr(parser, "settle", lambda: None)
     seen = set()
     for block in BASH:
         for words in block.commands():
