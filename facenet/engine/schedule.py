@@ -38,9 +38,7 @@ class Schedule:
 
     def start(self, optimizer: Optimizer, *, batch_size: int, steps_per_epoch: int, epochs: int) -> None:
         """Takes the run's sizes (`batch_size`: images per step over all processes), and the groups' lr as the peak."""
-        self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.steps_per_epoch = steps_per_epoch
+        self.optimizer, self.batch_size, self.steps_per_epoch = optimizer, batch_size, steps_per_epoch
         self.epochs = epochs
         # torch's own key for it: an optimizer restored from a checkpoint brings its first lr along, not the last one.
         self.base_lrs: list[float] = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
@@ -87,9 +85,7 @@ class WarmupCosine(Schedule):
         check_share("start_lr_ratio", start_lr_ratio)
         if warmup_epochs < 0:
             raise UserError(f"schedule.warmup_epochs: 0 or more, got {warmup_epochs}")
-        self.warmup_epochs = warmup_epochs
-        self.min_lr_ratio = min_lr_ratio
-        self.start_lr_ratio = start_lr_ratio
+        self.warmup_epochs, self.min_lr_ratio, self.start_lr_ratio = warmup_epochs, min_lr_ratio, start_lr_ratio
 
     def start(self, optimizer: Optimizer, *, batch_size: int, steps_per_epoch: int, epochs: int) -> None:
         if self.warmup_epochs > epochs:
@@ -120,9 +116,7 @@ class Reference(Schedule):
         check_share("min_lr_ratio", min_lr_ratio)
         if len(lr_limits) != 2 or not 0 < lr_limits[0] <= lr_limits[1]:
             raise UserError(f"schedule.lr_limits: expected [lowest, highest] above 0, got {lr_limits}")
-        self.lr_limits = lr_limits
-        self.min_lr_ratio = min_lr_ratio
-        self.batch_rule = batch_rule
+        self.lr_limits, self.min_lr_ratio, self.batch_rule = lr_limits, min_lr_ratio, batch_rule
 
     def rate(self, base_lr: float, global_step: int) -> float:
         return self.rate_of_epoch(self.effective(base_lr, self.batch_size).lr, global_step // self.steps_per_epoch)
@@ -193,8 +187,7 @@ class TorchSchedule(Schedule):
                 "schedule.scheduler: ReduceLROnPlateau follows a metric, and a schedule here knows the step only; "
                 "choose another"
             )
-        self.scheduler = scheduler
-        self.every = every
+        self.scheduler, self.every = scheduler, every
 
     def start(self, optimizer: Optimizer, *, batch_size: int, steps_per_epoch: int, epochs: int) -> None:
         super().start(optimizer, batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)

@@ -65,10 +65,7 @@ class MarginHead(Term):
             raise UserError(f"{kind} head: scale multiplies cosines and is above 0, got {scale}")
         if warmup_steps < 0:
             raise UserError(f"{kind} head: warmup_steps is a number of batches, 0 or more, got {warmup_steps}")
-        self.kind = kind
-        self.scale = scale
-        self.margin = margin
-        self.warmup_steps = warmup_steps
+        self.kind, self.scale, self.margin, self.warmup_steps = kind, scale, margin, warmup_steps
         # A buffer: it is saved with the run, and lives on the device so that reading it makes nobody wait.
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 

@@ -50,8 +50,7 @@ class TripletLoss(Term):
             raise UserError(f"triplet: margin is a distance ({distance}) and cannot be below 0, got {margin}")
         self.margin = margin
         self.distance = {"l2": l2, "squared_l2": squared_l2}[distance]
-        self.mining = mining
-        self.gather = gather
+        self.mining, self.gather = mining, gather
 
     def misfit(self, layout: Layout, key: str) -> str | None:
         if self.mining == "given" and layout.kind != "triplet":

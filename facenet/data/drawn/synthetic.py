@@ -42,9 +42,7 @@ class SyntheticFaces:
         check_least("data.seed", seed, 0)
         if size < 16:
             raise UserError(f"data.image_size: synthetic faces need 16 pixels or more, got {size}")
-        self.images_per_identity = images_per_identity
-        self.size = size
-        self.seed = seed
+        self.images_per_identity, self.size, self.seed = images_per_identity, size, seed
         self.labels = np.repeat(np.arange(num_identities, dtype=np.int64), images_per_identity)
         self.identities = tuple(f"synthetic/{number}" for number in range(num_identities))
         self.fingerprint = hex_digest([repr((VERSION, num_identities, images_per_identity, size, seed)).encode()])

@@ -25,8 +25,7 @@ class ReferenceSampler(Sampler):
 
     def __init__(self, *, repeat_batches: bool, num_workers: int) -> None:
         check_least("sampler.num_workers", num_workers)
-        self.repeat_batches = repeat_batches
-        self.num_workers = num_workers
+        self.repeat_batches, self.num_workers = repeat_batches, num_workers
 
     def batches(
         self, labels: Indices, *, batch_size: int, num_batches: int, epoch: int, seed: int, rank: int, world_size: int
