@@ -46,13 +46,6 @@ def hardest_triplets(distances: Tensor, labels: Tensor, *, start: int = 0) -> Tr
     )
 
 
-def batch_hard(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Only the valid rows of `hardest_triplets`, as (anchor, positive, negative). Its shape depends on the data, so a
-    device must be waited for: for looking at batches, not for the training step."""
-    anchor, positive, negative, valid = hardest_triplets(distances, labels)
-    return anchor[valid], positive[valid], negative[valid]
-
-
 class Positives(NamedTuple):
     """The other rows of each row's identity: R of them, the most that any row has; where a row has fewer, `valid` is False and `rows`
     repeats rows of the identity (the row itself where it is alone)."""

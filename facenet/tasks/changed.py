@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from facenet.errors import UserError
 from facenet.evaluation.contract import Opened
 from facenet.tasks.plan import Material
 
-log = logging.getLogger(__name__)
 OWN_KEYS = ("resume", "resume_changed")  # of the command that goes on, not of the run
 # Where the data lie: other places are the same training if the images are the same, which `changed_images` looks at.
 PLACES = (
@@ -60,11 +58,6 @@ def begins(key: str, parts: Sequence[str]) -> bool:
 def list_moved(before: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """Which data lie elsewhere, a line per place."""
     return [line for key, line in differing(before, config) if is_within(key, PLACES)]
-
-
-def differences(before: Any, now: Any) -> list[str]:
-    """`key: was A, is B` for every value that differs."""
-    return [line for _, line in differing(before, now)]
 
 
 def differing(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:

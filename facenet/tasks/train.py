@@ -38,8 +38,6 @@ from facenet.tracking.dllogger import VendorLog
 from facenet.tracking.tensorboard import TensorboardTracker
 from facenet.tracking.tracker import NullTracker, Tracker
 
-log = logging.getLogger(__name__)
-
 
 def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
     """Trains a checked config and returns what `train` returns."""

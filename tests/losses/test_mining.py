@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from facenet.losses.mining import (
-    batch_hard,
     distance_weighted_triplets,
     given_triplets,
     hardest_by_label,
@@ -13,6 +12,11 @@ from facenet.losses.mining import (
     positives_in_groups,
     positives_of,
 )
+
+
+def batch_hard(distances: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    *rows, valid = hardest_triplets(distances, labels)
+    return [each[valid] for each in rows]
 
 
 def test_batch_hard_picks_extremes_on_a_line() -> None:

@@ -515,8 +515,8 @@ def test_a_config_that_nobody_wrote_is_one_line(run_of, place):
 
 def test_differences_name_the_key():
     before = {"a": {"b": 1, "c": [1, 2]}, "d": None}
-    assert changed.differences(before, before) == []
-    assert changed.differences(before, {"a": {"b": 2, "c": [1, 2], "e": 0}}) == [
+    assert list(changed.differing(before, before)) == []
+    assert [line for _, line in changed.differing(before, {"a": {"b": 2, "c": [1, 2], "e": 0}})] == [
         "a.b: was 1, is 2",
         "a.e: was absent, is 0",
         "d: was None, is absent",

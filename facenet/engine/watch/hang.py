@@ -17,7 +17,6 @@ from facenet.files.atomic import own
 from facenet.files.run_dir import RunDir
 from facenet.launch.failure import note_failure
 
-log = logging.getLogger(__name__)
 OTHERS_S = 3.0  # before the first process ends: for the others to write where they stand; the launcher ends them within seconds
 
 
