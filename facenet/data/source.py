@@ -38,8 +38,7 @@ class Data:
     for the validation loss. val_identities: share of identities held out for test pairs; None takes 0.1 where the
     benchmark draws pairs from them, else 0. max_unreadable: share of images that may be unreadable before a run stops.
     min_images: identities with fewer images are left out. feed: where batches come from: the files, or a cache of preprocessed images on disk,
-    in memory or on the device; auto picks by size. cache_dir: where that cache is kept; None takes $FACENET_CACHE/raw or ~/.cache/facenet/raw.
-    """
+    in memory or on the device; auto picks by size. cache_dir: where that cache is kept; None takes $FACENET_CACHE/raw or ~/.cache/facenet/raw."""
 
     in_order: ClassVar[bool] = False
     """True where images are read in an order of the source's own, whatever the sampler, and are not cached."""

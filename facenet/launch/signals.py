@@ -28,8 +28,7 @@ class StopFlag:
 
     A process that reaches no such point within `patience()` seconds leaves the stacks of its threads on stderr and is ended, or its job would
     never end. That is `grace_s`, or more where steps take long: as a look ends each, their length is known here. Python's handlers do not run
-    while the main thread is inside a collective, so a thread is told by `set_wakeup_fd`.
-    """
+    while the main thread is inside a collective, so a thread is told by `set_wakeup_fd`."""
 
     def __init__(
         self, grace_s: float, *, longest_s: float = math.inf, tell: Callable[[float], None] = lambda patience_s: None

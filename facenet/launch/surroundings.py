@@ -24,9 +24,8 @@ class Output(io.FileIO):
 def settle() -> None:
     """For the first line of a command."""
     keep_open()
-    if (
-        os.path.expanduser("~") == "~"
-    ):  # a container's user without a name: MLflow and others fail without a path to look below
+    # A container's user without a name: MLflow and others fail without a path to look below.
+    if os.path.expanduser("~") == "~":
         os.environ["HOME"] = os.devnull
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # two long lines where it cannot write below that
     pass_over_matplotlibrc()

@@ -16,8 +16,7 @@ class Sweep:
     jobs_per_node: at a time on this machine; each has devices of its own, as many as `distributed.num_processes`, so fewer run where
     devices are short. skip_duplicates: of jobs with equal effective settings only the first runs. dry_run: ends after the table of jobs.
     stop_on_failure: no job starts after one has failed. resume: directory of a sweep to go on with.
-    prune: median ends jobs that `tasks.pruning` calls hopeless, among `prune_min_jobs` others or more, after `prune_warmup_epochs`.
-    """
+    prune: median ends jobs that `tasks.pruning` calls hopeless, among `prune_min_jobs` others or more, after `prune_warmup_epochs`."""
 
     jobs_per_node: int = 1
     skip_duplicates: bool = False

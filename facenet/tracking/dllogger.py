@@ -25,9 +25,8 @@ METRICS = {
 }
 FILE_LINE = re.compile(r"(?:TCAPPDLL|DLLL) (\{.*)")  # a launcher's or logger's own prefix may come before
 CONSOLE_LINE = re.compile(r"(?:TCAPPDLL|DLL) .* - (?:Epoch: (\d+) Iteration: |[(\[](\d+), )(\d+)(.*)")
-CONSOLE_VALUE = re.compile(
-    r"(?<![\w.])([\w.]+) ?: ?(\S+)"
-)  # not from inside a word: a long one would take a time quadratic in its length
+# Not from inside a word: a long one would take a time quadratic in its length.
+CONSOLE_VALUE = re.compile(r"(?<![\w.])([\w.]+) ?: ?(\S+)")
 CONSOLE_START = re.compile(r"(?:TCAPPDLL|DLL) ")
 LONGEST_LINE = 100_000  # characters; a damaged file without line breaks is no log
 
@@ -83,8 +82,7 @@ class Entry(NamedTuple):
 def read_metric(path: Path, metric: str) -> list[tuple[int, int, float]]:
     """(epoch, iteration, value) per line with the metric, in the file's order and of the first rank in it.
 
-    Raises UserError for a file that cannot be read, is no such log or lacks the metric, and for a broken line, by its number.
-    """
+    Raises UserError for a file that cannot be read, is no such log or lacks the metric, and for a broken line, by its number."""
     try:
         with open(path, "rb", opener=regular) as file:
             lines = decoded(file.read(), "replace").splitlines()

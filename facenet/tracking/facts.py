@@ -26,15 +26,10 @@ LONGEST_VALUE = 400  # of a swept one, in tables and tags
 LONGEST_NAME = 250
 PARAMS_PER_BATCH = 100
 TRIES, PAUSE_S = 8, 0.1
-AXES, GIVEN = (
-    "sweep.axes",
-    "sweep.given",
-)  # tags, JSON: key -> value; of the swept keys, where they are known, or of all overrides
-ASKED = {
-    "lr": "optimizer.lr",
-    "batch_size": "data.batch_size",
-    "images_per_step": "data.batch_size",
-}  # of a plan, where it is as asked for
+# Tags, JSON: key -> value; of the swept keys, where they are known, or of all overrides.
+AXES, GIVEN = "sweep.axes", "sweep.given"
+# Of a plan, where it is as asked for.
+ASKED = {"lr": "optimizer.lr", "batch_size": "data.batch_size", "images_per_step": "data.batch_size"}
 JOBS = "sweep.jobs"  # a tag: how many jobs the sweep has
 OF_BENCHMARKS = ("accuracy", "auc", "eer", "tar_at_far_0.001")
 SHOWN = re.compile(  # of the metrics that a run measures; all of them are in its journal

@@ -37,14 +37,8 @@ SETTLED_S = 2.0  # coarsest modification times in use (FAT)
 WORTH = 10_000  # images below which listing takes a few hundredths of a second
 # What systems leave in folders besides hidden files, none of it the user's: lost+found may not even be listed.
 JUNK = {
-    "lost+found",
-    "__macosx",
-    "$recycle.bin",
-    "system volume information",
-    "@eadir",
-    "#recycle",
-    "thumbs.db",
-    "desktop.ini",
+    *("lost+found", "__macosx", "$recycle.bin", "system volume information"),
+    *("@eadir", "#recycle", "thumbs.db", "desktop.ini"),
 }
 SEPARATOR = b"\0"  # the only byte besides the slash that no name holds
 

@@ -25,29 +25,13 @@ from facenet.files.reading import regular
 
 MOST_STEPS = 1 << 23  # three for an image and its answer; the largest set of the field has 24,000 images
 NEVER = {
-    "EMPTY_DICT",
-    "DICT",
-    "EMPTY_SET",
-    "ADDITEMS",
-    "FROZENSET",
-    "LONG4",
-    "INST",
-    "OBJ",
-    "NEWOBJ",
-    "NEWOBJ_EX",
-    "NEXT_BUFFER",
+    *("EMPTY_DICT", "DICT", "EMPTY_SET", "ADDITEMS", "FROZENSET", "LONG4"),
+    *("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER"),
 }
 CORES = ("numpy.core", "numpy._core")
 MOST_DIMENSIONS = 4
-NUMBERS = {
-    **dict.fromkeys(("u1", "B", "b1", "?", "i1", "b"), 1),
-    "i2": 2,
-    "u2": 2,
-    "i4": 4,
-    "u4": 4,
-    "i8": 8,
-    "u8": 8,
-}  # bytes, by type
+NUMBERS = dict.fromkeys(("u1", "B", "b1", "?", "i1", "b"), 1)  # bytes, by type
+NUMBERS |= {f"{kind}{size}": size for kind in "iu" for size in (2, 4, 8)}
 SCALAR = {(f"{core}.multiarray", "scalar") for core in CORES}
 ARRAY = {(f"{core}.multiarray", "_reconstruct") for core in CORES}
 BUFFER = {(f"{core}.numeric", "_frombuffer") for core in CORES}  # of protocol 5

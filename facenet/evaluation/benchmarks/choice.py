@@ -48,8 +48,7 @@ class Lfw:
     """Labeled Faces in the Wild, View 2: the folds of the list are kept. Other lists of pairs of image files: see `pairs_file`.
 
     root: folder with root/<identity>/<identity>_0001.jpg, or in another format that is read.
-    pairs: the list; where null, pairs.txt in root or beside it. batch_size: images per forward pass. protocol: how pairs are judged.
-    """
+    pairs: the list; where null, pairs.txt in root or beside it. batch_size: images per forward pass. protocol: how pairs are judged."""
 
     name, key = "lfw", "benchmark"
     needs_heldout = False
@@ -102,9 +101,8 @@ class Lfw:
             paths, root = min(
                 ((paths, root), (_existing(inner, images), inner)), key=lambda found: found[0].count(None)
             )
-        if None in paths and not all(
-            map(str.isascii, images)
-        ):  # an accent is a letter's part, or follows it as on a Mac
+        # An accent is a letter's part, or follows it as on a Mac.
+        if None in paths and not all(map(str.isascii, images)):
             spelled = ([normalize(form, image) for image in images] for form in ("NFC", "NFD"))
             paths = min(paths, *(_existing(root, names) for names in spelled), key=lambda found: found.count(None))
         missing = [image for image, path in zip(images, paths, strict=True) if path is None]
@@ -120,8 +118,7 @@ class Lfw:
 
 class Bin:
     """A verification set of insightface. path: the file, after which it is named. num_folds: of consecutive pairs, as insightface judges; where
-    these would hold one kind of pair alone, of each kind dealt out in turn. batch_size: images per forward pass. protocol: how pairs are judged.
-    """
+    these would hold one kind of pair alone, of each kind dealt out in turn. batch_size: images per forward pass. protocol: how pairs are judged."""
 
     key = "benchmark"
     needs_heldout = False
@@ -181,8 +178,7 @@ class HeldOut:
     """Balanced pairs of identities that were kept out of training, drawn once from `seed`, whatever the run's own seed.
 
     Pairs are dealt into folds at random: folds fit only a threshold, and few identities would not fill their own.
-    num_pairs: half of them of one identity. num_folds: that many. batch_size: images per forward pass. protocol: how pairs are judged.
-    """
+    num_pairs: half of them of one identity. num_folds: that many. batch_size: images per forward pass. protocol: how pairs are judged."""
 
     name, key = "heldout", "benchmark"
     needs_heldout = True

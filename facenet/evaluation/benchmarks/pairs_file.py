@@ -38,10 +38,7 @@ ANSWERS = {
 }
 WORD = r"(?:name|person|identity|id|im(?:g|age)?|file|path|pair|left|right|label|(?:is_?)?same|target|fold)"
 COLUMN_BEGINS = re.compile(rf"{WORD}(?:[\W\d_]|$)", re.IGNORECASE)
-COLUMN = re.compile(
-    rf"{WORD}[\s_]*(?:num(?:ber)?|name|path|id|[ab])?[\s_]*\d*",
-    re.IGNORECASE,
-)
+COLUMN = re.compile(rf"{WORD}[\s_]*(?:num(?:ber)?|name|path|id|[ab])?[\s_]*\d*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
