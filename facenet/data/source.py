@@ -18,7 +18,7 @@ from facenet.data.files.decode import Decode, way_to_read
 from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.shards.faces import ShardFaces
-from facenet.errors import UserError, shown
+from facenet.errors import UserError, check_least, shown
 from facenet.files.home import expand_home
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Data:
 
     in_order: ClassVar[bool] = False
     """True where images are read in an order of the source's own, whatever the sampler, and are not cached."""
+    place_key: ClassVar[str] = ""
+    """The key that says where images are read from; empty for what is drawn."""
 
     batch_size: int = 96
     image_size: int = 160
@@ -55,8 +57,7 @@ class Data:
 
     def __post_init__(self) -> None:
         for key, lowest in (("batch_size", 1), ("image_size", 1), ("num_workers", 0), ("min_images", 1)):
-            if getattr(self, key) < lowest:
-                raise UserError(f"data.{key}: expected {lowest} or more, got {getattr(self, key)}")
+            check_least(f"data.{key}", getattr(self, key), lowest)
         if self.feed not in KINDS:
             raise UserError(f"data.feed: expected one of {', '.join(KINDS)}, got {self.feed!r}")
         for key in ("val_images", "val_identities", "max_unreadable"):
@@ -71,7 +72,15 @@ class Data:
     @property
     def location(self) -> str | None:
         """Where they are read from; None for what is drawn."""
-        return None
+        return str(getattr(self, self.place_key)) if self.place_key else None
+
+    def opened(self, make: Callable[[], Faces], named: str = "") -> Faces:
+        """What `make` opens, without identities of few images. Raises UserError with what it refuses, behind `named`, and with a way out."""
+        try:
+            faces = make()
+        except UserError as error:
+            raise UserError(f"{named}{error}{way_out(self.place_key, str(self.location))}") from error
+        return with_min_images(faces, self.min_images)
 
     def loader(
         self,
@@ -123,6 +132,7 @@ class FileData(Data):
 class FolderData(FileData):
     """A folder of images, root/<identity>/<image>. depth: 2 where an identity's images are in folders of its folder."""
 
+    place_key: ClassVar[str] = "root"
     root: str
     depth: int = 1
 
@@ -131,19 +141,16 @@ class FolderData(FileData):
         if not 1 <= self.depth <= DEEPEST:
             raise UserError(f"data.depth: expected 1 to {DEEPEST}, got {self.depth}")
 
-    @property
-    def location(self) -> str:
-        return self.root
-
     def open(self) -> Faces:
-        try:
-            faces = FolderFaces(self.root, self.decode(), self.depth)
-        except UserError as error:
-            raise UserError(f"data.root: {error}{way_out('root', self.root)}") from error
+        return self.opened(self.open_folder, "data.root: ")
+
+    def open_folder(self) -> FolderFaces:
+        """The images of the folder; what else lies in it is told."""
+        faces = FolderFaces(self.root, self.decode(), self.depth)
         if faces.left_out:
             way = way_to_read(faces.index.left_out)
             log.warning("%s: not images of an identity and left out: %s%s", faces.root, faces.left_out, way)
-        return with_min_images(faces, self.min_images)
+        return faces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,37 +158,23 @@ class AnnotationData(FileData):
     """The images of an annotation file, `list`, as `facenet-data annotate` writes it. within: folder that every image must lie in, links
     followed; for a list from somebody else."""
 
+    place_key: ClassVar[str] = "list"
     list: str
     within: str | None = None
 
-    @property
-    def location(self) -> str:
-        return self.list
-
     def open(self) -> Faces:
-        try:
-            faces = read_annotation(self.list, within=self.within, decode=self.decode())
-        except UserError as error:
-            raise UserError(f"{error}{way_out('list', self.list)}") from error
-        return with_min_images(faces, self.min_images)
+        return self.opened(lambda: read_annotation(self.list, within=self.within, decode=self.decode()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordData(Data):
     """A pack of insightface or of `facenet-data pack`. path: the folder that holds train.rec, or a .rec file."""
 
+    place_key: ClassVar[str] = "path"
     path: str
 
-    @property
-    def location(self) -> str:
-        return self.path
-
     def open(self) -> Faces:
-        try:
-            faces = RecordFaces(self.path)
-        except UserError as error:
-            raise UserError(f"data.path: {error}{way_out('path', self.path)}") from error
-        return with_min_images(faces, self.min_images)
+        return self.opened(lambda: RecordFaces(self.path), "data.path: ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,21 +183,17 @@ class ShardData(FileData):
     shuffle_buffer: images that a process holds to mix them, as files; 1 mixes only the order of shards."""
 
     in_order: ClassVar[bool] = True
+    place_key: ClassVar[str] = "shards"
     shards: str
     shuffle_buffer: int = 10_000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shuffle_buffer < 1:
-            raise UserError(f"data.shuffle_buffer: expected 1 or more, got {self.shuffle_buffer}")
+        check_least("data.shuffle_buffer", self.shuffle_buffer)
         if self.feed not in ("auto", "files"):
             raise UserError(
                 f"data.feed={self.feed}: shards are read in order and not cached; leave it at auto, or use data=record"
             )
-
-    @property
-    def location(self) -> str:
-        return self.shards
 
     def loads(self, *, training: bool) -> Callable[..., Loader]:
         """A loader that mixes the images within the shuffle buffer where something is trained on them."""
@@ -215,11 +204,7 @@ class ShardData(FileData):
         return functools.partial(ShardLoader, window=self.shuffle_buffer if training else 0)
 
     def open(self) -> Faces:
-        try:
-            faces = ShardFaces(self.shards, self.decode())
-        except UserError as error:
-            raise UserError(f"{error}{way_out('shards', self.shards)}") from error
-        return with_min_images(faces, self.min_images)
+        return self.opened(lambda: ShardFaces(self.shards, self.decode()))
 
 
 @dataclass(frozen=True, kw_only=True)

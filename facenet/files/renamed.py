@@ -6,30 +6,18 @@ import logging
 from typing import Any
 
 log = logging.getLogger(__name__)
-ROOMS = {
-    "facenet.accelerator": "facenet.devices",
-    "facenet.backbones.embedder": "facenet.backbones",
-    "facenet.backbones.inception_resnet_v1": "facenet.backbones",
-    "facenet.backbones.mobilefacenet": "facenet.backbones",
-    "facenet.backbones.mobilenet_v1": "facenet.backbones",
-    "facenet.data.reference_sampler": "facenet.data",
-    "facenet.data.sampler": "facenet.data",
-    "facenet.data.source": "facenet.data",
-    "facenet.data.transforms": "facenet.data",
-    "facenet.engine.muon": "facenet.engine",
-    "facenet.engine.schedule": "facenet.engine",
-    "facenet.engine.trainer": "facenet.engine",
-    "facenet.engine.watch.choice": "facenet.engine",
-    "facenet.evaluation.benchmark": "facenet.evaluation",
-    "facenet.evaluation.protocol": "facenet.evaluation",
-    "facenet.losses.heads": "facenet.losses",
-    "facenet.losses.mix": "facenet.losses",
-    "facenet.losses.sharded": "facenet.losses",
-    "facenet.losses.triplet": "facenet.losses",
-    "facenet.sweeps.elsewhere": "facenet.sweeps",
-    "facenet.sweeps.settings": "facenet.sweeps",
-    "facenet.tracking.choice": "facenet.tracking",
+# Room -> files that have stood in it under these names.
+FILES = {
+    "backbones": "embedder inception_resnet_v1 mobilefacenet mobilenet_v1",
+    "data": "reference_sampler sampler source transforms",
+    "engine": "muon schedule trainer watch.choice",
+    "evaluation": "benchmark protocol",
+    "losses": "heads mix sharded triplet",
+    "sweeps": "elsewhere settings",
+    "tracking": "choice",
 }
+ROOMS = {f"facenet.{room}.{file}": f"facenet.{room}" for room, files in FILES.items() for file in files.split()}
+ROOMS["facenet.accelerator"] = "facenet.devices"
 told: set[str] = set()
 
 
