@@ -122,7 +122,8 @@ def kept(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     the run's or another's is called after its benchmark, too."""
     found: dict[str, Any] = {}
     for name, each in outcomes.items():
-        for file, content in {f"{name}.json": {"benchmark": name, **each.metrics}, **each.files}.items():
+        numbers = {figure: float(value) for figure, value in each.metrics.items()}  # a stranger's may be numpy's
+        for file, content in {f"{name}.json": {"benchmark": name, **numbers}, **each.files}.items():
             taken = file in found or is_of_run(file)
             found[f"{name}-{file}" if taken else file] = content
     return found

@@ -14,7 +14,7 @@ from typing import Any
 from facenet import config as configs
 from facenet.backbones.embedder import Embedder
 from facenet.config.overrides import key_of
-from facenet.config.slots import addresses_in
+from facenet.config.slots import addresses_in, openings_of_strangers
 from facenet.data.source import Data
 from facenet.data.transforms import Preprocess
 from facenet.devices.accelerator import Accelerator
@@ -215,8 +215,9 @@ def opened_on(benchmarks: Sequence[Benchmark], restored: Restored, places: dict[
         return opened_of(benchmarks)
     if not restored.content:
         raise UserError("benchmark=heldout: weights made elsewhere name no training data; use benchmark=lfw")
-    material = divide(heldout_data(restored.content["config"], places), *benchmarks)
-    check_not_trained_on(material, restored.content)
+    content = restored.content
+    material = divide(heldout_data(content["config"], places, own=is_own(content)), *benchmarks)
+    check_not_trained_on(material, content)
     return list(material.benchmarks)
 
 
@@ -230,9 +231,10 @@ def placed(data: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
     return {**data, **places}
 
 
-def heldout_data(config: dict[str, Any], places: dict[str, str]) -> Data:
-    """The data that a checkpoint names, which are read as lists and images, and told. `places`: where the command line says that they are. Raises
-    UserError for an address that it does not say: whoever wrote the checkpoint would choose who is called."""
+def heldout_data(config: dict[str, Any], places: dict[str, str], *, own: bool = False) -> Data:
+    """The data that a checkpoint names, which are read as lists and images, and told. `places`: where the command line says that they are. own: the
+    checkpoint is of a run of this user's. Raises UserError for an address that the command line does not say: whoever wrote the checkpoint would
+    choose who is called; and unless it is `own` for what a trusted class of somebody else's would open."""
     stored = config.get("data")
     if not isinstance(stored, dict):
         raise UserError("benchmark=heldout: damaged checkpoint, its config has no data; use benchmark=lfw")
@@ -242,6 +244,12 @@ def heldout_data(config: dict[str, Any], places: dict[str, str]) -> Data:
             raise UserError(
                 f"benchmark=heldout: {path}={shown(masked_address(address))} is an address that only the checkpoint names, which is not opened on "
                 f"its word; say it again on the command line, {path}=..., or use benchmark=lfw"
+            )
+    for path, value in () if own else openings_of_strangers({"data": node}, ""):
+        if path.removeprefix("data.") not in places:
+            raise UserError(
+                f"benchmark=heldout: {path}={shown(str(value))} would be opened by a class of somebody else's on the checkpoint's word alone; say it "
+                f"again on the command line, {path}=..., or use benchmark=lfw"
             )
     numbers = [node.get(name, 1) for name in ("num_identities", "images_per_identity")]
     if not all(isinstance(each, int) for each in numbers) or math.prod(numbers) > MOST_DRAWN:

@@ -219,9 +219,8 @@ def check_sources(wanted: dict[str, Any], config: dict[str, Any], run_dir: Path)
 
 def sources_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, node in config.items():
-        openings_in = openings if name in BUILT_INSIDE else addresses_in if name == "data" else openings_of_strangers
-        found = openings_in(node, name)
-        yield from ((path, str(value)) for path, value in found)
+        ours = openings(node, name) if name in BUILT_INSIDE else addresses_in(node, name) if name == "data" else ()
+        yield from ((path, str(value)) for path, value in (*ours, *openings_of_strangers(node, name)))
 
 
 def value_at(config: Any, path: str) -> Any:

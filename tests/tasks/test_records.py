@@ -6,6 +6,8 @@ import json
 import logging
 from types import SimpleNamespace
 
+import numpy as np
+
 from facenet.engine.progress import Progress
 from facenet.evaluation.contract import Outcome
 from facenet.tasks.records import Records, draw_all
@@ -40,7 +42,8 @@ def test_figures_of_a_benchmark_of_ones_own_are_told_drawn_and_kept(tmp_path, ca
     found = {
         "heldout": Outcome(metrics={"accuracy": 0.5, "eer": 0.5}, files={"heldout.json": {"benchmark": "heldout"}}),
         "ids": Outcome(
-            metrics={"rank1": 0.25, "more": 3.0}, files={"result.json": 1, "heldout.json": 2, "ranks.json": 3}
+            metrics={"rank1": np.float32(0.25), "more": 3.0},
+            files={"result.json": 1, "heldout.json": 2, "ranks.json": 3},
         ),
     }
     records = Records(tmp_path, NullTracker(), [SimpleNamespace(name="heldout", measures={"accuracy": False}), mine])

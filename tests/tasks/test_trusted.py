@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -25,6 +26,7 @@ from facenet.errors import UserError
 from facenet.files import trusted
 from facenet.launch.local import safe_path
 from facenet.tasks import resume
+from facenet.tasks.evaluate import heldout_data
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.restore import from_checkpoint
 from facenet.tools import replay
@@ -33,7 +35,16 @@ NAME = "strangers_network"
 CODE = """
 import torch
 from facenet.backbones import Embedder
+from facenet.data import Data
 open({mark!r}, "a").close()
+
+class Source(Data):
+    def __init__(self, *, table: object, root: str) -> None:
+        super().__init__()
+        object.__setattr__(self, "table", table)
+
+    def open(self):
+        raise NotImplementedError
 
 class Flat(Embedder):
     def __init__(self, *, embedding_size: int = 8, weights_file: str = "", mode: object = "", inner: torch.nn.Module | None = None) -> None:
@@ -223,17 +234,41 @@ def test_a_resumed_run_says_nothing_of_trust(
         configs.check({name: value for name, value in config.items() if name != "trust"}, Recipe)
 
 
+@pytest.mark.parametrize("place", ["sampler", "data", "loss", "backbone"])
+@pytest.mark.parametrize("value", ["/etc/passwd", "key.pem"])
 def test_what_a_trusted_class_of_a_run_opens_is_said_again(
-    unseen: Path, tmp_path: Path, compose: Callable[..., dict[str, Any]]
+    place: str,
+    value: str,
+    unseen: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compose: Callable[..., dict[str, Any]],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key.pem").touch()
     here = {**compose(), "resume": str(tmp_path)}
-    sampler = {"_target_": f"{NAME}.Sampler", "table": "/etc/passwd"}
-    earlier = resume.Earlier(tmp_path, {**compose(), "sampler": sampler}, tmp_path / "last.pt", {})
+    node = {"_target_": f"{NAME}.Thing", "table": value}
+    earlier = resume.Earlier(tmp_path, {**compose(), place: node}, tmp_path / "last.pt", {})
     with trusted.also([str(unseen)]):
-        with pytest.raises(UserError, match=r"sampler\.table=/etc/passwd is what the config in .* would open"):
+        with pytest.raises(UserError, match=rf"{place}\.table={value} is what the config in .* would open"):
             resume.config_of(earlier, here, [])
-        said = resume.config_of(earlier, {**here, "sampler": sampler}, ["sampler.table=/etc/passwd"])
-    assert said["sampler"] == sampler
+        said = resume.config_of(earlier, {**here, place: node}, [f"{place}.table={value}"])
+    assert said[place] == node
+
+
+@pytest.mark.parametrize(("value", "fine"), [("/etc/passwd", False), ("key.pem", False), ("soft", True), (3, True)])
+def test_a_trusted_source_of_a_checkpoint_opens_nothing_unless_the_run_was_the_users(
+    value: Any, fine: bool, unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key.pem").touch()
+    config = {"data": {"_target_": f"{NAME}.Source", "table": value, "root": "/said"}}
+    with trusted.also([str(unseen)]):
+        with contextlib.nullcontext() if fine else pytest.raises(UserError, match="on the checkpoint's word alone"):
+            assert heldout_data(config, {"root": "/said"}).table == value  # type: ignore[attr-defined]
+        assert heldout_data(config, {}, own=True).table == value  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=r"data\.(root|table)=.* would be opened"):
+            heldout_data(config, {})
 
 
 def test_another_version_than_the_runs_is_said(caplog: pytest.LogCaptureFixture, unseen: Path) -> None:
