@@ -101,11 +101,7 @@ def run_job(
                 told.update(result)
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
-        doubtful = unresolved(material.benchmarks)
-        said = summary(
-            result, run_dir, tracking.view(run_id), longer=page.longer_than(plan.as_dict()), doubtful=doubtful
-        )
-        print(printable(said), flush=True)
+        tell_end(result, run_dir, tracking.view(run_id), plan, material)
     # After the end: a stop costs the model, not the run's state. A collapsed network is nothing to offer, of a sweep the winner's is.
     if result.get("collapsed") is None and "sweep_id" not in tags:
         keep_model(tracking, run_id, Path(result["checkpoint"]))
@@ -292,6 +288,11 @@ def git(directory: Path, *arguments: str, variables: Mapping[str, str] | None = 
     return os.fsdecode(done.stdout).removesuffix("\n") if done.returncode == 0 else None
 
 
+def tell_end(result: dict[str, Any], run_dir: Path, view: str | None, plan: Plan, material: Material) -> None:
+    longer, doubtful = page.longer_than(plan.as_dict()), unresolved(material.benchmarks)
+    print(printable(summary(result, run_dir, view, longer=longer, doubtful=doubtful)), flush=True)
+
+
 def summary(
     result: dict[str, Any],
     run_dir: Path,
@@ -302,8 +303,7 @@ def summary(
 ) -> str:
     """The last lines of a run: checkpoint, metrics of its epoch, and how to look at it. longer: the override that makes it longer. doubtful: metrics
     that could not be resolved, and why."""
-    metrics = result["metrics"]
-    lines = ["", f"checkpoint  {result['checkpoint']}", f"directory   {run_dir}"]
+    metrics, lines = result["metrics"], ["", f"checkpoint  {result['checkpoint']}", f"directory   {run_dir}"]
     if metrics:
         names = sorted(name for name in metrics if name != "epoch")
         width = max(len(name) for name in names)
