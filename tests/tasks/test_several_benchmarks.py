@@ -158,10 +158,8 @@ def test_a_place_of_a_named_one_may_move_and_its_pairs_may_not():
 
 def record(number, **params):
     given = {"plan.select": "ids/error", "plan.batch_size": "8", **params}
-    tags = {"job_num": str(number)}
-    return SimpleNamespace(
-        id=str(number), name="", status="FINISHED", start=0.0, params=given, tags=tags, metrics={"best/ids/error": 0.1}
-    )
+    found = {"params": given, "tags": {"job_num": str(number)}, "metrics": {"best/ids/error": 0.1}}
+    return SimpleNamespace(id=str(number), name="", status="FINISHED", start=0.0, end=None, experiment_id="0", **found)
 
 
 def test_a_report_takes_the_direction_that_the_plan_recorded():
