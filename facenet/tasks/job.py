@@ -316,6 +316,5 @@ def summary(
     if not result.get("collapsed"):
         following = page.next_commands(run_dir, result["checkpoint"], longer)
         lines += ["", *(f"{what:<11} {how}" for what, how in following.items())]
-    if view is not None:
-        lines.append(f"see the run: {view}")
+    lines += [] if view is None else [f"see the run: {view}"]
     return "\n".join(lines)
