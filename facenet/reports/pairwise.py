@@ -15,13 +15,14 @@ from pathlib import Path
 
 from facenet.errors import UserError
 from facenet.evaluation.judged import JudgedPair, read_pairs
+from facenet.files.run_dir import RunDir
 from facenet.reports.ranking import ALPHA, Ranking, Setting
 from facenet.reports.study import Job
 from facenet.tracking import reading
 
 SHOWN = 24  # pairs
 SIDE = 64  # pixels of a face
-PICTURES = ("scores-{}.png", "det-{}.png", "roc.png", "projection-{}.png")
+PICTURES = ("scores-{}.png", "det-{}.png", RunDir.roc, "projection-{}.png")
 LARGEST_PICTURE = 300_000  # bytes; ours have some 40,000
 PNG = b"\x89PNG\r\n\x1a\n"
 
