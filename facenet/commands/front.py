@@ -16,7 +16,10 @@ COMMANDS = {  # of facenet: where each is, and what it does
     "data": ("facenet.commands.flags", "prepare and inspect folders of faces"),
     "doctor": ("facenet.commands.flags", "check whether this machine can train"),
     "report": ("facenet.commands.flags", "write a page about a sweep"),
-    "runs": ("facenet.commands.flags", "put right what a crash left unfinished in MLflow"),
+    "runs": (
+        "facenet.commands.flags",
+        "list runs and show one without a browser, put right what a crash left unfinished",
+    ),
     "new": ("facenet.commands.flags", "write a small project of your own: a loss, its test, a preset"),
     "compare-loss": ("facenet.commands.flags", "compare the losses of two runs, iteration by iteration"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import re
@@ -202,21 +203,42 @@ def pages(uri: str, paths: dict[str, str]) -> str:
 
 
 def served(uri: str) -> tuple[str, str]:
-    """The command that serves a database, empty for a server, and the address of MLflow's pages."""
+    """The command that serves a database, empty where a server of this user's already does, and the address of MLflow's pages."""
     if uri.startswith(("http:", "https:")):
         return "", masked_address(uri).replace(f"//{HIDDEN}@", "//").rstrip("/")  # who opens it says who they are
+    if (running := address_of_server(uri)) is not None:
+        return "", running
     port = free_port()
     command = f"mlflow server --backend-store-uri {shlex.quote(masked_address(uri))} --host 127.0.0.1 --port {port} --workers 1"
     return command, f"http://127.0.0.1:{port}"
+
+
+def address_of_server(uri: str) -> str | None:
+    """Where an `mlflow server` of this user's serves a database, by the words that it was begun with (Linux)."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+            if not {"server", "ui"} & set(words) or process.stat().st_uid != os.getuid():
+                continue
+            said = {word: following for word, following in itertools.pairwise(words) if word.startswith("-")}
+            if same_store(said.get("--backend-store-uri", ""), uri, (process / "cwd").readlink()):
+                port = int(said.get("--port") or said.get("-p") or FIRST_PORT)
+                return f"http://127.0.0.1:{port}{said.get('--static-prefix', '')}"
+    return None
+
+
+def same_store(said: str, uri: str, folder: Path) -> bool:
+    """Whether an address, said in this folder, is that of the store at `uri`."""
+    name = said.removeprefix("sqlite:///")
+    return said == uri or (name != said and folder / name == sqlite_path(uri))
 
 
 def free_port() -> int:
     """MLflow's own, or one of the next where that is taken now, by the server of another database or by anybody."""
     for port in range(FIRST_PORT, FIRST_PORT + 20):
         with socket.socket() as tried:
-            tried.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # as the server will, where the last one has just ended
+            # As the server will, where the last one has just ended.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 tried.bind(("127.0.0.1", port))
                 return port

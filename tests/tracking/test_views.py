@@ -1,6 +1,7 @@
 """Printed links, and the state of MLflow's pages that they open."""
 
 import json
+import subprocess
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -59,6 +60,17 @@ def test_a_database_is_served_once_for_all_pages(uri, command):
     assert text.count("mlflow server") == command and "secret" not in text
     root = "http://127.0.0.1:50" if command else "http://host:5000/#/"
     assert len(addresses(text)) == 2 and all(each.startswith(root) for each in addresses(text))
+
+
+@pytest.mark.parametrize("said", ["sqlite:///mlflow.db", "sqlite:///{folder}/mlflow.db"])
+def test_a_database_that_is_served_needs_no_second_server(tmp_path, said):
+    words = ["server", "--backend-store-uri", said.format(folder=tmp_path), "--port", "5077"]
+    with subprocess.Popen(["sh", "-c", "read line", *words], cwd=tmp_path, stdin=subprocess.PIPE) as server:
+        text = pages(f"sqlite:///{tmp_path}/mlflow.db", {"the run": "#/a"})
+        other = pages(f"sqlite:///{tmp_path}/other.db", {"the run": "#/a"})
+        server.communicate(b"end\n")
+    assert addresses(text) == ["http://127.0.0.1:5077/#/a"] and "mlflow server" not in text
+    assert "mlflow server" in other and "5077" not in other
 
 
 def test_an_experiment_says_what_its_runs_are(mlflow, client):
