@@ -48,8 +48,7 @@ class Session:
     def run(self, jobs: Sequence[Job]) -> list[Outcome | None]:
         """How each ended; None for those that did not start because an earlier one had failed.
 
-        Raises UserError where a job of another config ran in a directory, the exception of a stop signal, SystemExit after a dry run.
-        """
+        Raises UserError where a job of another config ran in a directory, the exception of a stop signal, SystemExit after a dry run."""
         batch = self.planner.plan(jobs)
         for job in batch:
             if job.state.kind == "changed":

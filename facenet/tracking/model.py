@@ -66,8 +66,7 @@ class Kept:
 def keep(client: MlflowClient, run_id: str, best: Best) -> Kept:
     """Adds the model to a run that has ended, unless it has it.
 
-    Raises what the client and torch.export raise; an exception, Ctrl-C too, leaves no model behind.
-    """
+    Raises what the client and torch.export raise; an exception, Ctrl-C too, leaves no model behind."""
     began = time.monotonic()
     run = client.get_run(run_id)
     before = models_beside(client, run)

@@ -29,8 +29,7 @@ class PairSet(Opened):
     """P pairs over the images of `faces`, each of which occurs in some pair; left and right (P,) index them, `same` (P,) is True for
     two of one identity, `folds` (P,) says from 0 in which fold a pair is tested. `protocol` makes distances and decisions of embeddings.
 
-    num_asked: pairs that the configuration asked for, where the images gave fewer. Pairs of unreadable images are left out.
-    """
+    num_asked: pairs that the configuration asked for, where the images gave fewer. Pairs of unreadable images are left out."""
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
