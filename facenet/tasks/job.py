@@ -89,7 +89,8 @@ def run_job(
     config = {**addresses.hide_secrets(config), "resume": str(earlier.checkpoint) if earlier else None}
     if config["tracking"].get("uri"):
         config["tracking"] = {**config["tracking"], "uri": addresses.hide_secrets(tracking.where())}
-    facts = facts_of(config, material, plan, overrides, tags, run_dir)
+    first = None if earlier is None else run_store.first_command(tracking, earlier.run_id)
+    facts = facts_of(config, material, plan, overrides, tags, run_dir, first=first)
     stopped = contextlib.nullcontext() if "sweep_id" in tags else way_on_told(run_dir, overrides, alone=start is launch)
     with stopped, resuming.alone_in(run_dir) as lock, resuming.write_config(config, run_dir):
         with tracking.run(facts, run_id=earlier.run_id if earlier else None, begun=begun_here) as run_id:
@@ -115,10 +116,19 @@ def trusted_lines(config: dict[str, Any]) -> str:
 
 
 def facts_of(
-    config: dict[str, Any], material: Material, plan: Plan, overrides: list[str], tags: dict[str, str], run_dir: Path
+    config: dict[str, Any],
+    material: Material,
+    plan: Plan,
+    overrides: list[str],
+    tags: dict[str, str],
+    run_dir: Path,
+    *,
+    first: str | None = None,
 ) -> RunFacts:
-    """What MLflow is told of a run before its first step."""
+    """What MLflow is told of a run before its first step. `first`: the command that began it, where this one goes on with it."""
     tags = {**origin("facenet-train", overrides, config), "config_hash": configs.fingerprint(config), **tags}
+    if first is not None:
+        tags = {**tags, "command": first, "command.resumed": tags["command"]}
     compared = params_to_compare(config, plan.as_dict(), overrides, tags)
     return RunFacts(
         name=run_name(config, overrides, tags, clock=time.strftime("%H:%M")),

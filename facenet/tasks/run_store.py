@@ -14,6 +14,8 @@ from facenet.errors import UserError
 from facenet.files.reading import text_of
 from facenet.files.run_dir import RunDir
 from facenet.privacy import addresses
+from facenet.tracking import reading
+from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.known import check_named
 from facenet.tracking.sqlite_file import address_of
 from facenet.tracking.store import sqlite_path
@@ -25,6 +27,15 @@ def find_begun(run_dir: Path, config: dict[str, Any]) -> str | None:
         same = configs.fingerprint(configs.of_job(run_dir)) == configs.fingerprint(addresses.hide_secrets(config))
         run_id = json.loads(text_of(RunDir(run_dir).store))["run_id"]
         return run_id if same and isinstance(run_id, str) else None
+    return None
+
+
+def first_command(tracking: NoTracking | MlflowTracking, run_id: str | None) -> str | None:
+    """The command that began a run, as its store has it: one that goes on with it does not repeat it."""
+    if run_id is None or isinstance(tracking, NoTracking):
+        return None
+    with contextlib.suppress(UserError):
+        return reading.run(tracking.where(), run_id).tags.get("command")
     return None
 
 

@@ -94,12 +94,12 @@ def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts
 
 
 def name_first(client: MlflowClient, run_id: str, select: str | None) -> None:
-    """Has the selected metric be the first that MLflow knows of the run, since that is the axis of its compare page: no number at step 0, which the
-    first test replaces. Figures of training need that not, they are measured first."""
+    """Has the selected metric of the best epoch be the first that MLflow knows of the run, since that is the axis of its compare page, and the last
+    epoch's may rank runs otherwise: no number at step 0, which the first best epoch replaces."""
     from mlflow.entities import Metric
 
-    if select is not None and not select.startswith("train/"):
-        client.log_batch(run_id, [Metric(safe_name(select), math.nan, time.time_ns() // 1_000_000, 0)])
+    if select is not None:
+        client.log_batch(run_id, [Metric(safe_name(f"best/{select}"), math.nan, time.time_ns() // 1_000_000, 0)])
 
 
 def described_so(client: MlflowClient, run_id: str, experiment_id: str, facts: RunFacts) -> bool:

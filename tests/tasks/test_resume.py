@@ -14,6 +14,7 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks import resume, run_store
 from facenet.tracking import known
+from facenet.tracking.choice import MlflowTracking, NoTracking
 
 SAMPLED = (
     *("trainer.epochs=6", "trainer.log_every=1", "trainer.clip_grad_norm=5.0"),
@@ -196,6 +197,14 @@ def test_what_a_run_left(tiny_run, earlier):
     assert same.run_dir == tiny_run.run_dir and same.content["epoch"] == 1
     assert resume.find(None, tiny_run.run_dir) is None and resume.find("auto", tiny_run.run_dir / "no") is None
     assert resume.find("auto", tiny_run.run_dir).content["step"] == earlier.content["step"]
+
+
+def test_the_command_that_began_a_run_is_known_to_one_that_goes_on(tiny_run, earlier):
+    store = run_store.stored_in(tiny_run.run_dir)
+    told = run_store.first_command(MlflowTracking(uri=store), earlier.run_id)
+    assert told.startswith("facenet-train ") and "data.image_size=" in told
+    assert run_store.first_command(MlflowTracking(uri=store), "0" * 32) is None
+    assert run_store.first_command(NoTracking(), earlier.run_id) is None
 
 
 def test_other_images_are_refused(earlier):

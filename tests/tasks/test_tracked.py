@@ -63,6 +63,7 @@ def test_a_killed_run_that_goes_on_leaves_the_curves_of_one_that_was_left_alone(
     }
     resumed = {name: value for name, value in after.data.params.items() if before.data.params.get(name) != value}
     assert resumed == {}, "params are those of the start"
+    assert "resume" not in after.data.tags["command"] and "resume=auto" in after.data.tags["command.resumed"]
 
 
 def last_step(run_dir):
