@@ -15,6 +15,7 @@ from facenet.errors import UserError
 from facenet.files import atomic
 from facenet.files.folders import MARK, partial_of, written_whole
 from facenet.launch.local import Distributed, launch
+from facenet.launch.order import Order
 from facenet.sweeps.state import State, state_of
 from facenet.tasks.resume import alone_in
 from facenet.tasks.worker import start_logging
@@ -114,7 +115,7 @@ def test_logs_of_ranks_go_through_no_link(tmp_path: Path, precious: Path):
     (tmp_path / "run" / "ranks").mkdir(parents=True)
     (tmp_path / "run" / "ranks" / "1.log").symlink_to(precious)
     with pytest.raises(UserError, match="ranks/1.log: is a link"):
-        launch(tmp_path / "run", Distributed(num_processes=2), {})
+        launch(tmp_path / "run", Distributed(num_processes=2), Order())
     assert precious.read_text() == "mine"
 
 

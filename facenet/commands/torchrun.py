@@ -24,7 +24,8 @@ from facenet.distributed.choice import Distributed
 from facenet.errors import FAILURE, USER, UserError, fail
 from facenet.files import trusted
 from facenet.launch.failure import Failure
-from facenet.launch.local import FAREWELL_S, INHERITED, changed_environment, die_with_parent, result_of, run_ranks
+from facenet.launch.local import FAREWELL_S, INHERITED, die_with_parent, result_of, run_ranks
+from facenet.launch.order import Order
 from facenet.launch.signals import StopFlag, ignore_stop_signals
 from facenet.privacy import addresses
 
@@ -85,7 +86,7 @@ def of_this_size(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "distributed": {**distributed, "num_processes": int(os.environ["WORLD_SIZE"])}}
 
 
-def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str]) -> Any:
+def launch(run_dir: Path, distributed: Distributed, order: Order) -> Any:
     """Does what `facenet.launch.local.launch` does, for a group whose other ranks torchrun has started.
 
     Rank 0 trains in a child, so that this process can close the tracked run whatever happens to it."""
@@ -99,15 +100,13 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str])
     group = store()
     settings = config.of_job(run_dir)
     known = os.environ.get(addresses.VARIABLE)  # which no file holds, nor what is trusted
-    job = {"config": settings, "run_dir": str(run_dir), "run_id": environment.get("FACENET_RUN_ID"), "secrets": known}
-    job["trusted"] = trusted.for_children()
-    publish(job)
+    job = {"config": settings, "run_dir": str(run_dir), "run_id": order.run_id, "secrets": known}
+    publish({**job, "trusted": trusted.told()})
     place = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    with changed_environment(environment):
-        grace_s = min(distributed.grace_s, GRACE_S)
-        failure, stop = run_ranks(
-            run_dir, "train", [place], grace_s=grace_s, longest_s=GRACE_S, elsewhere=lambda: failures(group)
-        )
+    grace_s = min(distributed.grace_s, GRACE_S)
+    failure, stop = run_ranks(
+        run_dir, "train", [place], order, grace_s=grace_s, longest_s=GRACE_S, elsewhere=lambda: failures(group)
+    )
     ignore_stop_signals()  # torchrun's, for whatever ended another rank, would break into the closing of the run
     if failure is not None:  # before any signal: torchrun sends one when a rank fails
         report(Failure.of(0, failure))
@@ -126,18 +125,19 @@ def follow() -> int:
         fail(f"rank {os.environ['RANK']}: no job from rank 0 within {WAIT_S:g} s ({reason})", FAILURE)
     if "code" in job:
         return int(job["code"])
+    from facenet.tasks.run import Run
     from facenet.tasks.train import run
     from facenet.tasks.worker import start_logging
 
     if job["secrets"] is not None:
         os.environ[addresses.VARIABLE] = job["secrets"]
-    os.environ |= job["trusted"]
+    trusted.take_over(job["trusted"])
     run_dir, rank = Path(job["run_dir"]), int(os.environ["RANK"])
     stop = StopFlag(min(job["config"]["distributed"]["grace_s"], GRACE_S), longest_s=GRACE_S)
     start_logging(run_dir, rank)
     threading.Thread(target=end_with_others, args=[store()], daemon=True).start()
     try:
-        run(job["config"], run_dir=run_dir, run_id=job["run_id"], stop=stop)
+        run(Run(run_dir, job["config"], job["run_id"], stop))
     except BaseException as error:
         report(own := Failure.of(rank, error))
         if isinstance(error, UserError):

@@ -9,13 +9,12 @@ import contextlib
 import functools
 import hashlib
 import importlib
-import json
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_file_location
@@ -27,7 +26,6 @@ from facenet.files.home import expand_home
 from facenet.files.reading import text_of
 
 KEY = "trust"
-VARIABLE = "FACENET_TRUST"  # by which a command tells the processes of its jobs
 ASKED = re.compile(rf"\+{{0,2}}{KEY}=(.*)", re.DOTALL)
 KNOWN = ("facenet", "torch", "torchvision", "timm", "albumentations")  # whose parts have lists of their own
 MOST_FILES = 2000  # of Python in a folder; a home directory has more
@@ -52,6 +50,7 @@ class Package:
 
 
 said: ContextVar[tuple[Package, ...]] = ContextVar("said", default=())  # by the command line, or a call
+of_command: list[Package] = []  # by the command whose job this process belongs to, for all its threads
 
 
 def take(arguments: Sequence[str]) -> tuple[list[str], tuple[Package, ...]]:
@@ -180,18 +179,9 @@ def make_ready(package: Package) -> None:
 def packages() -> tuple[Package, ...]:
     """All that are trusted; where one name is said in two ways the command line comes first."""
     found: dict[str, Package] = {}
-    for package in (*said.get(), *from_command(), *from_home()):
+    for package in (*said.get(), *of_command, *from_home()):
         found.setdefault(package.name, package)
     return tuple(found.values())
-
-
-def from_command() -> Iterator[Package]:
-    """From the command whose job this process belongs to."""
-    try:
-        found = [Package(name, place) for name, place in json.loads(os.environ.get(VARIABLE) or "[]")]
-    except (ValueError, TypeError):
-        raise UserError(f"{VARIABLE}: is written by facenet for its own processes; say {KEY}=PACKAGE instead") from None
-    yield from found
 
 
 def home_list() -> Path | None:
@@ -221,15 +211,19 @@ def package_holding(target: Any) -> Package | None:
     return next((each for each in packages() if isinstance(target, str) and each.holds(target)), None)
 
 
-def for_children() -> dict[str, str]:
-    """What a process that belongs to this command needs in its environment."""
-    found = packages()
-    return {VARIABLE: json.dumps([astuple(package) for package in found])} if found else {}
+def told() -> list[list[str | None]]:
+    """What this command trusts, for the processes of its jobs."""
+    return [[package.name, package.place] for package in packages()]
+
+
+def take_over(told: list[list[str | None]]) -> None:
+    """Trusts in this process what the command does whose job it belongs to."""
+    of_command[:] = [Package(str(name), place) for name, place in told]
 
 
 def arguments() -> list[str]:
     """What has to stand on a command line that repeats this one."""
-    return [f"{KEY}={package}" for package in (*said.get(), *from_command())]
+    return [f"{KEY}={package}" for package in (*said.get(), *of_command)]
 
 
 def versions(config: Any) -> dict[str, str]:

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +31,7 @@ from facenet.files.atomic import own
 from facenet.files.reading import text_of
 from facenet.files.run_dir import RunDir
 from facenet.launch.failure import Failure, RankFailed, cause, noted_failures
+from facenet.launch.order import Order, RankOrder
 from facenet.launch.signals import STOP_SIGNALS, StopFlag, Stopped, held_back, stop_signals, stop_signals_raise
 
 __all__ = ["RankFailed", "StopFlag", "Stopped", "launch", "stop_signals_raise"]
@@ -59,7 +60,6 @@ POLL_S = 0.1
 FAREWELL_S = 4.0  # after a failure: for the others to notice, flush their metrics and end by themselves
 STACK_S = 1.0  # for a process that is about to be killed to write where it stands
 WHERE_SIGNAL = signal.SIGUSR1  # faulthandler's, which answers also from within a collective
-PARENT, LOCK = "FACENET_PARENT", "FACENET_LOCK_FD"  # environment variables
 WHY: dict[int, str] = {
     signal.SIGKILL: ", as the kernel does when memory runs out",
     signal.SIGBUS: ", as the kernel does when a file is cut or its disk fails while it is read (a raw cache, a .rec pack): copy or make it again",
@@ -67,7 +67,7 @@ WHY: dict[int, str] = {
 FINE = (0, *(128 + number for number in STOP_SIGNALS))
 
 
-def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str], task: str = "train") -> Any:
+def launch(run_dir: Path, distributed: Distributed, order: Order, task: str = "train") -> Any:
     """What rank 0 of the job in `run_dir` returned. `task` is one of `worker.TASKS`.
 
     Raises UserError for a user's mistake found by a rank, RankFailed for any other failure, KeyboardInterrupt or Stopped for a signal.
@@ -86,8 +86,7 @@ def launch(run_dir: Path, distributed: Distributed, environment: dict[str, str],
     }
     group |= {name: value for name, value in loopback_only().items() if name not in os.environ}
     places = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    with changed_environment(environment):
-        failure, stop = run_ranks(run_dir, task, places, grace_s=distributed.grace_s)
+    failure, stop = run_ranks(run_dir, task, places, order, grace_s=distributed.grace_s)
     del store  # an exception raised from here would keep it, and its port
     if stop is not None:  # before any failure: a sweep must end with it
         if failure is not None:
@@ -118,6 +117,7 @@ def run_ranks(
     run_dir: Path,
     task: str,
     places: Sequence[dict[str, str]],
+    order: Order,
     *,
     grace_s: float,
     longest_s: float = math.inf,
@@ -135,7 +135,7 @@ def run_ranks(
         try:
             with held_back():
                 for place in places:
-                    ranks.append(start_rank(run_dir, task, place, grace_s, longest_s))
+                    ranks.append(start_rank(run_dir, task, place, order, grace_s, longest_s))
             watch(ranks, received, elsewhere, grace_s)
         finally:
             for rank in ranks:
@@ -180,34 +180,35 @@ class Rank:
         return self.stack.read().decode(errors="replace").strip()
 
 
-def start_rank(run_dir: Path, task: str, place: dict[str, str], grace_s: float, longest_s: float) -> Rank:
+def start_rank(run_dir: Path, task: str, place: dict[str, str], order: Order, grace_s: float, longest_s: float) -> Rank:
     """Ranks above 0 write to `ranks/<rank>.log`; rank 0 keeps the terminal and its progress bar. All hold the lock of the run directory, so that
     no other command trains there while one of them lives."""
     number = int(place["RANK"])
     stack, patience = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  outlive this function
-    inherited = [stack.fileno(), patience.fileno(), *map(int, filter(None, [os.environ.get(LOCK)]))]
+    told = RankOrder(
+        **asdict(order),
+        parent=os.getpid(),
+        grace_s=grace_s,
+        longest_s=longest_s,
+        patience=patience.fileno(),
+        stack=stack.fileno(),
+        trusted=trusted.told(),
+    )
     threads = max(1, available_cores() // int(place.get("LOCAL_WORLD_SIZE", 1)))
-    said = {
-        "FACENET_GRACE_S": f"{grace_s} {longest_s}",
-        "FACENET_PATIENCE_FD": str(patience.fileno()),
-        "FACENET_STACK_FD": str(stack.fileno()),
-        PARENT: str(os.getpid()),
-        **safe_path(),
-        **trusted.for_children(),
-    }
-    environment = {"OMP_NUM_THREADS": str(threads), **RANK_DEFAULTS, **os.environ, **place, **said}
-    command = [*module_command("facenet.tasks.worker"), str(run_dir), task]
+    around = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    environment = {"OMP_NUM_THREADS": str(threads), **RANK_DEFAULTS, **around, **place, **safe_path()}
     with contextlib.ExitStack() as opened:
         output = None
         if number > 0:
             RunDir(run_dir).ranks.mkdir(exist_ok=True)
             output = opened.enter_context(open(RunDir(run_dir).log(number), "wb", opener=own))
+        heard = opened.enter_context(told.handed())
         process = subprocess.Popen(
-            command,
+            [*module_command("facenet.tasks.worker"), str(run_dir), task, str(heard)],
             env=environment,
             stdout=output,
             stderr=output,
-            pass_fds=inherited,
+            pass_fds=[heard, told.stack, told.patience, *([] if order.lock is None else [order.lock])],
             start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which passes it on once
         )
     return Rank(number, process, stack, patience)
@@ -299,17 +300,3 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before: nobody will send that signal
         os._exit(FAILURE)
-
-
-@contextlib.contextmanager
-def changed_environment(changes: dict[str, str]) -> Iterator[None]:
-    """Sets these variables inside the context, and removes those of an outer group."""
-    before = dict(os.environ)
-    for name in (*INHERITED, LOCK):
-        os.environ.pop(name, None)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -12,14 +12,17 @@ import shutil
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, printable
+from facenet.files import trusted
 from facenet.files.atomic import replacing
 from facenet.files.reading import regular
 from facenet.launch.failure import RankFailed, note_failure, noted_failures
 from facenet.launch.local import die_with_parent, launch
+from facenet.launch.order import Order
 from facenet.launch.signals import STOP_SIGNALS, requeued_after, stop_signals_raise
 from facenet.launch.surroundings import keep_open, pass_over_matplotlibrc
 from facenet.privacy.addresses import mask
@@ -55,12 +58,12 @@ def run_sweep_job(
         return state.objective
     run_dir.mkdir(parents=True, exist_ok=True)
 
-    def start(directory: Path, distributed: Any, environment: dict[str, str]) -> Any:
-        if "FACENET_RUN_ID" in environment:
+    def start(directory: Path, distributed: Any, order: Order) -> Any:
+        if order.run_id is not None:
             attach_tables(directory, sweep_dir)
         if pruning is not None:
-            environment = {**environment, **rivals(directory, config, tags, pruning)}
-        return launch(directory, distributed, environment)
+            order = replace(order, pruning={**rivals(directory, config, tags), **pruning})
+        return launch(directory, distributed, order)
 
     config = {**config, "resume": config["resume"] or "auto"}
     tags = {**tags, **known_jobs(sweep_dir)}
@@ -76,10 +79,9 @@ def known_jobs(sweep_dir: Path) -> dict[str, str]:
     return {}
 
 
-def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning: dict[str, int]) -> dict[str, str]:
-    """The environment in which `tasks.pruning` finds the sweep's other runs. Raises UserError where none are recorded."""
+def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str]) -> dict[str, str]:
+    """Where `tasks.pruning` finds the sweep's other runs. Raises UserError where none are recorded."""
     from facenet import config as configs
-    from facenet.tasks.pruning import VARIABLE
     from facenet.tasks.run_store import stored_in
     from facenet.tracking.choice import MlflowTracking
     from facenet.tracking.store import where
@@ -88,8 +90,7 @@ def rivals(run_dir: Path, config: dict[str, Any], tags: dict[str, str], pruning:
     if not isinstance(tracking, MlflowTracking):
         raise UserError("sweep.prune: compares runs that are in MLflow; set tracking=mlflow, or sweep.prune=null")
     uri = where(stored_in(run_dir) or tracking.where())
-    rule = {"uri": uri, "sweep_id": tags["sweep_id"], "job_num": tags["job_num"]}
-    return {VARIABLE: json.dumps({**rule, **pruning})}
+    return {"uri": uri, "sweep_id": tags["sweep_id"], "job_num": tags["job_num"]}
 
 
 def attach_tables(run_dir: Path, sweep_dir: Path) -> None:
@@ -110,6 +111,7 @@ def main(run_dir: Path) -> tuple[int, dict[str, Any]]:
         with stop_signals_raise():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # held back since before this process began
             order = json.load(sys.stdin)
+            trusted.take_over(order.pop("trusted"))
             sweep_dir = Path(order.pop("sweep_dir"))
             return 0, {"objective": run_sweep_job(**order, run_dir=run_dir, sweep_dir=sweep_dir)}
     except KeyboardInterrupt:

@@ -135,12 +135,12 @@ class Pool:
 
     def start(self, job: Job, devices: list[str]) -> Running:
         assert job.plan is not None
-        environment = {**os.environ, **only_devices(job.plan.device, devices), **safe_path(), **trusted.for_children()}
+        environment = {**os.environ, **only_devices(job.plan.device, devices), **safe_path()}
         if self.num_jobs > 1:
             threads = available_cores() // (self.num_jobs * job.plan.num_processes)
             environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
         answer, order = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  read after the process has ended
-        order.write(json.dumps(self.order(job)).encode())
+        order.write(json.dumps({**self.order(job), "trusted": trusted.told()}).encode())
         order.seek(0)
         own = [str(job.directory), str(answer.fileno()), str(os.getpid())]
         command = [*module_command("facenet.sweeps.job"), *own]

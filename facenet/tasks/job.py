@@ -28,7 +28,8 @@ from facenet.evaluation.report import digits
 from facenet.evaluation.run import image_keys
 from facenet.files import trusted
 from facenet.files.run_dir import RunDir
-from facenet.launch.local import LOCK, launch
+from facenet.launch.local import launch
+from facenet.launch.order import Order
 from facenet.privacy import addresses
 from facenet.tasks import auto, pace, page, run_store
 from facenet.tasks import resume as resuming
@@ -45,7 +46,7 @@ from facenet.tracking.facts import RunFacts
 from facenet.tracking.store import NOTE
 
 log = logging.getLogger(__name__)
-Start = Callable[[Path, Distributed, dict[str, str]], Any]
+Start = Callable[[Path, Distributed, Order], Any]
 
 
 def run_job(
@@ -98,7 +99,7 @@ def run_job(
             if run_id or earlier is None:  # one that goes on without tracking is still recorded where it was
                 run_store.remember_store(run_dir, tracking.where() if run_id else None, run_id)
             with page.of_run(tracking.tracker(run_id, run_dir), facts) as told:
-                result = start(run_dir, distributed, rank_environment(run_id, lock))
+                result = start(run_dir, distributed, Order(run_id=run_id, lock=lock))
                 told.update(result)
         if earlier is None and result["pruned"] is None:
             pace.remember(config, plan, whole_s=time.monotonic() - begun, epochs_s=result["seconds"])
@@ -205,11 +206,6 @@ def look_at_images(material: Material, *, num_workers: int) -> None:
             bad = unreadable_in(each, num_workers=num_workers, indices=left, progress=progress)
         looked.update({keys[index]: bad.get(index) for index in left} if len(material.benchmarks) > 1 else {})
         each.without(bad | {index: why for index, key in enumerate(keys) if (why := looked.get(key)) is not None})
-
-
-def rank_environment(run_id: str | None, lock: int) -> dict[str, str]:
-    """`lock`: the descriptor that holds the lock of the run directory."""
-    return {LOCK: str(lock), **({} if run_id is None else {"FACENET_RUN_ID": run_id})}
 
 
 def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:

@@ -29,7 +29,9 @@ from facenet.files.atomic import replacing
 from facenet.files.cache_dir import cache_dir
 from facenet.files.reading import text_of
 from facenet.files.run_dir import RunDir
-from facenet.launch.local import StopFlag, launch
+from facenet.launch.local import launch
+from facenet.launch.order import Order
+from facenet.tasks.run import Run
 
 log = logging.getLogger(__name__)
 LONG_ENOUGH_S = 1e-3  # of one call: below, a device's time is that of its launches
@@ -126,12 +128,12 @@ def measure(name: str, num_threads: int) -> Probe:
     config = {"accelerator": {"_target_": "facenet.devices.DeviceChoice", "name": name}}
     with tempfile.TemporaryDirectory(prefix="facenet-probe-") as folder:
         configs.write(config, RunDir(Path(folder)).resolved)
-        return probe_of(launch(Path(folder), Distributed(), {}, task="probe"))
+        return probe_of(launch(Path(folder), Distributed(), Order(), task="probe"))
 
 
-def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Runs in a process of its own and returns the probe of the config's device as a dict."""
-    name, _ = configs.build(config["accelerator"], "accelerator").resolve()  # which imports its plugin
+    name, _ = configs.build(run.config["accelerator"], "accelerator").resolve()  # which imports its plugin
     return asdict(on_device(name))
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,6 @@ from facenet.tracking import reading
 from facenet.tracking.facts import planned, safe_name
 
 log = logging.getLogger(__name__)
-VARIABLE = "FACENET_PRUNING"  # JSON of a Pruner, from the launcher to its ranks
 LARGEST = 1e308  # MLflow stores an infinity as the largest float
 Curve = Sequence[tuple[float, float]]  # (images seen, score: higher is better), in the order of training
 
@@ -46,10 +43,6 @@ class Pruner:
     job_num: str
     min_jobs: int
     warmup_epochs: int
-
-    @classmethod
-    def from_environment(cls) -> Pruner | None:
-        return cls(**json.loads(os.environ[VARIABLE])) if VARIABLE in os.environ else None
 
     def hopeless(
         self, history: Sequence[dict[str, float]], select: str, images_per_epoch: int, *, lower: bool

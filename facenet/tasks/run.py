@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facenet.launch.local import StopFlag
+from facenet.launch.order import Order
+from facenet.launch.signals import StopFlag
 from facenet.tasks.pruning import Pruner
 
 
@@ -19,3 +20,8 @@ class Run:
     id: str | None
     stop: StopFlag
     pruner: Pruner | None = None
+
+    @classmethod
+    def of(cls, order: Order, directory: Path, config: dict[str, Any], stop: StopFlag) -> Run:
+        pruner = None if order.pruning is None else Pruner(**order.pruning)
+        return cls(directory, config, order.run_id, stop, pruner)

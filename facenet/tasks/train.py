@@ -24,12 +24,10 @@ from facenet.engine.train_step import TrainStep
 from facenet.engine.trainer import Trainer
 from facenet.engine.watch.watcher import Watcher
 from facenet.files.run_dir import RunDir
-from facenet.launch.local import StopFlag
 from facenet.tasks.epochs import Epochs
 from facenet.tasks.feed import Feed
 from facenet.tasks.plan import Plan, divide, make_plan
 from facenet.tasks.progress import step_bar
-from facenet.tasks.pruning import Pruner
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.rehearsal import check_input
 from facenet.tasks.restore import tell
@@ -39,10 +37,10 @@ from facenet.tracking.tensorboard import TensorboardTracker
 from facenet.tracking.tracker import NullTracker, Tracker
 
 
-def run(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
-    """Trains a checked config and returns what `train` returns."""
-    torch.manual_seed(config["seed"])  # the first weights, equal in all ranks
-    return train(Recipe(**configs.build(config)), Run(run_dir, config, run_id, stop, Pruner.from_environment()))
+def run(run: Run) -> dict[str, Any]:
+    """Trains its checked config and returns what `train` returns."""
+    torch.manual_seed(run.config["seed"])  # the first weights, equal in all ranks
+    return train(Recipe(**configs.build(run.config)), run)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One process of a job, with its run directory and task as arguments, started by `facenet.launch.local`."""
+"""One process of a job, with its run directory, task and the descriptor of its order as arguments, started by `facenet.launch.local`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from facenet.errors import FAILURE, USER, UserError
+from facenet.files import trusted
 from facenet.files.atomic import own, replacing
 from facenet.files.run_dir import RunDir
 from facenet.launch.failure import Failure, note_failure
-from facenet.launch.local import LOCK, PARENT, WHERE_SIGNAL, StopFlag, die_with_parent
+from facenet.launch.local import WHERE_SIGNAL, StopFlag, die_with_parent
+from facenet.launch.order import RankOrder
 from facenet.launch.surroundings import keep_open, pass_over_matplotlibrc
 from facenet.privacy.logs import guard_logs
 
@@ -27,30 +29,30 @@ TASKS = {
 }
 
 
-def main(run_dir: Path, task: str) -> int:
-    """Exit code of the process; rank 0 leaves its return value in `result.json`."""
-    die_with_parent(int(os.environ.pop(PARENT)))
+def main(run_dir: Path, task: str, descriptor: int) -> int:
+    """Exit code of the process; rank 0 leaves its return value in `result.json`. descriptor: of its order."""
+    order, rank = RankOrder.read(descriptor), int(os.environ["RANK"])
+    die_with_parent(order.parent)
     keep_open()
     pass_over_matplotlibrc()
-    grace_s, longest_s = map(float, os.environ["FACENET_GRACE_S"].split())
-    stop = StopFlag(grace_s, longest_s=longest_s, tell=teller(int(os.environ["FACENET_PATIENCE_FD"])))
-    rank, descriptor = int(os.environ["RANK"]), int(os.environ["FACENET_STACK_FD"])
-    if lock := os.environ.pop(LOCK, None):
-        os.set_inheritable(int(lock), False)  # held as long as this process lives, and not by what it starts
-    tell_where(descriptor)
+    stop = StopFlag(order.grace_s, longest_s=order.longest_s, tell=teller(order.patience))
+    if order.lock is not None:
+        os.set_inheritable(order.lock, False)  # held as long as this process lives, and not by what it starts
+    tell_where(order.stack)
+    trusted.take_over(order.trusted)
     try:
         start_logging(run_dir, rank)
         from facenet import config
+        from facenet.tasks.run import Run
 
         module, function = TASKS[task].split(":")
         run = getattr(importlib.import_module(module), function)
-        settings = config.of_job(run_dir)
-        value = run(settings, run_dir=run_dir, run_id=os.environ.get("FACENET_RUN_ID"), stop=stop)
+        value = run(Run.of(order, run_dir, config.of_job(run_dir), stop))
     except BaseException as error:
         try:
             note_failure(run_dir, rank, error)
         except OSError:  # a full disk, or one that is gone: the launcher holds this file
-            os.write(descriptor, Failure.of(rank, error).text.encode())
+            os.write(order.stack, Failure.of(rank, error).text.encode())
         return USER if isinstance(error, UserError) else FAILURE
     if stop.signal is not None:
         return 128 + stop.signal
@@ -103,4 +105,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main(Path(sys.argv[1]), sys.argv[2]))
+    leave(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

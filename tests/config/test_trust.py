@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def test_a_link_is_followed_once(package: Path, tmp_path: Path, trust: Callable[
     assert kept == Package("linked_faces", str(package.resolve()))
     link.unlink()
     link.symlink_to(tmp_path)  # a later turn of the link changes nothing of this command
-    assert json.loads(trusted.for_children()[trusted.VARIABLE]) == [["linked_faces", str(package.resolve())]]
+    assert trusted.told() == [["linked_faces", str(package.resolve())]]
 
 
 def test_the_list_in_the_config_home_counts(package: Path, home: Path, trust: Callable[..., None]) -> None:
@@ -224,16 +225,17 @@ def test_a_relative_config_home_is_none(tmp_path: Path, monkeypatch: pytest.Monk
 def test_processes_of_a_command_are_told(
     package: Path, trust: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert trusted.for_children() == {}
+    monkeypatch.setattr(trusted, "of_command", [])
+    assert trusted.told() == []
     trust(package)
-    told = trusted.for_children()
+    told = json.loads(json.dumps(trusted.told()))
     trusted.said.set(())
-    monkeypatch.setenv(*next(iter(told.items())))
-    assert trusted.packages() == (Package(package.name, str(package)),)
+    monkeypatch.setenv("FACENET_TRUST", json.dumps(told))  # a variable says nothing of it
+    assert trusted.packages() == ()
+    trusted.take_over(told)
+    with ThreadPoolExecutor(1) as pool:  # a thread of the process trusts it too
+        assert pool.submit(trusted.packages).result() == (Package(package.name, str(package)),)
     assert trusted.arguments() == [f"trust={package}"]
-    monkeypatch.setenv(trusted.VARIABLE, package.name)
-    with pytest.raises(UserError, match="say trust=PACKAGE instead"):
-        trusted.packages()
 
 
 SMUGGLED: dict[str, Any] = {

@@ -23,6 +23,7 @@ from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.launch.failure import Failure, RankFailed, cause, note_failure, noted_failures
 from facenet.launch.local import launch, silent_end
+from facenet.launch.order import Order
 from facenet.launch.signals import STOP_SIGNALS, StopFlag, postpone, stop_signals_raise
 from facenet.sweeps.settings import split
 
@@ -68,12 +69,11 @@ def launched(tmp_path):
         run_dir = tmp_path / "run"
         run_dir.mkdir(exist_ok=True)
         config.write(resolved(f"distributed.timeout_s={timeout_s}", *overrides), run_dir / "resolved.yaml")
-        hooks = {
-            "PYTHONPATH": str(tmp_path),
-            "FACENET_TEST_FAULT": fault,
-            "FACENET_TEST_OUT": str(tmp_path),
-        }
-        return launch(run_dir, Distributed(num_processes=num_processes, grace_s=grace_s), hooks)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(tmp_path))
+            patch.setenv("FACENET_TEST_FAULT", fault)
+            patch.setenv("FACENET_TEST_OUT", str(tmp_path))
+            return launch(run_dir, Distributed(num_processes=num_processes, grace_s=grace_s), Order())
 
     return run
 

@@ -69,16 +69,19 @@ def test_patience_follows_steps_and_checkpoints(monkeypatch):
 LAUNCHER = """
 import os, sys
 from pathlib import Path
-from facenet.launch.local import LOCK, changed_environment, start_rank
+from facenet.launch.local import start_rank
+from facenet.launch.order import Order
 from facenet.files.atomic import alone_in
 run_dir = Path(sys.argv[1])
-with alone_in(run_dir, "hydra.run.dir", "trains") as lock, changed_environment({LOCK: str(lock)}):
-    rank = start_rank(run_dir, "train", {"RANK": "0"}, 1.0, 1.0)
+with alone_in(run_dir, "hydra.run.dir", "trains") as lock:
+    rank = start_rank(run_dir, "train", {"RANK": "0"}, Order(lock=lock), 1.0, 1.0)
     print(rank.process.pid, flush=True)
     os._exit(0) if sys.argv[2] == "gone" else os.read(0, 1)
 """
 # What a rank imports first of all: it is slower than its launcher's end.
-SLOW_START = "import os, time\nif 'FACENET_PARENT' in os.environ and not os.environ.get('X'): time.sleep(float(os.environ['SLEEP_S']))\n"
+SLOW_START = (
+    "import os, time\nif 'RANK' in os.environ and not os.environ.get('X'): time.sleep(float(os.environ['SLEEP_S']))\n"
+)
 
 
 def alive(pid):

@@ -10,6 +10,7 @@ import torch
 from facenet import config as configs
 from facenet.tasks import job, probe, train
 from facenet.tasks.probe import Probe
+from facenet.tasks.run import Run
 
 ZEN_2 = Probe({"fp32": 1.63e-3, "bf16": 13.9e-3}, {"fp32": 3.1e-3, "bf16": 0.316})
 XEON = Probe({"fp32": 0.66e-3, "bf16": 0.18e-3}, {"fp32": 3.1e-3, "bf16": 0.4e-3})
@@ -45,9 +46,9 @@ def run(compose_train, tmp_path, monkeypatch):
     def command(machine, *overrides, steps=99):
         seen = []
 
-        def start(directory, distributed, environment):
+        def start(directory, distributed, order):
             seen.append(configs.of_job(directory))
-            result = train.run(seen[0], run_dir=directory, run_id=None, stop=Stop(steps + 1))
+            result = train.run(Run(directory, seen[0], None, Stop(steps + 1)))
             (directory / "result.json").write_text(json.dumps(result))
             return result
 

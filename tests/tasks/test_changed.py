@@ -22,6 +22,7 @@ from facenet.errors import UserError
 from facenet.launch.local import RankFailed
 from facenet.sweeps.state import state_of
 from facenet.tasks import changed, evaluate, job, resume, run_store, train
+from facenet.tasks.run import Run
 from facenet.tracking.choice import NoTracking
 from facenet.tracking.store import NOTE
 from facenet.tracking.tracker import NullTracker
@@ -80,11 +81,11 @@ def run_of(compose_train):
     """run_of(run_dir, *overrides, steps=None, broken=None): the job as one command; it is stopped after `steps`."""
 
     def run(run_dir, *overrides, steps=None, broken=None):
-        def start(directory, distributed, environment):
+        def start(directory, distributed, order):
             if broken is not None:
                 raise broken
             settings = configs.of_job(directory)
-            result = train.run(settings, run_dir=directory, run_id=None, stop=Stop(steps))
+            result = train.run(Run(directory, settings, None, Stop(steps)))
             (directory / "result.json").write_text(json.dumps(result))
             return result
 

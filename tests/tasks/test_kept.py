@@ -21,6 +21,7 @@ from facenet.evaluation.protocol import Protocol
 from facenet.launch.signals import StopFlag
 from facenet.tasks import epochs
 from facenet.tasks.job import run_job
+from facenet.tasks.run import Run
 from facenet.tasks.train import run
 
 JOB = (
@@ -64,7 +65,7 @@ def trained(compose):
         directory.mkdir(exist_ok=True)
         config = compose(*JOB, *SHARES, f"data.root={people}", *overrides)
         with contextlib.closing(StopFlag(30.0) if stop is None else stop) as flag:
-            result = run(config, run_dir=directory, run_id=None, stop=flag)
+            result = run(Run(directory, config, None, flag))
         return result, checkpoint.load(directory / "checkpoints" / "last.pt")
 
     return train

@@ -13,6 +13,7 @@ from facenet.errors import UserError
 from facenet.tasks.feed import Feed
 from facenet.tasks.job import prepare
 from facenet.tasks.recipe import Recipe
+from facenet.tasks.run import Run
 from facenet.tasks.train import run
 
 REFERENCE = ["single_spa", "single_card", "reference_as_shipped"]
@@ -128,7 +129,7 @@ class NeverStop:
 def test_a_recipe_trains(composed, preset, precision, tmp_path):
     short = ["trainer.max_steps=2", "trainer.log_every=1", "distributed.num_processes=1", f"precision={precision}"]
     config = composed(preset, *SMALL, *short)
-    result = run(config, run_dir=tmp_path, run_id=None, stop=NeverStop())
+    result = run(Run(tmp_path, config, None, NeverStop()))
     metrics = result["metrics"]
     assert metrics["train/loss"] == pytest.approx(metrics["train/triplet"] + metrics["train/ce"], rel=1e-3)
     assert np.isfinite(metrics["train/loss"]) and result["objective"] == metrics["lfw/accuracy"] >= 0.5

@@ -22,6 +22,7 @@ from facenet.reports.study import test_pairs as pairs_key
 from facenet.tasks import changed, job
 from facenet.tasks.plan import select_metric
 from facenet.tasks.recipe import Recipe
+from facenet.tasks.run import Run
 from facenet.tasks.train import run
 
 TWO = ("+benchmark@benchmarks.other=heldout", "benchmarks.other.num_pairs=40", "benchmarks.other.num_folds=2")
@@ -97,9 +98,7 @@ def ran(compose, tmp_path_factory):
         *TWO, "benchmark/protocol@benchmarks.other.protocol=flip", "trainer.select=other/eer", "trainer.epochs=1"
     )
     with contextlib.closing(StopFlag(30.0)) as flag:
-        return SimpleNamespace(
-            config=config, result=run(config, run_dir=directory, run_id=None, stop=flag), dir=directory
-        )
+        return SimpleNamespace(config=config, result=run(Run(directory, config, None, flag)), dir=directory)
 
 
 def test_the_figures_of_all_stand_side_by_side(ran):

@@ -16,6 +16,7 @@ from facenet.data.drawn.synthetic import SyntheticFaces
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.tasks.job import git_state, origin, prepare, run_job
+from facenet.tasks.run import Run
 from facenet.tasks.train import run
 
 IN_GROUPS = ["triplet_semi_hard", "triplet_all", "triplet_distance_weighted"]  # which only P x K batches have
@@ -35,7 +36,7 @@ def trained(compose, tmp_path):
     def train(*overrides, run_dir=None):
         directory = run_dir or tmp_path / "run"
         directory.mkdir(exist_ok=True)
-        result = run(compose(*overrides), run_dir=directory, run_id=None, stop=NeverStop())
+        result = run(Run(directory, compose(*overrides), None, NeverStop()))
         return result, checkpoint.load(directory / "checkpoints" / "last.pt")
 
     return train

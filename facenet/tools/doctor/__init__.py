@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 
 from facenet.errors import printable
-from facenet.launch.local import changed_environment
+from facenet.launch.local import INHERITED
 from facenet.tools.doctor.collectives import check_collectives, run_collectives
 from facenet.tools.doctor.machine import check_machine, check_tracking
 from facenet.tools.doctor.report import Report
@@ -45,11 +45,20 @@ def examine(report: Report, accelerator: str, num_processes: int | None) -> Repo
         return report
     from facenet.tools.doctor.device import check_device, check_devices
 
-    with changed_environment({}):  # a RANK left in the environment would have the checks wait for other processes
+    with outside_groups():  # a RANK left in the environment would have the checks wait for other processes
         name = check_devices(report, accelerator)
         if name is not None and check_device(report, name):
             check_collectives(report, name, num_processes)
     return report
+
+
+@contextlib.contextmanager
+def outside_groups() -> Iterator[None]:
+    before = {name: os.environ.pop(name) for name in INHERITED if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,9 @@ from typing import Any
 from facenet.distributed.choice import Distributed
 from facenet.errors import UserError
 from facenet.files.run_dir import RunDir
-from facenet.launch.local import RankFailed, StopFlag, Stopped, launch
+from facenet.launch.local import RankFailed, Stopped, launch
+from facenet.launch.order import Order
+from facenet.tasks.run import Run
 from facenet.tools.doctor.report import Report
 
 COLLECTIVE_S = 60.0
@@ -60,7 +62,7 @@ def exchange(name: str, count: int) -> dict[str, Any]:
         configs.write(config, RunDir(Path(folder)).resolved)
         late.start()
         try:
-            found: dict[str, Any] = launch(Path(folder), distributed, {}, task="collectives")
+            found: dict[str, Any] = launch(Path(folder), distributed, Order(), task="collectives")
         except Stopped:
             if late.is_alive():
                 raise  # somebody else's signal
@@ -70,7 +72,7 @@ def exchange(name: str, count: int) -> dict[str, Any]:
     return found
 
 
-def run_collectives(config: dict[str, Any], *, run_dir: Path, run_id: str | None, stop: StopFlag) -> dict[str, Any]:
+def run_collectives(run: Run) -> dict[str, Any]:
     """Returns, in each process, whether sum and gather are right in all of them, and milliseconds per mean of 10 MB."""
     import torch
 
@@ -79,9 +81,9 @@ def run_collectives(config: dict[str, Any], *, run_dir: Path, run_id: str | None
     from facenet.devices.table import Precision
     from facenet.distributed import collectives
 
-    keep_quiet(run_dir / "said.log")
-    choice = configs.build(config["accelerator"], "accelerator")
-    with Accelerator.start(choice, Precision(), timeout_s=config["timeout_s"]) as accelerator:
+    keep_quiet(run.directory / "said.log")
+    choice = configs.build(run.config["accelerator"], "accelerator")
+    with Accelerator.start(choice, Precision(), timeout_s=run.config["timeout_s"]) as accelerator:
         count, device = accelerator.world_size, accelerator.device
         own = torch.full((3,), float(accelerator.rank), device=device)
         total = collectives.mean(own) * count
