@@ -29,6 +29,7 @@ from facenet.launch.local import RankFailed, safe_path, stop_signals_raise
 from facenet.launch.surroundings import pass_over_matplotlibrc, settle
 from facenet.privacy import addresses
 from facenet.privacy.logs import guard_logs
+from facenet.sweeps.command import Command, running
 
 
 def own_experiments() -> str:
@@ -226,6 +227,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
         for argument in sys.argv[1:]:
             refuse_links_of_hydra(argument)
     known = trusted.packages()  # goes with the task to processes that other launchers start
+    running.set(sweep := Command())
     defects: list[Exception] = []  # raised inside a job: nothing that another command line mends
 
     @functools.wraps(job)
@@ -252,15 +254,15 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
     try:
         hydra.main(version_base="1.3", config_path="pkg://facenet.conf", config_name=config_name)(task)()
     except UserError as error:
-        compare_elsewhere()
+        sweep.compare()
         fail(str(error), USER)
     except RankFailed as error:
-        end_sweep()
+        end_with(sweep)
         fail(str(error), FAILURE)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if error in defects:
             raise
-        end_sweep()  # a search of which no trial has a value
+        end_with(sweep)  # a search of which no trial has a value
         fail(composition_problem(error, config_name), USER)
     except OSError as error:  # Hydra makes the run directory before the job starts
         if error in defects:
@@ -268,7 +270,7 @@ def hydra_command(job: Callable[[DictConfig], Any], config_name: str) -> None:
         fail(f"hydra.run.dir: {error.filename or error}: {error.strerror}; choose another with hydra.run.dir=DIR", USER)
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
-    end_sweep()
+    end_with(sweep)
 
 
 def hide_addresses() -> None:
@@ -281,18 +283,8 @@ def hide_addresses() -> None:
             config.write(config.read(path), path)
 
 
-def end_sweep() -> None:
-    """Ends the command with the sweep that it ran, if it ran one that has told how its jobs ended."""
-    batch = sys.modules.get("facenet.sweeps.batch")
-    for session in batch.sessions.values() if batch else ():
-        if session.outcomes:
-            with told():
-                sys.exit(session.close())
-    compare_elsewhere()
-
-
-def compare_elsewhere() -> None:
-    """Prints how the jobs of a sweep under another launcher compare, which ends with the first that fails."""
-    elsewhere = sys.modules.get("facenet.sweeps.elsewhere")
-    if elsewhere:
-        elsewhere.end()
+def end_with(sweep: Command) -> None:
+    """Ends the command with the exit code of its sweep, if it ran one that has told how its jobs ended."""
+    with told():
+        if (code := sweep.end()) is not None:
+            sys.exit(code)

@@ -20,25 +20,25 @@ from facenet.config.overlays import check_composed
 from facenet.config.overrides import as_given, given, key_in
 from facenet.errors import UserError
 from facenet.launch.failure import RankFailed
+from facenet.sweeps.command import running
 from facenet.sweeps.plans import Job
 from facenet.sweeps.pool import Outcome
 from facenet.sweeps.session import Session
 from facenet.sweeps.settings import settings_of, split
 from facenet.tracking.facts import LONGEST_VALUE, shorten
 
-sessions: dict[Path, Session] = {}  # of this command, by directory: a search launches several batches in one
-
 
 def run_batch(
     config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[Ended]:
     """Runs jobs to their end. One that failed has an exception in its place, as Hydra's sweepers expect it."""
-    sweep_dir = Path(config.hydra.sweep.dir).absolute()
-    if sweep_dir not in sessions:
+    command = running.get()
+    if command.session is None:  # a search launches several batches
+        sweep_dir = Path(config.hydra.sweep.dir).absolute()
         sweep_dir.mkdir(parents=True, exist_ok=True)
-        sessions[sweep_dir] = Session(settings_of(resolved_as_job(config)), sweep_dir, sys.argv[1:])
+        command.session = Session(settings_of(resolved_as_job(config)), sweep_dir, sys.argv[1:])
     jobs = jobs_of(config, loader, job_overrides, first)
-    return [Ended(outcome) for outcome in sessions[sweep_dir].run(jobs)]
+    return [Ended(outcome) for outcome in command.session.run(jobs)]
 
 
 def jobs_of(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:

@@ -21,11 +21,11 @@ from facenet.config.overrides import key_in
 from facenet.data.split import replace_text
 from facenet.errors import UserError, told
 from facenet.privacy import addresses
+from facenet.sweeps.command import running
 from facenet.tracking.choice import MlflowTracking
 
 OWN_ALONE = {"jobs_per_node": 1, "skip_duplicates": False, "stop_on_failure": False}
 MOST_JOBS = 5000
-begun: list[tuple[MlflowTracking, Path]] = []  # and the sweep's directory, in the process of the command
 
 
 class PlanFirst(Callback):
@@ -108,7 +108,7 @@ def begin(config: DictConfig) -> None:
     check_launcher(config.hydra.launcher, str(config.hydra.sweep.dir))
     tracking = configs.build(split(values)[0]["tracking"], "tracking")
     if isinstance(tracking, MlflowTracking) and not sweep.dry_run:
-        begun.append((tracking, Path(config.hydra.sweep.dir).absolute()))
+        running.get().recorded = (tracking, Path(config.hydra.sweep.dir).absolute())
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
         if sweep.dry_run:
             raise UserError("sweep.dry_run: a search chooses its jobs while it runs; leave it out")
@@ -127,14 +127,6 @@ def begin(config: DictConfig) -> None:
     for name, text in zip(TABLES, (table.as_csv(rows), table.as_text(rows) + "\n"), strict=True):
         replace_text(directory / name, text)
     write_command(directory, sys.argv[1:])
-
-
-def end() -> None:
-    """Prints how the jobs compare, with those that failed and why. The launcher has told the rest."""
-    from facenet.sweeps.session import compare
-
-    for tracking, directory in begun:
-        compare(tracking, tracking.where(), directory)
 
 
 def check_launcher(launcher: DictConfig, sweep_dir: str) -> None:

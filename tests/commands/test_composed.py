@@ -18,11 +18,12 @@ from PIL import Image
 
 from facenet.backbones.embedder import FaceNet
 from facenet.backbones.mobilenet_v1 import MobileNetV1
-from facenet.commands.composed import end_sweep, resumed, without_secrets
+from facenet.commands.composed import end_with, resumed, without_secrets
 from facenet.commands.mistakes import first_value
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.privacy import addresses
+from facenet.sweeps.command import Command
 from facenet.sweeps.state import write_command
 
 BIN = Path(sys.executable).parent
@@ -346,9 +347,8 @@ def test_a_resumed_sweep_is_its_command_with_what_is_said_anew(tmp_path, monkeyp
         resumed(["sweep.resume=new"])
 
 
-def test_a_mistake_that_shows_at_the_end_of_a_sweep_is_told_as_one(monkeypatch, capsys):
+def test_a_mistake_that_shows_at_the_end_of_a_sweep_is_told_as_one(capsys):
     """Not as a traceback behind hours of jobs: the directory of one that was finished before names a store that is not known here."""
-    from facenet.sweeps import batch
 
     class Session:
         outcomes: ClassVar[dict[int, int]] = {0: 0}
@@ -356,9 +356,8 @@ def test_a_mistake_that_shows_at_the_end_of_a_sweep_is_told_as_one(monkeypatch, 
         def close(self) -> int:
             raise UserError("sweep/0: names the store sqlite:////gone/mlflow.db")
 
-    monkeypatch.setattr(batch, "sessions", {"sweep": Session()})
     with pytest.raises(SystemExit, match="2"):
-        end_sweep()
+        end_with(Command(Session()))
     assert capsys.readouterr().err.strip() == "sweep/0: names the store sqlite:////gone/mlflow.db"
 
 
