@@ -65,8 +65,6 @@ class Verification:
     between the embeddings of two identities, None where only distances were given."""
 
     num_pairs: int
-    accuracy: float
-    accuracy_std: float
     fold_accuracies: tuple[float, ...]
     fold_thresholds: tuple[float, ...]
     threshold: Threshold  # chosen on all pairs: the one to store, never the one behind `accuracy`
@@ -79,6 +77,14 @@ class Verification:
         0  # pairs of two identities by which thresholds at a false-accept rate are chosen, in the fold that has fewest
     )
     distances: Floats | None = None  # (P,) of the pairs in their order, for pictures of them
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.fold_accuracies))
+
+    @property
+    def accuracy_std(self) -> float:
+        return float(np.std(self.fold_accuracies))
 
     @property
     def collapsed(self) -> bool:
@@ -192,8 +198,6 @@ def evaluate_pairs(
     roc = roc_curve(ranked)
     return Verification(
         num_pairs=len(same),
-        accuracy=float(np.mean(accuracies)),
-        accuracy_std=float(np.std(accuracies)),
         fold_accuracies=tuple(accuracies),
         fold_thresholds=tuple(chosen),
         threshold=Threshold(rule.best(ranked.distances, _gains(ranked.same)), distance),
