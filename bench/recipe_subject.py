@@ -92,7 +92,7 @@ def made(context: Context, name: str) -> Recommended:
     material, plan = prepare(config)
     torch.manual_seed(config["seed"])
     recipe = Recipe(**configs.build(config))
-    device = Accelerator(plan.device, recipe.precision, rank=0, local_rank=0, world_size=1)
+    device = Accelerator(plan.machine.device, recipe.precision, rank=0, local_rank=0, world_size=1)
     device.start_precision()
     module = network_and_losses(recipe, plan, device)
     trainer = Trainer(
@@ -105,7 +105,7 @@ def made(context: Context, name: str) -> Recommended:
     )
     start_schedule(recipe, plan, trainer.optimizer)
     feed = Feed(material, plan, recipe, rank=0, accelerator=device)
-    return Recommended(trainer, feed, f"{plan.device}, feed {feed.kind}" + (f"; {chosen}" if chosen else ""))
+    return Recommended(trainer, feed, f"{plan.machine.device}, feed {feed.kind}" + (f"; {chosen}" if chosen else ""))
 
 
 def compared(context: Context, name: str, recipe: Recommended) -> Table:

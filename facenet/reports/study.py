@@ -37,6 +37,7 @@ class Ran:
     seconds: float | None = None
     device: str = ""
     code: str = ""
+    collapsed: str = ""  # why no epoch of it has an accuracy
     experiment_id: str = ""
 
 
@@ -57,7 +58,6 @@ class Job:
     interval: str = ""
     error: str = ""
     pruned: str = ""  # why it was ended early
-    collapsed: str = ""  # why no epoch of it has an accuracy
     ran: Ran = Ran()
 
     @property
@@ -74,8 +74,8 @@ class Job:
         """`failed: <the error in one line>`, `pruned: <reason>`, `stopped`, ..."""
         if self.pruned:
             return f"pruned: {self.pruned}"
-        if self.collapsed and self.status == "FINISHED":
-            return self.collapsed
+        if self.ran.collapsed and self.status == "FINISHED":
+            return self.ran.collapsed
         state = UNRANKED.get(self.status, "without a finite value")
         return f"{state}: {one_line(self.error)}" if self.error.strip() else state
 
@@ -166,7 +166,6 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
         interval=tags.get(f"interval.{benchmark}", "") if figure == "accuracy" else "",
         error=tags.get("error", ""),
         pruned=tags.get("pruned", ""),
-        collapsed=tags.get("collapsed", ""),
         ran=ran(record),
     )
 
@@ -181,6 +180,7 @@ def ran(record: RunRecord) -> Ran:
         seconds=None if record.end is None else record.end - record.start,
         device=params.get("plan.device", ""),
         code=record.tags.get("code", ""),
+        collapsed=record.tags.get("collapsed", ""),
         experiment_id=record.experiment_id,
     )
 

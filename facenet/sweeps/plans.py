@@ -16,7 +16,8 @@ from facenet.errors import UserError
 from facenet.sweeps.state import State, state_of
 from facenet.tasks.auto import settle
 from facenet.tasks.job import check_pixels
-from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.numbers import Plan
+from facenet.tasks.plan import Material, divide, make_plan
 from facenet.tasks.recipe import Recipe, build_planned
 from facenet.tasks.resume import without
 
@@ -102,7 +103,7 @@ class Planner:
             self.materials[key] = divide(recipe.data, *recipe.tested)
         num_processes = recipe.distributed.num_processes
         plan = make_plan(self.materials[key], recipe, num_processes=num_processes)
-        check_device_count(plan.device, num_processes)
+        check_device_count(plan.machine.device, num_processes)
         check_pixels(config, self.materials[key].train)
         return plan
 
@@ -110,6 +111,8 @@ class Planner:
 def effective(config: dict[str, Any], plan: Plan) -> str:
     """Equal for two configs that describe the same training: the learning rate is what the schedule makes of it, the device that which was
     found, and how gradients are exchanged counts only where they are."""
-    optimizer = {**config["optimizer"], "lr": [plan.lr, plan.min_lr]}
-    exchange = config["distributed"] if plan.num_processes > 1 else None
-    return configs.fingerprint({**config, "optimizer": optimizer, "accelerator": plan.device, "distributed": exchange})
+    optimizer, machine = {**config["optimizer"], "lr": [plan.lr.lr, plan.lr.min_lr]}, plan.machine
+    exchange = config["distributed"] if machine.num_processes > 1 else None
+    return configs.fingerprint(
+        {**config, "optimizer": optimizer, "accelerator": machine.device, "distributed": exchange}
+    )

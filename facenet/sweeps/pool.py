@@ -127,7 +127,7 @@ class Pool:
             if len(self.running) >= self.num_jobs:
                 return
             assert job.plan is not None
-            devices = self.devices.take(job.plan.device, job.plan.num_processes)
+            devices = self.devices.take(job.plan.machine.device, job.plan.machine.num_processes)
             if devices is not None:
                 waiting.remove(job)
                 self.began(job)
@@ -135,9 +135,9 @@ class Pool:
 
     def start(self, job: Job, devices: list[str]) -> Running:
         assert job.plan is not None
-        environment = {**os.environ, **only_devices(job.plan.device, devices), **safe_path()}
+        environment = {**os.environ, **only_devices(job.plan.machine.device, devices), **safe_path()}
         if self.num_jobs > 1:
-            threads = available_cores() // (self.num_jobs * job.plan.num_processes)
+            threads = available_cores() // (self.num_jobs * job.plan.machine.num_processes)
             environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
         answer, order = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  read after the process has ended
         order.write(json.dumps({**self.order(job), "trusted": trusted.told()}).encode())
@@ -170,7 +170,7 @@ class Pool:
         for each in ended:
             self.running.remove(each)
             assert each.job.plan is not None
-            self.devices.give(each.job.plan.device, each.devices)
+            self.devices.give(each.job.plan.machine.device, each.devices)
         return ended
 
     def pass_on(self, received: list[int]) -> None:
@@ -186,8 +186,8 @@ def most_at_a_time(jobs: Sequence[Job]) -> int:
     most = len(jobs)
     for job in jobs:
         assert job.plan is not None
-        if devices := visible_devices(job.plan.device):
-            most = min(most, max(1, len(devices) // job.plan.num_processes))
+        if devices := visible_devices(job.plan.machine.device):
+            most = min(most, max(1, len(devices) // job.plan.machine.num_processes))
     return most
 
 

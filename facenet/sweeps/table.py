@@ -37,13 +37,13 @@ def row(job: Job, axes: list[str], skip_duplicates: bool) -> dict[str, str]:
         return {**found, **dict.fromkeys(("lr", "batch", "per process", "steps", "epochs", "images", "device"), "")}
     return {
         **found,
-        "lr": f"{plan.lr:g}",
-        "batch": str(plan.images_per_step),
-        "per process": str(plan.batch_size_per_process),
-        "steps": str(plan.total_steps),
-        "epochs": f"{plan.total_steps / plan.steps_per_epoch:.3g}",
-        "images": str(plan.total_steps * plan.images_per_step),
-        "device": f"{plan.num_processes} x {plan.device}",
+        "lr": f"{plan.lr.lr:g}",
+        "batch": str(plan.batches.images_per_step),
+        "per process": str(plan.batches.batch_size_per_process),
+        "steps": str(plan.steps.total_steps),
+        "epochs": f"{plan.steps.total_steps / plan.steps.steps_per_epoch:.3g}",
+        "images": str(plan.steps.total_steps * plan.batches.images_per_step),
+        "device": f"{plan.machine.num_processes} x {plan.machine.device}",
     }
 
 
@@ -52,10 +52,10 @@ def note(job: Job) -> str:
         return " ".join(job.problem.split())
     assert job.plan is not None
     notes = [f"same as job {job.twin}"] if job.twin is not None else []
-    if job.plan.lr_note:
-        notes.append(job.plan.lr_note)
-    if job.plan.images_per_step != job.plan.batch_size:
-        notes.append(f"{job.plan.batch_size} images a step asked for")
+    if job.plan.lr.note:
+        notes.append(job.plan.lr.note)
+    if job.plan.batches.images_per_step != job.plan.batches.batch_size:
+        notes.append(f"{job.plan.batches.batch_size} images a step asked for")
     if job.state.note:
         notes.append(job.state.note)
     return "; ".join(notes)

@@ -33,8 +33,9 @@ from facenet.files.run_dir import RunDir
 from facenet.files.trusted import versions
 from facenet.tasks.changed import begun_anew, changed_images, changes, samples
 from facenet.tasks.feed import Feed
+from facenet.tasks.numbers import Plan
 from facenet.tasks.own_runs import mark
-from facenet.tasks.plan import Material, Plan
+from facenet.tasks.plan import Material
 from facenet.tasks.progress import image_bar
 from facenet.tasks.records import Draws, Records
 from facenet.tasks.run import Run
@@ -101,10 +102,10 @@ class Epochs:
             lost = f"epoch {self.best_row['epoch']:.0f}, the best until now"
             log.warning("the network of %s, is in no file here; best.pt will be the best of the epochs to come", lost)
             self.best_score, self.best_row = None, {}
-        own = (self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate)
+        own = (self.plan.steps.steps_per_epoch, self.plan.machine.num_processes, self.plan.batches.accumulate)
         if own != tuple(content["steps"]):
             epoch, history = self.progress.epoch, self.progress.history
-            self.progress = Progress(epoch=epoch, step=epoch * self.plan.steps_per_epoch, history=history)
+            self.progress = Progress(epoch=epoch, step=epoch * self.plan.steps.steps_per_epoch, history=history)
             names = ("steps per epoch", "processes", "accumulate")
             pairs = zip(names, content["steps"], own, strict=True)
             told = ", ".join(f"{name} {before} -> {now}" for name, before, now in pairs if before != now)
@@ -124,7 +125,7 @@ class Epochs:
             self.samples = samples(self.material, self.run.config["seed"])
             if not self.resumed:
                 self.records.split(self.material)
-        while self.untested is not None or self.progress.step < self.plan.total_steps or self.progress.batches:
+        while self.untested is not None or self.progress.step < self.plan.steps.total_steps or self.progress.batches:
             if self.untested is None:
                 rest = self.feed.train(self.progress.epoch, first=self.progress.batches)
                 row = self.engine.train_epoch(rest, self.progress)
@@ -166,12 +167,11 @@ class Epochs:
 
     def hopeless(self) -> bool:
         """Whether the rule of the sweep ends the run here, in all processes; the first asks."""
-        if self.run.pruner is None or self.progress.step >= self.plan.total_steps:
+        if self.run.pruner is None or self.progress.step >= self.plan.steps.total_steps:
             return False
         if self.first:
-            images = self.plan.steps_per_epoch * self.plan.images_per_step
-            select, lower = self.plan.select, self.plan.lower_is_better
-            self.pruned = self.run.pruner.hopeless(self.progress.history, select, images, lower=lower)
+            images, lower = self.plan.images_per_epoch, self.plan.lower_is_better
+            self.pruned = self.run.pruner.hopeless(self.progress.history, self.plan.select, images, lower=lower)
         if self.pruned is not None:
             log.info("pruned: %s", self.pruned)
             self.tracker.tag("pruned", self.pruned)
@@ -182,11 +182,11 @@ class Epochs:
         """Validates and tests, then writes checkpoint, curves and metrics. The state is saved before, too: tests take long, and may end the run
         for an image that cannot be read. A stop signal meanwhile leaves it at that."""
         due = self.progress.epoch % self.engine.settings.evaluate_every == 0
-        tested = bool(self.material.benchmarks) and (due or self.progress.step >= self.plan.total_steps)
+        tested = bool(self.material.benchmarks) and (due or self.progress.step >= self.plan.steps.total_steps)
         state, row = self.state(), dict(row)
-        if tested or self.plan.num_val_batches:
+        if tested or self.plan.batches.num_val_batches:
             self.save(state)
-        validation = self.engine.validate(self.feed.val()) if self.plan.num_val_batches else None
+        validation = self.engine.validate(self.feed.val()) if self.plan.batches.num_val_batches else None
         row.update({} if validation is None else validation.figures)
         outcomes = self.test() if tested and not self.engine.stopped else {}
         if self.engine.stopped:
@@ -213,7 +213,7 @@ class Epochs:
             self.best_score, self.best_row = score, dict(row)
         if self.first:  # before the checkpoint: a run that goes on from it does not come here again
             with writable(self.run.directory):
-                more = {"samples_seen": float(self.progress.step * self.plan.images_per_step)}
+                more = {"samples_seen": float(self.progress.step * self.plan.batches.images_per_step)}
                 if (peak := self.engine.accelerator.memory().peak) is not None:
                     more["system/peak_memory_mib"] = peak / 2**20
                 self.records.epoch(self.progress, self.best_row, outcomes, more=more)
@@ -280,12 +280,12 @@ class Epochs:
             "untested": self.untested,
             "trusted": versions(self.run.config),
             "best": {"score": self.best_score, "row": self.best_row},
-            "steps": [self.plan.steps_per_epoch, self.plan.num_processes, self.plan.accumulate],
+            "steps": [self.plan.steps.steps_per_epoch, self.plan.machine.num_processes, self.plan.batches.accumulate],
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "metrics": self.progress.history[-1] if finished_epoch else {},
             "threshold": self.threshold(outcomes or {}),
-            "data_fingerprint": self.plan.data_fingerprint,
+            "data_fingerprint": self.plan.images.data_fingerprint,
             "samples": self.samples,
             "run_id": self.run_id,
         }

@@ -20,7 +20,8 @@ from facenet.devices.accelerator import Accelerator
 from facenet.errors import UserError
 from facenet.files.cache_dir import cache_dir
 from facenet.files.home import expand_home
-from facenet.tasks.plan import Material, Plan
+from facenet.tasks.numbers import Plan
+from facenet.tasks.plan import Material
 from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe
 
@@ -43,7 +44,7 @@ class Feed:
     ) -> None:
         self.material, self.plan, self.rank, self.accelerator, self.stop = material, plan, rank, accelerator, stop
         self.sampler = recipe.sampler
-        self.place_of_rank = {"rank": rank, "world_size": plan.num_processes}
+        self.place_of_rank = {"rank": rank, "world_size": plan.machine.num_processes}
         self.data, self.preprocess, self.augment = recipe.data, recipe.preprocess, recipe.augment
         self.seed = recipe.seed
         self.new: NewImages = (accelerator and accelerator.pinned_memory()) or Buffers()
@@ -96,7 +97,7 @@ class Feed:
 
     def sizes(self) -> tuple[Need, Room]:
         obstacle = None if self.augment.after_preprocess else "augment.pipeline changes images before they are resized"
-        shown, source = self.plan.total_steps * self.plan.images_per_step, self.material.source
+        shown, source = self.plan.steps.total_steps * self.plan.batches.images_per_step, self.material.source
         place = self.place if obstacle is None else None
         kept = place is not None and exists_or_comes(place)
         device = self.accelerator.free_memory() if self.accelerator else None
@@ -120,11 +121,11 @@ class Feed:
 
     def train(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """From batch number `first` of the epoch on."""
-        parts = self.plan.accumulate
-        sizes = {"batch_size": self.plan.images_per_step // parts, "num_batches": self.plan.steps_per_epoch * parts}
+        parts, steps = self.plan.batches.accumulate, self.plan.steps.steps_per_epoch
+        sizes = {"batch_size": self.plan.batches.images_per_step // parts, "num_batches": steps * parts}
         return self.loader.draw(self.sampler, Share(**sizes, **self.place_of_rank, epoch=epoch, first=first))
 
     def val(self) -> Iterator[Batch]:
         """The same batches after every epoch."""
-        sizes = {"batch_size": self.plan.val_batch_size, "num_batches": self.plan.num_val_batches}
+        sizes = {"batch_size": self.plan.batches.val_batch_size, "num_batches": self.plan.batches.num_val_batches}
         return self.val_loader.draw(self.sampler, Share(**sizes, **self.place_of_rank))

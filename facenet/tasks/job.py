@@ -35,7 +35,8 @@ from facenet.tasks import auto, pace, page, run_store
 from facenet.tasks import resume as resuming
 from facenet.tasks.changed import of_heldout
 from facenet.tasks.compared import params_to_compare, run_name
-from facenet.tasks.plan import Material, Plan, divide, make_plan
+from facenet.tasks.numbers import Plan
+from facenet.tasks.plan import Material, divide, make_plan
 from facenet.tasks.progress import image_bar
 from facenet.tasks.recipe import Recipe, build_planned
 from facenet.tasks.registration import keep_model
@@ -76,14 +77,14 @@ def run_job(
     plan = dataclasses.replace(plan, chosen=chosen)
     tracking = configs.build(config["tracking"], "tracking")
     print(printable(f"{plan}\n  {'tracking':<12} {tracking.said()}{trusted_lines(config)}"), flush=True)
-    if plan.lr_clipped:
-        log.warning("optimizer.lr is not what trains: %s", plan.lr_note)
+    if plan.lr.clipped:
+        log.warning("optimizer.lr is not what trains: %s", plan.lr.note)
     auto.warn_of_slow(config)
     if earlier is not None:
-        earlier.check_data(plan.data_fingerprint, changed=config["resume_changed"])
+        earlier.check_data(plan.images.data_fingerprint, changed=config["resume_changed"])
         earlier.check_images(material, changed=config["resume_changed"])
         earlier.check_fits(config, material.train.identities)
-        if earlier.is_finished(plan.total_steps):
+        if earlier.is_finished(plan.steps.total_steps):
             return left_as_it_is(earlier, plan, config)
     look_at_images(material, num_workers=config["data"]["num_workers"])
     begun_here = run_store.find_begun(run_dir, config) if earlier is None and config["resume"] == "auto" else None
@@ -190,7 +191,7 @@ def left_as_it_is(earlier: resuming.Earlier, plan: Plan, config: dict[str, Any])
     if asked.get("model") or asked.get("register", before.get("register")) != before.get("register"):
         keep_model(configs.build(asked, "tracking"), earlier.run_id, path)
     longer = page.longer_than(plan.as_dict())
-    told = f"{earlier.run_dir}: finished at step {plan.total_steps:,}; left as it is. To train on: {longer} resume_changed=true"
+    told = f"{earlier.run_dir}: finished at step {plan.steps.total_steps:,}; left as it is. To train on: {longer} resume_changed=true"
     after = summary({"checkpoint": str(path), "metrics": row}, earlier.run_dir, None, longer=longer)
     print(told, after, sep="\n", flush=True)
     value = row.get(plan.select)
@@ -211,7 +212,7 @@ def look_at_images(material: Material, *, num_workers: int) -> None:
 def datasets(config: dict[str, Any], material: Material, plan: Plan) -> dict[str, tuple[str, str, str]]:
     """For MLflow: context -> (name, source, fingerprint)."""
     source = str(addresses.hide_secrets(material.location) or config["data"]["_target_"])
-    found = {"train": (Path(source).name or source, source, plan.data_fingerprint)}
+    found = {"train": (Path(source).name or source, source, plan.images.data_fingerprint)}
     for each in material.benchmarks:
         context = f"test {each.name}" if "test" in found else "test"
         place = addresses.hide_secrets(each.location) or (source if of_heldout(each, material) else each.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from facenet.files.atomic import replacing
 from facenet.files.cache_dir import cache_dir
-from facenet.tasks.plan import Plan
+from facenet.tasks.numbers import Plan
 
 
 def remember(config: dict[str, Any], plan: Plan, *, whole_s: float, epochs_s: float) -> None:
@@ -38,11 +38,12 @@ def estimate(config: dict[str, Any], plan: Plan) -> float | None:
 
 def note(config: dict[str, Any], plan: Plan) -> Path | None:
     """The file of its kind: same network, image size, devices and precision; None where nothing can be kept."""
-    kind = [config["backbone"], config["data"]["image_size"], plan.device, plan.num_processes, plan.precision]
+    on = plan.machine
+    kind = [config["backbone"], config["data"]["image_size"], on.device, on.num_processes, on.precision]
     digest = hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:16]
     place = cache_dir()
     return place and place / "paces" / f"{digest}.json"
 
 
 def num_images(plan: Plan) -> int:
-    return plan.total_steps * plan.images_per_step
+    return plan.steps.total_steps * plan.batches.images_per_step

@@ -1,8 +1,7 @@
-"""What a run will do, computed before it does it: sizes, effective learning rate, device. Printed, logged, and obeyed by the ranks."""
+"""Computes what a run will do before it does it: divides the data, and finds sizes, learning rate and device."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from facenet.engine.muon import Muon
 from facenet.errors import UserError
 from facenet.evaluation.contract import Benchmark, Opened
 from facenet.losses.mix import LossMix
+from facenet.tasks.numbers import NEXT, Batches, Images, Machine, Plan, Steps
 from facenet.tasks.recipe import Planned
 from facenet.tasks.rehearsal import (
     check_parts,
@@ -33,7 +33,6 @@ from facenet.tasks.tested import opened_of, select_metric, unresolved
 
 SPLIT_SEED = 10101  # the reference's; not the run's seed, so that runs of several seeds are tested on the same images
 DEFAULT_HELDOUT = 0.1
-NEXT = "; "  # between benchmarks, of which none has it in its name
 BY_NUMBER = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon)  # Muon gives such heads to its AdamW
 
 
@@ -49,69 +48,6 @@ class Material:
     val_indices: Indices
     heldout_indices: Indices
     benchmarks: tuple[Opened, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Every derived number of a run, in the units the names say."""
-
-    device: str
-    device_reason: str
-    precision: str
-    num_processes: int
-    num_identities: int
-    num_images: int
-    num_val_images: int
-    num_heldout_identities: int
-    data_fingerprint: str
-    benchmark: str
-    layout: str
-    batch_size: int  # as asked for: the lr rule and the number of steps follow it
-    images_per_step: int  # trained; less than batch_size where the sampler leaves out what does not divide
-    batch_size_per_process: int  # trained
-    accumulate: int
-    val_batch_size: int
-    num_val_batches: int
-    epochs: int
-    steps_per_epoch: int
-    total_steps: int
-    lr: float
-    min_lr: float | None
-    lr_clipped: bool
-    lr_note: str
-    select: str
-    lower_is_better: bool
-    chosen: str = (
-        ""  # what `auto` became, with reasons; of the command that began, since the config of its processes says it
-    )
-
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        validation = (
-            f"{self.num_val_images:,} images for the validation loss" if self.num_val_batches else "no validation loss"
-        )
-        smallest = "" if self.min_lr is None else f", down to {self.min_lr:g}"
-        scheduled = self.steps_per_epoch * self.epochs
-        cut = f", of {scheduled:,} that the schedule spans (trainer.max_steps)" if self.total_steps < scheduled else ""
-        parts = f" in {self.accumulate} parts" if self.accumulate > 1 else ""
-        batch = f"{self.batch_size} images a step, {self.batch_size_per_process} a process{parts}"
-        if self.images_per_step != self.batch_size:
-            batch = f"{self.batch_size} images a step asked for, {self.images_per_step} trained: "
-            batch += f"{self.batch_size_per_process} a process{parts}"
-        rows = {
-            "data": f"{self.num_images:,} images of {self.num_identities:,} identities ({self.layout} batches), {validation}",
-            "fingerprint": self.data_fingerprint,
-            "benchmark": self.benchmark.replace(NEXT, f"\n  {'':<12} "),
-            "device": f"{self.device} ({self.device_reason}), {self.precision}, {self.num_processes} process(es)",
-            **({"auto": self.chosen} if self.chosen else {}),
-            "batch": batch,
-            "steps": f"{self.steps_per_epoch:,} an epoch, {self.epochs} epochs, {self.total_steps:,} in all{cut}",
-            "lr": f"{self.lr:g}{smallest}" + (f" ({self.lr_note})" if self.lr_note else ""),
-            "best by": self.select,
-        }
-        return "\n".join(["plan", *(f"  {name:<12} {value}" for name, value in rows.items())])
 
 
 def divide(data: Data, *benchmarks: Benchmark) -> Material:
@@ -156,32 +92,27 @@ def make_plan(material: Material, recipe: Planned, *, num_processes: int, rehear
     select, lower = select_metric(trainer.select, material.benchmarks, num_val_batches)
     if rehearse and (why := unresolved(material.benchmarks).get(select)):
         tell(f"trainer.select={select}: cannot be resolved, since {why}; take more pairs, or select another figure")
-    lr = schedule.effective(float(recipe.optimizer.keywords["lr"]), data.batch_size)
     return Plan(
-        device=device,
-        device_reason=reason,
-        precision=recipe.precision.dtype,
-        num_processes=num_processes,
-        num_identities=len(material.train.identities),
-        num_images=len(material.train),
-        num_val_images=len(material.val),
-        num_heldout_identities=0 if material.heldout is None else len(material.heldout.identities),
-        data_fingerprint=material.source.fingerprint,
+        machine=Machine(device, reason, recipe.precision.dtype, num_processes),
+        images=Images(
+            num_identities=len(material.train.identities),
+            num_images=len(material.train),
+            num_val_images=len(material.val),
+            num_heldout_identities=0 if material.heldout is None else len(material.heldout.identities),
+            data_fingerprint=material.source.fingerprint,
+        ),
         benchmark=NEXT.join(map(str, material.benchmarks)) or "none",
-        layout=sampler.layout.kind,
-        batch_size=data.batch_size,
-        images_per_step=images_per_step,
-        batch_size_per_process=images_per_step // num_processes,
-        accumulate=trainer.accumulate,
-        val_batch_size=val_batch_size,
-        num_val_batches=num_val_batches,
-        epochs=trainer.epochs,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        lr=lr.lr,
-        min_lr=lr.min_lr,
-        lr_clipped=lr.clipped,
-        lr_note=lr.note,
+        batches=Batches(
+            layout=sampler.layout.kind,
+            batch_size=data.batch_size,
+            images_per_step=images_per_step,
+            batch_size_per_process=images_per_step // num_processes,
+            accumulate=trainer.accumulate,
+            val_batch_size=val_batch_size,
+            num_val_batches=num_val_batches,
+        ),
+        steps=Steps(trainer.epochs, steps_per_epoch, total_steps),
+        lr=schedule.effective(float(recipe.optimizer.keywords["lr"]), data.batch_size),
         select=select,
         lower_is_better=lower,
     )

@@ -26,7 +26,8 @@ from facenet.engine.watch.watcher import Watcher
 from facenet.files.run_dir import RunDir
 from facenet.tasks.epochs import Epochs
 from facenet.tasks.feed import Feed
-from facenet.tasks.plan import Plan, divide, make_plan
+from facenet.tasks.numbers import Plan
+from facenet.tasks.plan import divide, make_plan
 from facenet.tasks.progress import step_bar
 from facenet.tasks.recipe import Recipe
 from facenet.tasks.rehearsal import check_input
@@ -76,7 +77,7 @@ def train(recipe: Recipe, run: Run) -> dict[str, Any]:
                 recipe.schedule,
                 device,
                 recipe.trainer,
-                total_steps=plan.total_steps,
+                total_steps=plan.steps.total_steps,
                 observers=observers,
                 stop=lambda: bool(run.stop),
                 from_weights=recipe.weights is not None,
@@ -111,7 +112,9 @@ def observing(
         observers = [
             watcher,
             Recorder(tracker),
-            opened.enter_context(step_bar(plan.total_steps, plan.steps_per_epoch, plan.epochs, shown=first)),
+            opened.enter_context(
+                step_bar(plan.steps.total_steps, plan.steps.steps_per_epoch, plan.steps.epochs, shown=first)
+            ),
         ]
         if first:
             observers.append(BatchPicture(run.directory, triplets=recipe.sampler.layout.kind == "triplet"))
@@ -128,7 +131,7 @@ def network_and_losses(recipe: Recipe, plan: Plan, device: Accelerator) -> Train
         if recipe.weights is not None:
             tell(load_weights(recipe.backbone, recipe.weights), recipe.preprocess)
         check_input(recipe.backbone, recipe.preprocess)
-    sizes = {"embedding_size": recipe.backbone.embedding_size, "num_identities": plan.num_identities}
+    sizes = {"embedding_size": recipe.backbone.embedding_size, "num_identities": plan.images.num_identities}
     recipe.loss.start(**sizes, layout=recipe.sampler.layout)
     device.seed(recipe.seed)
     module = TrainStep(recipe.backbone, recipe.loss, recipe.preprocess, device).to(device.device)
@@ -138,7 +141,11 @@ def network_and_losses(recipe: Recipe, plan: Plan, device: Accelerator) -> Train
 
 
 def start_schedule(recipe: Recipe, plan: Plan, optimizer: torch.optim.Optimizer) -> None:
-    sizes = {"batch_size": plan.batch_size, "steps_per_epoch": plan.steps_per_epoch, "epochs": plan.epochs}
+    sizes = {
+        "batch_size": plan.batches.batch_size,
+        "steps_per_epoch": plan.steps.steps_per_epoch,
+        "epochs": plan.steps.epochs,
+    }
     recipe.schedule.start(optimizer, **sizes)
 
 
@@ -146,7 +153,7 @@ def origin_of_batches(recipe: Recipe, run: Run, plan: Plan) -> dict[str, Any]:
     """Returns what is needed to repeat a batch, beside its images: the config, and the weights as they are now."""
     return {
         "config": run.config,
-        "identities": plan.num_identities,
+        "identities": plan.images.num_identities,
         "embedder": recipe.backbone.state_dict(),
         "loss": module_state(recipe.loss, everywhere=True),
     }

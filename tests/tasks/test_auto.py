@@ -156,7 +156,7 @@ def test_all_jobs_of_a_sweep_have_the_first_ones_choice(machine, recipe, tmp_pat
     first = Planner(tmp_path).plan(jobs[:1])
     machine(ZEN_2)  # as another node of a cluster
     others = Planner(tmp_path).plan(jobs[1:])
-    assert [job.plan.precision for job in (*first, *others)] == ["bf16"] * 3
+    assert [job.plan.machine.precision for job in (*first, *others)] == ["bf16"] * 3
     assert [job.twin for job in others] == [None, 1]
     config, chosen = settle(configured[2], sweep_dir=tmp_path)
     assert config["optimizer"]["bf16"] is True and "0.13 times as long in bf16" in chosen

@@ -42,7 +42,7 @@ def planned(compose, tmp_path):
 )
 def test_a_validation_loss_that_is_always_0_chooses_nothing(planned, caplog, overrides, num_batches, select, told):
     plan = planned(*overrides)
-    assert (plan.num_val_batches, plan.select) == (num_batches, select)
+    assert (plan.batches.num_val_batches, plan.select) == (num_batches, select)
     assert (told in caplog.text) if told else "of the validation images" not in caplog.text
 
 

@@ -70,7 +70,7 @@ def test_the_plan_reads_as_text(planned):
 )
 def test_a_batch_size_that_does_not_divide_names_its_neighbours(planned, overrides, unit, nearest):
     if unit is None:
-        assert planned(*overrides)[1].batch_size_per_process == 8
+        assert planned(*overrides)[1].batches.batch_size_per_process == 8
         return
     with pytest.raises(UserError, match=rf"data\.batch_size=.*multiple of {unit} .*values are {nearest}$"):
         planned(*overrides)
@@ -98,8 +98,11 @@ def test_a_batch_size_that_does_not_divide_names_its_neighbours(planned, overrid
 def test_what_does_not_divide_is_left_out_on_request(planned, overrides, trained, each, row):
     """As the reference has it: the lr rule and the steps of an epoch go by what was asked for."""
     plan = planned("sampler.drop_remainder=true", *overrides)[1]
-    assert (plan.images_per_step, plan.batch_size_per_process) == (trained, each)
-    assert plan.steps_per_epoch == 58 // plan.batch_size and f"x batch {plan.batch_size} / 64" in plan.lr_note
+    assert (plan.batches.images_per_step, plan.batches.batch_size_per_process) == (trained, each)
+    assert (
+        plan.steps.steps_per_epoch == 58 // plan.batches.batch_size
+        and f"x batch {plan.batches.batch_size} / 64" in plan.lr.note
+    )
     assert f"  batch        {row}\n" in str(plan)
 
 
@@ -114,13 +117,18 @@ def test_a_batch_larger_than_the_data(planned):
 
 
 def test_max_steps_only_shortens(planned):
-    assert planned("trainer.max_steps=3")[1].total_steps == 3
-    assert planned("trainer.max_steps=300")[1].total_steps == 8
+    assert planned("trainer.max_steps=3")[1].steps.total_steps == 3
+    assert planned("trainer.max_steps=300")[1].steps.total_steps == 8
 
 
 def test_batches_are_global_whatever_the_number_of_processes(planned):
     plan = planned("distributed.num_processes=4")[1]
-    assert (plan.batch_size, plan.batch_size_per_process, plan.num_processes, plan.steps_per_epoch) == (12, 3, 4, 4)
+    assert (
+        plan.batches.batch_size,
+        plan.batches.batch_size_per_process,
+        plan.machine.num_processes,
+        plan.steps.steps_per_epoch,
+    ) == (12, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +144,8 @@ def test_batches_are_global_whatever_the_number_of_processes(planned):
 )
 def test_the_effective_learning_rate_and_why(planned, overrides, lr, min_lr, note):
     plan = planned(*overrides)[1]
-    assert plan.lr == pytest.approx(lr) and note in plan.lr_note and bool(note) == bool(plan.lr_note)
-    assert plan.min_lr == (None if min_lr is None else pytest.approx(min_lr))
+    assert plan.lr.lr == pytest.approx(lr) and note in plan.lr.note and bool(note) == bool(plan.lr.note)
+    assert plan.lr.min_lr == (None if min_lr is None else pytest.approx(min_lr))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +161,7 @@ def test_the_effective_learning_rate_and_why(planned, overrides, lr, min_lr, not
 )
 def test_validation_batches(planned, overrides, size, count):
     plan = planned(*overrides)[1]
-    assert (plan.val_batch_size, plan.num_val_batches) == (size, count)
+    assert (plan.batches.val_batch_size, plan.batches.num_val_batches) == (size, count)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +202,9 @@ def test_the_split_does_not_depend_on_the_seed_of_the_run(planned):
 
 
 def test_the_share_held_out_by_default(planned):
-    assert planned("data.val_identities=null", "data.num_identities=40")[1].num_heldout_identities == 4  # a tenth
+    assert (
+        planned("data.val_identities=null", "data.num_identities=40")[1].images.num_heldout_identities == 4
+    )  # a tenth
 
 
 def test_too_few_identities(planned):
@@ -207,7 +217,7 @@ def test_what_the_device_lacks_is_refused_in_the_plan(planned):
         planned("precision=fp16")
     with pytest.raises(UserError, match="distributed.sync_batch_norm"):
         planned("distributed=ddp", "distributed.sync_batch_norm=true")
-    assert planned("distributed.sync_batch_norm=true")[1].num_processes == 1  # nothing to synchronise
+    assert planned("distributed.sync_batch_norm=true")[1].machine.num_processes == 1  # nothing to synchronise
 
 
 @pytest.mark.parametrize(

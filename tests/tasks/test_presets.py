@@ -50,20 +50,25 @@ def composed(compose_train, given):
 
 def test_one_spa_trains_at_ten_times_the_lr_of_its_command(composed):
     plan = prepare(composed("single_spa"))[1]
-    assert (plan.batch_size, plan.images_per_step, plan.batch_size_per_process, plan.num_processes) == (30, 30, 30, 1)
-    assert (plan.lr, plan.min_lr, plan.lr_clipped) == (3e-4, pytest.approx(3e-6), True)
-    assert plan.lr_note.startswith("lr 3e-05 x batch 30 / 64 = 1.40625e-05, clipped to 0.0003 by schedule.lr_limits")
-    assert (plan.epochs, plan.steps_per_epoch, plan.total_steps) == (14, 7, 98)  # 238 of 240 images train: 1 % validate
-    assert (plan.layout, plan.benchmark) == ("triplet", "lfw: 12 pairs in 2 folds, 12 images")
+    batches, machine = plan.batches, plan.machine
+    sizes = (batches.batch_size, batches.images_per_step, batches.batch_size_per_process, machine.num_processes)
+    assert sizes == (30, 30, 30, 1)
+    assert (plan.lr.lr, plan.lr.min_lr, plan.lr.clipped) == (3e-4, pytest.approx(3e-6), True)
+    assert plan.lr.note.startswith("lr 3e-05 x batch 30 / 64 = 1.40625e-05, clipped to 0.0003 by schedule.lr_limits")
+    steps = plan.steps
+    assert (steps.epochs, steps.steps_per_epoch, steps.total_steps) == (14, 7, 98)  # 238 of 240 train: 1 % validate
+    assert (plan.batches.layout, plan.benchmark) == ("triplet", "lfw: 12 pairs in 2 folds, 12 images")
     assert "batch        30 images a step, 30 a process\n" in str(plan)
 
 
 @pytest.mark.parametrize("preset", ["single_card", "reference_as_shipped"])
 def test_three_spas_train_90_of_96_images(composed, preset):
     plan = prepare(composed(preset))[1]
-    assert (plan.batch_size, plan.images_per_step, plan.batch_size_per_process, plan.num_processes) == (96, 90, 30, 3)
-    assert (plan.lr, plan.min_lr) == (1e-3, pytest.approx(1e-5)), "the batch rule sees 96"
-    assert (plan.steps_per_epoch, plan.epochs) == (2, 14), "238 // 96"
+    batches, machine = plan.batches, plan.machine
+    sizes = (batches.batch_size, batches.images_per_step, batches.batch_size_per_process, machine.num_processes)
+    assert sizes == (96, 90, 30, 3)
+    assert (plan.lr.lr, plan.lr.min_lr) == (1e-3, pytest.approx(1e-5)), "the batch rule sees 96"
+    assert (plan.steps.steps_per_epoch, plan.steps.epochs) == (2, 14), "238 // 96"
     assert "batch        96 images a step asked for, 90 trained: 30 a process\n" in str(plan)
 
 
@@ -116,7 +121,7 @@ def test_repeats_are_behind_a_switch(composed):
 
 def test_parts_of_a_step_hold_what_is_trained(composed):
     feed = feed_of(composed("single_card", *SMALL, "trainer.accumulate=2"), rank=2)
-    assert (feed.plan.images_per_step, feed.plan.accumulate) == (90, 2)
+    assert (feed.plan.batches.images_per_step, feed.plan.batches.accumulate) == (90, 2)
     assert [len(batch.labels) for batch in feed.train(0)] == [15] * 4
 
 

@@ -72,7 +72,7 @@ def test_an_optimizer_that_cannot_step_is_refused_in_the_plan(base, given, told)
     ],
 )
 def test_optimizers_that_can_step_are_planned(base, given):
-    assert planned(changed(base, **given)).total_steps == 40
+    assert planned(changed(base, **given)).steps.total_steps == 40
 
 
 def of_torch(name: str, every: str = "step", **options):
@@ -125,14 +125,14 @@ def test_a_schedule_that_leaves_no_learning_rate_is_refused_in_the_plan(base, gi
 )
 def test_schedules_that_end_near_0_are_planned(base, given):
     plan = planned(changed(base, **given))
-    assert plan.total_steps == 40
+    assert plan.steps.total_steps == 40
 
 
 def test_a_schedule_is_played_as_far_as_the_run_goes(base):
     short = of_torch("PolynomialLR", total_iters=30)
     with pytest.raises(UserError, match="total_iters=40"):
         planned(changed(base, **short))
-    assert planned(changed(base, **short, trainer={"max_steps": 30})).total_steps == 30
+    assert planned(changed(base, **short, trainer={"max_steps": 30})).steps.total_steps == 30
 
 
 HARD = {"_target_": "facenet.losses.TripletLoss", "mining": "batch_hard"}
@@ -178,9 +178,9 @@ def test_batches_that_teach_nothing_are_refused_in_the_plan(hard, given, told):
 
 
 def test_small_batches_that_teach_are_planned(hard, base):
-    assert planned(changed(hard, data={"batch_size": 3})).images_per_step == 3
-    assert planned(changed(hard, sampler=groups_of(2), data={"batch_size": 4})).images_per_step == 4
-    assert planned(changed(base, data={"batch_size": 3})).images_per_step == 3  # one given triplet
+    assert planned(changed(hard, data={"batch_size": 3})).batches.images_per_step == 3
+    assert planned(changed(hard, sampler=groups_of(2), data={"batch_size": 4})).batches.images_per_step == 4
+    assert planned(changed(base, data={"batch_size": 3})).batches.images_per_step == 3  # one given triplet
     synced = {"num_processes": 4, "sync_batch_norm": True}
     ce = {"weight": 1.0, "loss": {"_target_": "facenet.losses.SoftmaxHead"}}
     alone = {"_target_": "facenet.losses.LossMix", "terms": {"ce": ce}}
@@ -214,7 +214,7 @@ def test_numbers_that_no_run_can_use_are_problems_of_the_config(base, key, value
 
 
 def test_infinity_is_never_where_it_means_that(base):
-    assert planned(changed(base, watch={"hang_s": float("inf")})).total_steps == 40
+    assert planned(changed(base, watch={"hang_s": float("inf")})).steps.total_steps == 40
 
 
 def test_an_image_too_small_for_the_network_is_one_line(compose):
@@ -261,7 +261,7 @@ def test_a_pipeline_that_gives_no_images_is_refused_in_the_plan(base, transforms
     ],
 )
 def test_pipelines_that_give_images_are_planned(base, transforms):
-    assert planned(pipeline(base, *transforms)).total_steps == 40
+    assert planned(pipeline(base, *transforms)).steps.total_steps == 40
 
 
 def test_an_image_that_a_pipeline_fails_on_later_is_named_too(base):

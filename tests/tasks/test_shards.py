@@ -67,9 +67,9 @@ def test_what_shards_cannot_do_is_told_with_the_way_out(compose, shards, given, 
 
 def test_the_plan_takes_whole_shards_for_validation(compose, shards):
     material, plan = prepare(compose(*overrides(shards)))
-    assert plan.num_images + plan.num_val_images + len(material.heldout) == 96
-    assert plan.num_heldout_identities == 4 and plan.num_val_images == int(
-        0.1 * (plan.num_images + plan.num_val_images)
+    assert plan.images.num_images + plan.images.num_val_images + len(material.heldout) == 96
+    assert plan.images.num_heldout_identities == 4 and plan.images.num_val_images == int(
+        0.1 * (plan.images.num_images + plan.images.num_val_images)
     )
     assert set(material.val_indices) <= set(range(80, 96))
     held, _ = prepare(compose("data=folder", f"data.root={shards.parent}/people", "data.num_workers=1"))

@@ -101,7 +101,7 @@ def test_history_holds_a_row_per_epoch(tiny_run):
 
 def test_the_split_is_on_record(tiny_run, compose):
     split, (material, plan) = read(tiny_run.run_dir / "split.json"), prepare(compose())
-    assert split["fingerprint"] == plan.data_fingerprint and split["seed"] == 10101
+    assert split["fingerprint"] == plan.images.data_fingerprint and split["seed"] == 10101
     assert split["num_images"] == {"train": 58, "val": 6, "heldout": 32}
     assert split["heldout_identities"] == list(material.heldout.identities)
     assert not set(split["heldout_identities"]) & set(material.train.identities)
