@@ -33,7 +33,7 @@ FOLDER = ["facenet-train", "data=folder", "data.image_size=32", "data.batch_size
 LIST = ["facenet-train", "data=annotation", "data.image_size=32", "data.batch_size=6", *QUIET]
 EVALUATE = ["facenet-evaluate", "benchmark.root={inputs}/people", "benchmark.pairs={inputs}/pairs.txt", "tracking=none"]
 HYDRA_NOTES = {"cli.log", "config.yaml", "hydra.yaml", "overrides.yaml", "multirun.yaml"}
-RANK_NOTES = {"tracking.json", ".lock", "resolved.yaml", "split.json", "train.log", "failure-0.json"}
+RANK_NOTES = {"tracking.json", "metrics.jsonl", ".lock", "resolved.yaml", "split.json", "train.log", "failure-0.json"}
 
 
 @dataclass(frozen=True)
