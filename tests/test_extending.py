@@ -116,8 +116,9 @@ def test_the_backbone_is_a_choice_of_the_directory(
 
 def test_a_choice_of_the_directory_needs_trust(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    with pytest.raises(UserError, match=r"small\.yaml: backbone\._target_: .*trust=\./my_faces;"):
-        composed(place, tmp_path, "backbone=small")
+    config = composed(place, tmp_path, "backbone=small")
+    with pytest.raises(UserError, match=r"backbone\._target_: .*trust=\./my_faces; .*small\.yaml\)"):
+        configs.check(config, Recipe)
 
 
 def test_the_benchmark_judges(trust: None, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
