@@ -7,6 +7,7 @@ FACENET_TEST_SWEEP=URI#SWEEP_ID     look at this sweep of optimizer.lr and data.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -25,9 +26,12 @@ import pytest
 from PIL import Image
 
 from facenet.data.drawn.synthetic import SyntheticFaces
+from facenet.evaluation.report import interval
 from facenet.reports.study import Study, read_study
+from facenet.tasks.job import run_job
 from facenet.tracking import reading
 from facenet.tracking.reading import RunRecord
+from facenet.tracking.tracker import JournalTracker
 
 BIN = Path(sys.executable).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -131,6 +135,43 @@ def sweep(chromium: str, lfw: Path, tmp_path_factory: pytest.TempPathFactory) ->
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return Sweep(uri, read_study(uri, sweep_id), reading.runs_of_sweep(uri, sweep_id))
+
+
+PLAIN = {  # what five people change, and the accuracies that they find
+    "loss=triplet_ce sampler=triplet": (0.55, 0.60),
+    "loss=arcface sampler=shuffle": (0.52, 0.58),
+    "loss=ce sampler=shuffle optimizer.lr=3e-3": (0.50, 0.65),
+    "loss=triplet sampler=triplet data.batch_size=24": (0.51, 0.62),
+    "loss=cosface sampler=shuffle data.batch_size=48": (0.54, 0.56),
+}
+
+
+@pytest.fixture(scope="session")
+def plain(
+    sweep: Sweep, lfw: Path, compose_train: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[RunRecord, str, tuple[float, float]]]:
+    """Five runs of no sweep in the sweep's store, recorded by the command's own code, but that nothing is trained; with what was changed and
+    the accuracies of its epochs."""
+    found = []
+    for changed, accuracies in PLAIN.items():
+        folder = tmp_path_factory.mktemp("plain")
+        place = ["benchmark=lfw", f"benchmark.root={lfw}", f"tracking.uri={sweep.uri}", "tracking.experiment=plain"]
+        kept = [each for each in TINY if each.partition("=")[0] not in ("loss", "sampler", "tracking.experiment")]
+        overrides = [*kept, *place, *changed.split(), "tracking.system_metrics=false"]
+
+        def start(run_dir: Path, *_: Any, accuracies: tuple[float, ...] = accuracies) -> dict[str, Any]:
+            with contextlib.closing(JournalTracker(run_dir)) as tracker:
+                for epoch, value in enumerate(accuracies, start=1):
+                    tracker.metrics({"lfw/accuracy": value, "train/loss": 1.0 / epoch}, step=10 * epoch)
+                tracker.metrics({"best/lfw/accuracy": accuracies[-1]}, step=20)
+                tracker.tag("interval.lfw", interval(accuracies[-1], 120))
+            row = {"epoch": float(len(accuracies)), "lfw/accuracy": accuracies[-1]}
+            best = str(run_dir / "checkpoints" / "best.pt")
+            return {"objective": accuracies[-1], "checkpoint": best, "metrics": row, "pruned": None, "seconds": 1.0}
+
+        result = run_job(compose_train(*overrides), run_dir=folder, overrides=overrides, tags={}, start=start)
+        found.append((reading.run(sweep.uri, str(result.run_id)), changed, accuracies))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,34 @@ def test_compare_page_opens_on_the_selected_metric_and_the_swept_params(page, sw
     screenshot(page, "sweep-compare")
 
 
+def test_five_plain_runs(page, sweep, plain):
+    view = views.View(name="by-lfw", condition="", select=ACCURACY)
+    runs = [run for run, _, _ in plain]
+    lines = views.compare_pages(sweep.uri, runs, view).splitlines()[2:]
+    table, charts, side_by_side = (line.partition("#")[2] for line in lines)
+    page.goto(f"/#{table}")
+    page.locator(f'[row-id="{runs[-1].id}"]').first.wait_for()
+    names = [run.name for run in runs]
+    assert len(set(names)) == 5 and all(len(name) <= 40 for name in names)
+    for run, changed, accuracies in plain:
+        row = page.locator(f'[row-id="{run.id}"]')
+        assert row.get_by_text(run.name, exact=True).count() == 1 and changed.split()[0].partition("=")[2] in run.name
+        columns = [*(f"params.`{name}`" for name in PARAMS), f"metrics.`best/{ACCURACY}`"]
+        cells = [row.locator(f'[role=gridcell][col-id="{column}"]').inner_text() for column in columns]
+        expected = [*(float(run.params[name]) for name in PARAMS), accuracies[-1]]
+        assert [float(cell) for cell in cells] == pytest.approx(expected)
+    page.goto(f"/#{charts}")
+    page.wait_for_function(f"() => ({PLOTS})().flat().filter(trace => trace.y && trace.y.length).length >= 5")
+    drawn = {trace["name"]: trace for plot in page.evaluate(PLOTS) for trace in plot if trace["y"]}
+    for run, _, accuracies in plain:
+        line = next(trace for name, trace in drawn.items() if name.startswith(run.name))
+        assert [value for value in line["y"] if math.isfinite(value)] == pytest.approx(list(accuracies))
+    page.goto(f"/#{side_by_side}")
+    page.locator(".js-plotly-plot").wait_for()
+    ((trace,),) = page.evaluate(PLOTS)
+    assert sorted(dict(trace["axes"])[ACCURACY]) == pytest.approx(sorted(accuracies[-1] for _, _, accuracies in plain))
+
+
 def test_run_page_says_what_came_of_it_and_what_to_type(page, sweep, screenshot):
     run = sweep.runs[0]
     page.goto(f"/#/experiments/{sweep.experiment}/runs/{run.id}")
