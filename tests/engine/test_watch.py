@@ -290,7 +290,12 @@ def test_weights_that_do_not_change_fire(watching):
     assert tags == {}
     watcher.look_at_weights(weights[-1].clone(), 5)
     assert tags == {"watch.frozen": "no weight of the network has changed for 2 log points up to step 5"}
-    assert signs.weights_norms(nn.Linear(2, 2)).shape == (2,)
+    parameters = [nn.Parameter(torch.tensor(2.0)), *nn.Linear(3, 9).parameters()]
+    before = signs.weights_norms(parameters)
+    assert before.shape == (3,) and before[0] == 2
+    with torch.no_grad():
+        parameters[1][0, 1] += 1
+    assert (signs.weights_norms(parameters) == before).tolist() == [True, False, True]
 
 
 def test_dead_triplets_fire_after_so_many_steps_in_a_row(watching):

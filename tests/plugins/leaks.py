@@ -35,6 +35,7 @@ VARIABLES = (
     "FACENET_SECRETS",  # what facenet.privacy.addresses hides, as long as the process lives
     # By facenet.tracking.store when a process first opens a store.
     *("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"),
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
 )
 
 

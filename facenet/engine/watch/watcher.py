@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facenet.data.feed.loader import Batch
 from facenet.devices.accelerator import Accelerator
@@ -54,6 +54,8 @@ class Watcher(Observer):
         self.parts: list[Batch] = []  # of the step under way, or of the last one
         self.step_done = True
         self.norms: Tensor | None = None
+        self.weights: list[nn.Parameter] = []
+        self.weights_of: TrainStep | None = None
         self.in_row: Counter[str] = Counter()
         self.waited_s, self.logged_at = 0.0, time.perf_counter()
 
@@ -94,7 +96,9 @@ class Watcher(Observer):
         if self.watch.looks("collapse"):
             found.update(self.look_at_embeddings(point.figures, point.module))
         if self.watch.looks("frozen"):
-            self.look_at_weights(signs.weights_norms(point.module.embedder), point.step)
+            if self.weights_of is not point.module:  # to find them takes as long as to look at them
+                self.weights_of, self.weights = point.module, [*point.module.embedder.parameters()]
+            self.look_at_weights(signs.weights_norms(self.weights), point.step)
         if self.watch.looks("dead_triplets"):
             self.look_at_triplets(point.figures, point.steps)
         if self.watch.looks("repeats"):
