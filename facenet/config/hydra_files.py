@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from facenet.files.plain import plain, yaml_text
 from facenet.files.trusted import targets_in
 
 PRESETS = "preset/"
+packaged: dict[str, ConfigResult] = {}  # what was read of packages, by place
 
 
 def install() -> None:
@@ -64,7 +67,11 @@ class PackageFiles(ImportlibResourcesConfigSource):
     """Hydra's source of files in packages, without a way out of them."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        found = super().load_config(config_path)
+        """Reads a file once a process: Hydra asks for it two or three times for each command, and again for each job of a sweep."""
+        place = f"{resources.files(self.path)} {self.provider} {config_path}"
+        if place not in packaged:
+            packaged[place] = super().load_config(config_path)
+        found = copy.deepcopy(packaged[place])  # Hydra takes the list of defaults out of it
         if config_path.startswith(PRESETS):
             note_preset(config_path, OmegaConf.to_container(found.config))
         return found
