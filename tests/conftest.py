@@ -104,6 +104,14 @@ def cold_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_command_on_record() -> None:
+    """A command that a test calls in this process has its words on record as long as the process lives."""
+    overlays = sys.modules.get("facenet.config.overlays")
+    if overlays is not None:
+        overlays.said_beside.set(None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     if not (SHARED / "lfw" / "pairs.txt").is_file():
