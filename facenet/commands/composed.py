@@ -22,6 +22,7 @@ from facenet.commands import torchrun
 from facenet.commands.mistakes import composition_problem, forced, is_choice, is_override, refuse_flags
 from facenet.config import hydra_files, overlays
 from facenet.config.overrides import as_given, check_grammar, flags_first, given, key_of, with_names, with_new_terms
+from facenet.config.slots import closest
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.files import trusted
 from facenet.files.atomic import refuse_links
@@ -81,7 +82,8 @@ def resumed(arguments: list[str]) -> list[str]:
     directory = Path(given[-1]).absolute()
     before = read_command(directory)
     if not before:
-        raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one")
+        near = closest(directory.name, [each.name for each in directory.parent.glob("*") if read_command(each)])
+        raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one{near}")
     added = [argument for argument in arguments if not argument.startswith(key)]
     added.append(f"hydra.sweep.dir={directory}")
     said_anew = {key_of(argument) for argument in added} | ({trusted.KEY} if trusted.said.get() else set())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
+
+from facenet.errors import shown
+
+MOST_NAMED = 4
 
 
 class Named:
@@ -75,6 +80,12 @@ class RunDir:
 
     def failures(self) -> list[Path]:
         return sorted(self.path.glob("failure-*.json"))
+
+
+def told_runs_in(directory: Path) -> str:
+    """ "; runs lie in it: A, B", the newest last, for a directory that is none itself; empty where it holds none."""
+    runs = sorted({path.parent.parent for path in directory.glob("*/checkpoints/*.pt")}, key=os.path.getmtime)
+    return f"; runs lie in it: {shown(', '.join(map(str, runs[-MOST_NAMED:])))}" if runs else ""
 
 
 # The records of a run in JSON, but for those of its benchmarks.

@@ -20,7 +20,7 @@ from facenet.data.transforms import Preprocess
 from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError, shown
 from facenet.files.home import expand_home
-from facenet.files.run_dir import Checkpoints, RunDir
+from facenet.files.run_dir import Checkpoints, RunDir, told_runs_in
 from facenet.privacy.addresses import masked_address
 from facenet.tasks.rehearsal import LARGEST_SIDE, check_input, check_preprocess
 
@@ -69,9 +69,8 @@ def checkpoint_in(path: str | os.PathLike[str]) -> Path:
         return place
     found = [file for each in (RunDir(place).checkpoints, Checkpoints(place)) for file in (each.best, each.last)]
     if (first := next((file for file in found if file.is_file()), None)) is None:
-        raise UserError(
-            f"{place}: neither a checkpoint nor a run directory with checkpoints/best.pt or checkpoints/last.pt"
-        )
+        need = "neither a checkpoint nor a run directory with checkpoints/best.pt or checkpoints/last.pt"
+        raise UserError(f"{place}: {need}{told_runs_in(place)}")
     return first
 
 

@@ -21,7 +21,7 @@ from facenet.errors import UserError, shown
 from facenet.evaluation.benchmarks.together import together
 from facenet.files import atomic
 from facenet.files.home import expand_home
-from facenet.files.run_dir import RunDir
+from facenet.files.run_dir import RunDir, told_runs_in
 from facenet.files.trusted import versions
 from facenet.privacy import addresses
 from facenet.tasks.auto import as_recorded
@@ -96,7 +96,8 @@ def find(resume: str | None, run_dir: Path) -> Earlier | None:
         raise UserError(f"resume={resume}: no such file or directory; name a run directory or a checkpoint in it")
     found = earlier_in(path.parent.parent, path) if os.path.isfile(path) else earlier_in(path)
     if found is None:
-        raise UserError(f"resume={resume}: no checkpoint in it to go on from; leave resume out to start anew")
+        way = told_runs_in(path) or "; leave resume out to start anew"
+        raise UserError(f"resume={resume}: no checkpoint in it to go on from{way}")
     return found
 
 

@@ -345,6 +345,8 @@ def test_a_resumed_sweep_is_its_command_with_what_is_said_anew(tmp_path, monkeyp
     assert resumed(["-m", "seed=1"]) == ["-m", "seed=1"]
     with pytest.raises(UserError, match="sweep.resume=new: no sweep began there; name the directory of one"):
         resumed(["sweep.resume=new"])
+    with pytest.raises(UserError, match="name the directory of one; did you mean 'old'?"):
+        resumed(["sweep.resume=oldd"])
 
 
 def test_a_mistake_that_shows_at_the_end_of_a_sweep_is_told_as_one(capsys):

@@ -41,6 +41,8 @@ KEYS = {
     "margin=0.3": f"margin: {NO_KEY} 'margin'; write loss.terms.triplet.loss.margin=0.3",
     "seeed=1": f"seeed: {NO_KEY} 'seeed'; did you mean 'seed'?",
     "output_dir=runs/1": f"output_dir: {NO_KEY} 'output_dir'; write hydra.run.dir=runs/1",
+    "data.dir=X": "data.dir: facenet.data.SyntheticData has no parameter 'dir'; write data=folder data.root=X",
+    "trainer.accelerator=gpu": "trainer.accelerator: facenet.engine.Settings has no parameter 'accelerator'; write accelerator=cuda",
     "data.root=X": "data.root: facenet.data.SyntheticData has no parameter 'root'; add data=folder",
     "benchmark.root=X": "benchmark.root: facenet.evaluation.HeldOut has no parameter 'root'; add benchmark=lfw",
     "optimizer.momentum=0.9": "optimizer.momentum: torch.optim.Adam has no parameter 'momentum'; add optimizer=muon or optimizer=sgd",

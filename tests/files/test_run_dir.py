@@ -1,10 +1,11 @@
 """The names of a run directory's files: those that run directories have had from the first, and in no other module."""
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
 
-from facenet.files.run_dir import Each, Named, RunDir, is_of_run
+from facenet.files.run_dir import Each, Named, RunDir, is_of_run, told_runs_in
 
 KNOWN = {
     "resolved.yaml resolved.pending.yaml metrics.jsonl tracking.json result.json output.log split.json history.json",
@@ -48,3 +49,12 @@ def test_no_other_module_has_such_a_name():
     found = {path.name: said.findall(path.read_text(encoding="utf-8")) for path in modules}
     assert len(found["run_dir.py"]) == len(names)
     assert {name: each for name, each in found.items() if each and name != "run_dir.py"} == {}
+
+
+def test_a_folder_of_runs_names_them_the_newest_last(tmp_path):
+    assert told_runs_in(tmp_path) == ""
+    for number in (3, 1, 2):
+        (tmp_path / f"{number}" / "checkpoints").mkdir(parents=True)
+        (tmp_path / f"{number}" / "checkpoints" / "last.pt").touch()
+        os.utime(tmp_path / f"{number}", (number, number))
+    assert told_runs_in(tmp_path) == f"; runs lie in it: {tmp_path}/1, {tmp_path}/2, {tmp_path}/3"
