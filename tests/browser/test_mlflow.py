@@ -148,7 +148,7 @@ def test_model_page_of_the_winner_has_the_metrics_of_its_checkpoint(page, sweep,
     text = page.locator("body").inner_text()
     value = next(metric.value for metric in model.metrics if metric.key == ACCURACY)
     assert value == winner.metrics[f"best/{ACCURACY}"]
-    for told in (model.model_id, winner.name, f"{value:g}", "Register model"):
+    for told in (model.model_id, winner.name, repr(value), "Register model"):
         assert told in text, text
     screenshot(page, "sweep-model")
     page.goto(f"/#/experiments/{sweep.experiment}/runs/{winner.id}")
