@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from facenet.launch.local import module_command, safe_path
-from facenet.tasks.job import git_state
+from facenet.tasks.origin import git_state
 
 DRAWS = """
 import os

@@ -31,8 +31,8 @@ from facenet.privacy.addresses import masked_address
 from facenet.tasks import auto, page
 from facenet.tasks.as_trained import as_trained, is_unsaid, of_run
 from facenet.tasks.changed import changed_images
-from facenet.tasks.job import origin
 from facenet.tasks.numbers import NEXT
+from facenet.tasks.origin import origin
 from facenet.tasks.own_runs import is_own
 from facenet.tasks.plan import Material, divide
 from facenet.tasks.progress import image_bar

@@ -191,7 +191,10 @@ def test_problems_inside_lists_dicts_and_nested_partials_carry_their_path():
             "facenet.launch.local.subprocess.Popen",
             "'facenet.launch.local.subprocess.Popen' may not be built from a config",
         ),
-        ("facenet.tasks.job.subprocess.Popen", "'facenet.tasks.job.subprocess.Popen' may not be built from a config"),
+        (
+            "facenet.tasks.origin.subprocess.Popen",
+            "'facenet.tasks.origin.subprocess.Popen' may not be built from a config",
+        ),
         ("facenet.launch.local.os.system", "'facenet.launch.local.os.system' may not be built from a config"),
         ("facenet.launch.local.Path", "'facenet.launch.local.Path' may not be built from a config"),
         (

@@ -13,7 +13,7 @@ import pytest
 
 from facenet.devices.table import loopback_only
 from facenet.launch.local import local_store, module_command
-from facenet.tasks.job import git_state
+from facenet.tasks.origin import git_state
 
 LISTENING = """
 import os

@@ -29,6 +29,7 @@ from facenet.privacy import addresses
 from facenet.sweeps.state import read_command, write_command
 from facenet.tasks import job, run_store
 from facenet.tasks.compared import run_name
+from facenet.tasks.origin import origin
 from facenet.tracking import journal
 from facenet.tracking.facts import RunFacts, params
 from facenet.tracking.reading import reader
@@ -109,7 +110,7 @@ def test_no_door_lets_a_secret_out(
         config,
         configs.to_yaml(config),
         {},
-        job.origin("facenet-train", arguments, config),
+        origin("facenet-train", arguments, config),
         {},
     )
     (tmp_path / "store.txt").write_text(repr((facts, params(facts), page(address, "#/x"))))

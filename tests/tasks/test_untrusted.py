@@ -23,8 +23,9 @@ from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.evaluation.benchmarks.pairs_file import read_pairs
 from facenet.privacy.addresses import mask
-from facenet.tasks import job, resume
+from facenet.tasks import resume
 from facenet.tasks.evaluate import run_evaluation
+from facenet.tasks.origin import origin
 from facenet.tools.overlap import restore_network
 from facenet.tracking.store import page
 
@@ -183,7 +184,7 @@ def test_names_of_pairs_stay_in_their_root(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_no_part_of_a_password_is_shown(uri: str, compose: Callable[..., dict[str, Any]]) -> None:
-    for text in (mask(uri), page(uri, "#/x"), str(job.origin("facenet-train", [f"tracking.uri={uri}"], {}))):
+    for text in (mask(uri), page(uri, "#/x"), str(origin("facenet-train", [f"tracking.uri={uri}"], {}))):
         assert "hun" not in text and "ter2" not in text
 
 
@@ -191,7 +192,7 @@ def test_a_command_to_copy_is_one_command(tmp_path: Path) -> None:
     evil = f"sqlite:///x'; touch {tmp_path}/made; echo '$(touch {tmp_path}/made).db"
     command = page(evil, "#/x").splitlines()[0]
     assert shlex.split(command)[3] == evil
-    repeated = job.origin("facenet-train", [f"data.root=x; touch {tmp_path}/made", "a=$(id)"], {})["command"]
+    repeated = origin("facenet-train", [f"data.root=x; touch {tmp_path}/made", "a=$(id)"], {})["command"]
     assert shlex.split(repeated)[1:] == [f"data.root=x; touch {tmp_path}/made", "a=$(id)"]
     for line in (command, repeated):
         subprocess.run(["sh", "-c", f"set -- {line}"], check=True)
