@@ -6,7 +6,8 @@
 
 Each checkout is copied as it would be installed, and its commands run as processes from a folder of their own, in this environment's Python. Compared
 are all metrics of all 20 steps, every tensor of the last checkpoint (the optimizer's too), and the figures of facenet-evaluate. A resumed run is also
-compared with the one that nobody stopped. Exit code 1 where anything differs.
+compared with the one that nobody stopped. Values that one of two commits alone records are counted and not compared. Exit code 1 where anything
+differs.
 """
 
 from __future__ import annotations
@@ -245,10 +246,21 @@ def compare(checkout: Path, other: Path, cases: dict[str, Case]) -> int:
     differing = 0
     with tempfile.TemporaryDirectory(prefix="same-numbers-") as scratch:
         for name, (one, another) in run([checkout, other], cases, Path(scratch)):
-            found = first_difference(one, another)
+            both, alone = shared(one, another), count(one) + count(another)
+            found = first_difference(both, shared(another, one)) if count(both) else "no value that both have"
             differing += found is not None
-            print(f"{name:<40} {found or f'equal ({sum(map(len, one.values()))} values)'}", flush=True)
+            apart = f"; {alone - 2 * count(both)} that one of them alone has" if alone != 2 * count(both) else ""
+            print(f"{name:<40} {found or f'equal ({count(both)} values{apart})'}", flush=True)
     return int(differing > 0)
+
+
+def shared(one: Result, other: Result) -> Result:
+    """Those of one that the other has too: commits differ in what they record."""
+    return {part: {name: named[name] for name in named if name in other.get(part, {})} for part, named in one.items()}
+
+
+def count(result: Result) -> int:
+    return sum(map(len, result.values()))
 
 
 def record(checkout: Path, cases: dict[str, Case]) -> dict[str, Result]:
