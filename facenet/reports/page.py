@@ -20,7 +20,18 @@ from facenet.errors import printable
 from facenet.evaluation.report import digits, duration
 from facenet.reports.figures import Curves, all_figures
 from facenet.reports.pairwise import NOTHING, Found, data_address
-from facenet.reports.ranking import ALPHA, COMPARED, Comparison, Ranking, Setting, add_sign, least_p, rank, verdict
+from facenet.reports.ranking import (
+    ALPHA,
+    COMPARED,
+    Comparison,
+    Ranking,
+    Setting,
+    add_sign,
+    least_p,
+    rank,
+    verdict,
+    why_untested,
+)
 from facenet.reports.study import Job, Study
 
 
@@ -195,10 +206,8 @@ def tests(ranking: Ranking) -> list[str]:
         return []
     compared = [comparison for comparison in ranking.comparisons if comparison is not None]
     if not compared:
-        reason = (
-            f"{ranking.study.metric} was not measured on folds that these jobs share, so differences cannot be tested."
-        )
-        return [reason]
+        why = why_untested(ranking.settings[0], ranking.study.metric)
+        return [f"Whether differences are more than chance cannot be told, since {why}."]
     folds = compared[0].num_folds
     how = (
         f"The best setting against {len(compared)} other(s), at most {COMPARED - 1}, by Fisher's randomisation test on the accuracies of "

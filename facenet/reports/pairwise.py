@@ -10,13 +10,13 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from facenet.errors import UserError
 from facenet.evaluation.judged import JudgedPair, read_pairs
 from facenet.files.run_dir import RunDir
-from facenet.reports.ranking import ALPHA, Ranking, Setting
+from facenet.reports.ranking import ALPHA, Ranking, Setting, too_few
 from facenet.reports.study import Job
 from facenet.tracking import reading
 
@@ -45,6 +45,7 @@ class Pairwise:
     second: int
     neither: int
     listed: tuple[Disagreement, ...]
+    judged: bool = True  # whether people enough are in the pairs for a word on chance
 
     @property
     def p(self) -> float:
@@ -57,6 +58,8 @@ class Pairwise:
         total, alone = self.both + self.first + self.second + self.neither, self.first + self.second
         head = f"Of {total:,} pairs {self.both:,} are judged rightly by both and {self.neither:,} by neither; {self.first:,} by {one} alone and "
         head += f"{self.second:,} by {other} alone. McNemar's exact test on these {alone:,}: p = {self.p:.2g}, "
+        if not self.judged:
+            return f"{head}but these are pairs of so few people that it says nothing of others."
         head += "significantly different." if self.p < ALPHA else "not significantly different."
         return f"{head} It takes pairs for independent, and is about these two trained networks, not about other seeds."
 
@@ -117,7 +120,8 @@ def found_in(uri: str, ranking: Ranking) -> Found:
                 place.mkdir()
                 lists.append(read_pairs(reading.artifact(uri, job.run_id, f"records/pairs-{name}.csv.gz", place)))
     two = tuple(setting.name for setting in ranking.settings[:2])
-    return Found(pictures, compared((two[0], two[1]), *lists) if len(lists) == 2 else None)
+    found = compared((two[0], two[1]), *lists) if len(lists) == 2 else None
+    return Found(pictures, found and replace(found, judged=not too_few(ranking.settings[0])))
 
 
 def best_job(setting: Setting, *, lower: bool) -> Job:

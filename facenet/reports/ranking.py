@@ -130,8 +130,24 @@ def compare_to_best(settings: list[Setting]) -> list[Comparison | None]:
 
 
 def comparable(one: Setting, other: Setting) -> bool:
-    """Whether both were judged on the same folds of the same pairs."""
-    return len(one.folds) > 1 and len(one.folds) == len(other.folds) and one.jobs[0].pairs == other.jobs[0].pairs
+    """Whether both were judged on the same folds of the same pairs, of people enough."""
+    same = len(one.folds) == len(other.folds) and one.jobs[0].pairs == other.jobs[0].pairs
+    return same and len(one.folds) > 1 and not too_few(one)
+
+
+def too_few(setting: Setting) -> bool:
+    """Whether the folds hold the same few people over again: fewer held-out identities than folds. Two of 24 images made p 0.008 of a difference that
+    twelve people did not show."""
+    heldout = setting.jobs[0].ran.heldout
+    return heldout is not None and heldout < len(setting.folds)
+
+
+def why_untested(setting: Setting, metric: str) -> str:
+    """Why the best setting is not compared with another."""
+    if not too_few(setting):
+        return f"the two share no folds of {metric}"
+    people = f"{setting.jobs[0].ran.heldout} held-out identities are fewer than its {len(setting.folds)} folds"
+    return f"{people}, which all hold the same people; raise data.val_identities"
 
 
 def within_seeds(one: Setting, other: Setting) -> bool:
@@ -182,9 +198,7 @@ def verdict(ranking: Ranking) -> str:
     gap = f"{best.label} has the {'lowest' if study.lower_is_better else 'highest'} {study.metric}, {best.value}"
     gap += f", {digits(abs(best.mean - second.mean))} {'below' if study.lower_is_better else 'above'} {second.label}"
     if comparison is None:
-        return (
-            f"{gap}; whether that is more than chance cannot be told, since the two share no folds of {study.metric}."
-        )
+        return f"{gap}; whether that is more than chance cannot be told, since {why_untested(best, study.metric)}."
     seeds = ", one seed each" if best.std is None and second.std is None else ""
     proof = f"p = {comparison.p:.2g} over {comparison.num_folds} folds{seeds}"
     if comparison.apart:

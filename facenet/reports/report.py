@@ -39,9 +39,8 @@ def name_of(sweep_id: str) -> str:
 
 
 def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False, faces: str | None = None) -> str:
-    """Where the page is, in words. `exactly`: at this very path, be it a link or a pipe. With `faces` in
-    it, it stays on this machine. Raises UserError for a file that cannot be written and
-    a store that cannot be read."""
+    """Where the page is, in words. `exactly`: at this very path, be it a link or a pipe. With `faces` in it, it stays on this machine. Raises
+    UserError for a file that cannot be written and a store that cannot be read."""
     names = dict.fromkeys([study.metric, "train/loss", "val/loss"])
     curves, found = {name: read_curves(uri, study, name) for name in names}, found_in(uri, rank(study))
     if faces is not None:
@@ -57,7 +56,10 @@ def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False, f
     size, best = f"{path.stat().st_size / 1e6:.2f} MB", home(study)
     if faces is not None:
         return f"{shown(str(path))} ({size}), with faces in it and therefore not sent to MLflow"
-    reading.attach(uri, best, path, "report")
+    try:
+        reading.attach(uri, best, path, "report")
+    except UserError as error:
+        return f"{shown(str(path))} ({size}); not among the artifacts of run {best}: {error}"
     tell_best(uri, study, best, f"report/{path.name}")
     return f"{shown(str(path))} ({size}), also in the artifacts of run {best}"
 

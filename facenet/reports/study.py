@@ -23,12 +23,14 @@ from facenet.tracking.reading import RunRecord
 
 NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
 MOST_NAMED = 10
+HELDOUT = "plan.num_heldout_identities"
 UNRANKED = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "not ended", "SCHEDULED": "not started"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """What a run says of how it ran. `lr`: effective; `images`: how many it has seen; `code`: a git commit, or facenet's version."""
+    """What a run says of how it ran. `lr`: effective; `images`: how many it has seen; `code`: a git commit, or facenet's version;
+    `heldout`: of how many identities its held-out pairs are, None where the test is another."""
 
     command: str = ""
     lr: float | None = None
@@ -39,6 +41,7 @@ class Ran:
     code: str = ""
     collapsed: str = ""  # why no epoch of it has an accuracy
     experiment_id: str = ""
+    heldout: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +169,11 @@ def job_of(number: int, record: RunRecord, given: dict[str, str], keys: list[str
         interval=tags.get(f"interval.{benchmark}", "") if figure == "accuracy" else "",
         error=tags.get("error", ""),
         pruned=tags.get("pruned", ""),
-        ran=ran(record),
+        ran=ran(record, benchmark),
     )
 
 
-def ran(record: RunRecord) -> Ran:
+def ran(record: RunRecord, benchmark: str) -> Ran:
     params, seen = record.params, record.metrics.get("samples_seen")
     return Ran(
         command=record.tags.get("command", ""),
@@ -182,17 +185,26 @@ def ran(record: RunRecord) -> Ran:
         code=record.tags.get("code", ""),
         collapsed=record.tags.get("collapsed", ""),
         experiment_id=record.experiment_id,
+        heldout=whole_number_in(params.get(HELDOUT, "")) if is_heldout(params, benchmark) else None,
     )
+
+
+def is_heldout(params: Mapping[str, str], name: str) -> bool:
+    """Whether the benchmark of this name tests identities that were kept from training."""
+    key = f"benchmarks.{name}" if f"benchmarks.{name}.seed" in params else "benchmark"
+    return told_of(params, name).startswith("heldout") or f"{key}.seed" in params
+
+
+def told_of(params: Mapping[str, str], name: str) -> str:
+    told = params.get("plan.benchmark", "").split("; ")  # one after the other
+    return next((each for each in told if each.startswith(f"{name}: ")), told[0])
 
 
 def test_pairs(params: Mapping[str, str], name: str) -> str:
     """Equal for runs whose benchmark of this name has the same pairs in the same folds. Those of held-out identities are drawn from the data."""
-    told = params.get("plan.benchmark", "").split("; ")  # one after the other
-    benchmark = next((each for each in told if each.startswith(f"{name}: ")), told[0])
     key = f"benchmarks.{name}" if f"benchmarks.{name}.seed" in params else "benchmark"
-    heldout = benchmark.startswith("heldout") or f"{key}.seed" in params
-    drawn_from = ("plan.data_fingerprint", "plan.num_heldout_identities", f"{key}.seed")
-    return " ".join([benchmark, *(params.get(key, "") for key in drawn_from if heldout)])
+    drawn_from = ("plan.data_fingerprint", HELDOUT, f"{key}.seed")
+    return " ".join([told_of(params, name), *(params.get(key, "") for key in drawn_from if is_heldout(params, name))])
 
 
 def values_of(tags: Mapping[str, str]) -> dict[str, str]:

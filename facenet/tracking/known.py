@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from facenet.errors import UserError, shown
 from facenet.files.atomic import replacing
@@ -45,15 +45,31 @@ def remembered() -> set[str]:
 
 
 def check_place(uri: str, location: str) -> None:
-    """Raises UserError for the database that is found in the working directory where it would send the files of runs to a server: it may be
-    anybody's."""
-    found_here = uri == address_of(Path.cwd() / "mlflow.db") and "MLFLOW_TRACKING_URI" not in os.environ
-    if not found_here or urlsplit(location).scheme in ("", "file") or masked_address(uri) in remembered():
+    """Raises UserError for the database that is found in the working directory where it would put the files of runs elsewhere than beside itself:
+    it may be anybody's."""
+    if uri == address_of(Path.cwd() / "mlflow.db") and not is_beside(uri, location):
+        check_files(uri, location)
+
+
+def check_files(uri: str, location: str) -> None:
+    """Raises UserError for files of a run that are not where its store has its own, beside the database or with the server, unless this user's
+    commands record there, or the environment names it: a store may be anybody's, and name any place to read from and to write to."""
+    named = "MLFLOW_TRACKING_URI" in os.environ and uri == where()
+    if named or masked_address(uri) in remembered() or is_beside(uri, location):
         return
     raise UserError(
-        f"{shown(str(sqlite_path(uri)))}: would send the files of a run to {shown(masked_address(location))}, and no command of yours has recorded a "
-        f"run in it here; if that is right, name it once: MLFLOW_TRACKING_URI={shlex.quote(uri)}"
+        f"{shown(masked_address(uri))}: has the files of a run at {shown(masked_address(location))}, and no command of yours has recorded a "
+        f"run in it here; if that is right, name it once: MLFLOW_TRACKING_URI={shlex.quote(masked_address(uri))}"
     )
+
+
+def is_beside(uri: str, location: str) -> bool:
+    """Whether files lie in the folder of the database that is the store; those of a server, whose address was named, with that or in its cloud."""
+    place, database = urlsplit(location), sqlite_path(uri)
+    if database is None:
+        return place.scheme not in ("", "file")
+    inside = database.parent.resolve() in Path(unquote(place.path)).resolve().parents
+    return place.scheme in ("", "file") and not place.netloc and inside
 
 
 def check_named(named: object, origin: str, way: str) -> None:

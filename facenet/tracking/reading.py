@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from facenet.errors import UserError, shown
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import as_named
+from facenet.tracking.known import check_files
 from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, open_client, sqlite_path
 
 if TYPE_CHECKING:
@@ -134,14 +135,17 @@ def numbers_in(text: str) -> list[float]:
 
 
 def attach(uri: str, run_id: str, path: Path, folder: str = "") -> None:
-    """Adds a file to a run's artifacts, also after its end; one of the same name is replaced."""
+    """Adds a file to a run's artifacts, also after its end; one of the same name is replaced. Raises UserError where `known.check_files` does."""
     with reader(uri) as client:
+        check_files(uri, client.get_run(run_id).info.artifact_uri)
         client.log_artifact(run_id, str(path), folder or None)
 
 
 def artifact(uri: str, run_id: str, path: str, folder: Path) -> Path:
-    """The file in `folder` to which an artifact of a run was copied. Raises UserError where the run has none of this path."""
+    """The file in `folder` to which an artifact of a run was copied. Raises UserError where the run has none of this path, or `known.check_files`
+    does."""
     with reader(uri) as client:
+        check_files(uri, client.get_run(run_id).info.artifact_uri)
         return Path(client.download_artifacts(run_id, path, str(folder)))
 
 

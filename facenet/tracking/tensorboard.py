@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from facenet.errors import UserError
+from facenet.errors import UserError, shown
 from facenet.tracking.facts import safe_name
 from facenet.tracking.tracker import Tracker
 
@@ -26,6 +26,8 @@ class TensorboardTracker:
     """What goes to another tracker, whose metrics are written as scalars as well. A resumed run writes no step twice."""
 
     def __init__(self, tracker: Tracker, folder: Path) -> None:
+        if folder.is_symlink():
+            raise UserError(f"{shown(str(folder))}: is a link, and a run writes through none; remove it")
         from torch.utils.tensorboard import SummaryWriter
 
         self.tracker, self.last_steps = tracker, last_steps(folder)

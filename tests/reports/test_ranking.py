@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,18 @@ def test_the_best_is_not_told_apart():
     ranking = rank(study(job(0, 0.904, FOLDS), job(1, 0.9055, shifted(0.0075, every=5))))
     assert ranking.comparisons[1].p == 0.5  # two folds differ: both signs equal in half of the choices
     assert "not significantly different (p = 0.5 over 10 folds, one seed each)" in verdict(ranking)
+
+
+@pytest.mark.parametrize(("people", "told"), [(2, False), (9, False), (10, True), (None, True)])
+def test_folds_of_fewer_people_than_folds_tell_nothing_of_chance(people, told):
+    jobs = [job(0, 0.90, FOLDS), job(1, 0.93, shifted(0.03))]
+    ranking = rank(study(*(replace(each, ran=replace(each.ran, heldout=people)) for each in jobs)))
+    assert (ranking.comparisons[1] is not None) == told
+    if not told:
+        assert verdict(ranking).endswith(
+            f"whether that is more than chance cannot be told, since {people} held-out identities are fewer than its 10 folds, which all hold "
+            "the same people; raise data.val_identities."
+        )
 
 
 def test_a_loss_is_better_when_lower():

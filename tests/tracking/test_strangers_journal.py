@@ -142,15 +142,28 @@ def attached(run_dir: Path) -> list[str]:
     return [Path(path).read_text() for name in names for path in sent(run_dir, name)]
 
 
-@pytest.mark.parametrize("location", ["http://127.0.0.1:9/x", "s3://theirs/x", "ftp://user:secret@127.0.0.1/x"])
-def test_a_database_that_is_found_here_sends_no_files_to_a_server(
+@pytest.mark.parametrize(
+    "location", ["http://127.0.0.1:9/x", "s3://theirs/x", "ftp://user:secret@127.0.0.1/x", "file:///home/me"]
+)
+def test_a_database_that_is_found_here_has_files_beside_it_alone(
     run_dir: Path, location: str, monkeypatch: pytest.MonkeyPatch
 ):
     uri = address_of(Path.cwd() / "mlflow.db")
-    with pytest.raises(UserError, match="would send the files of a run to .*: MLFLOW_TRACKING_URI=sqlite:") as raised:
-        known.check_place(uri, location)
-    assert "secret" not in str(raised.value)
-    known.check_place(uri, (run_dir / "files").as_uri())
+    for check in (known.check_place, known.check_files):
+        with pytest.raises(UserError, match="has the files of a run at .*: MLFLOW_TRACKING_URI=sqlite:") as raised:
+            check(uri, location)
+        assert "secret" not in str(raised.value)
+    for beside in ((Path.cwd() / "mlartifacts/1/a b").as_uri(), str(Path.cwd() / "mlruns/0")):
+        known.check_place(uri, beside)
+    with pytest.raises(UserError):
+        known.check_files(uri, f"{Path.cwd().as_uri()}/files/../../elsewhere")
+    elsewhere = address_of(Path.cwd() / "project" / "mlflow.db")
+    known.check_place(elsewhere, location)  # runs are recorded in what was named
+    with pytest.raises(UserError):
+        known.check_files(elsewhere, location)  # nothing is read there and nothing added
+    known.check_files("http://host", "s3://bucket/x")
+    with pytest.raises(UserError):
+        known.check_files("http://host", "file:///home/me")
     known.check_place("http://host", location)  # which somebody named
     with monkeypatch.context() as named:
         named.setenv("MLFLOW_TRACKING_URI", uri)

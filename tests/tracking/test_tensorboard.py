@@ -91,3 +91,11 @@ def test_a_run_without_mlflow_that_goes_on_in_it_keeps_both(tmp_path):
     path = journal.begin(tmp_path, "0" * 32, "sqlite:////x.db")
     assert journal.header(path)["run"] == "0" * 32 and of_journal(tmp_path) == []
     assert "metrics-unknown.jsonl" in {each.name for each in tmp_path.iterdir()}
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="tensorboard: is a link"):
+        TensorboardTracker(NoTracking().tracker(None, tmp_path), tmp_path / "tensorboard")
+    assert [*(tmp_path / "elsewhere").iterdir()] == []

@@ -65,7 +65,9 @@ def test_a_database_is_served_once_for_all_pages(uri, command):
 @pytest.mark.parametrize("said", ["sqlite:///mlflow.db", "sqlite:///{folder}/mlflow.db"])
 def test_a_database_that_is_served_needs_no_second_server(tmp_path, said):
     words = ["server", "--backend-store-uri", said.format(folder=tmp_path), "--port", "5077"]
-    with subprocess.Popen(["sh", "-c", "read line", *words], cwd=tmp_path, stdin=subprocess.PIPE) as server:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(["sh", "-c", "echo; read line", *words], cwd=tmp_path, **pipes) as server:
+        server.stdout.readline()  # until then its words may be those of its parent, or cut off
         text = pages(f"sqlite:///{tmp_path}/mlflow.db", {"the run": "#/a"})
         other = pages(f"sqlite:///{tmp_path}/other.db", {"the run": "#/a"})
         server.communicate(b"end\n")
