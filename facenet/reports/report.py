@@ -54,6 +54,8 @@ def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False, f
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another") from None
     size, best = f"{path.stat().st_size / 1e6:.2f} MB", home(study)
+    if not path.is_file():  # a pipe, which is read by whoever reads it
+        return f"{shown(str(path))}: written"
     if faces is not None:
         return f"{shown(str(path))} ({size}), with faces in it and therefore not sent to MLflow"
     try:

@@ -23,6 +23,8 @@ from facenet.tracking.reading import RunRecord
 
 NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
 MOST_NAMED = 10
+LARGEST = 1e15  # of whole numbers that a store may tell
+MOST_JOBS = 1_000_000
 HELDOUT = "plan.num_heldout_identities"
 UNRANKED = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "not ended", "SCHEDULED": "not started"}
 
@@ -135,13 +137,13 @@ def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:
     """A job that was resumed or tried again is its newest run; the metric is the one that most jobs were told to select by."""
     newest: dict[int, RunRecord] = {}
     for record in sorted(records, key=lambda record: record.start):
-        newest[int(record.tags.get("job_num", 0))] = record
+        newest[reading.job_number(record)] = record
     given = {number: values_of(record.tags) for number, record in newest.items()}
     keys = swept(list(newest.values()), list(given.values()))
     metric = Counter(map(selects, newest.values())).most_common(1)[0][0]
     jobs = [job_of(number, newest[number], given[number], keys, metric) for number in sorted(newest)]
     known = max((whole_number_in(record.tags.get(JOBS, "")) or 0 for record in newest.values()), default=0)
-    missing = tuple(number for number in range(known) if number not in newest)
+    missing = tuple(number for number in range(min(known, MOST_JOBS)) if number not in newest)
     places = {os.path.dirname(record.tags.get("run_dir", "")) for record in newest.values()}
     directory = next((place for place in places if os.path.basename(place) == sweep_id), "")
     said = {record.params.get("plan.lower_is_better") for record in newest.values() if selects(record) == metric}
@@ -243,7 +245,7 @@ def number_in(text: str) -> float | None:
 
 def whole_number_in(text: str) -> int | None:
     value = number_in(text)
-    return None if value is None else int(value)
+    return int(value) if value is not None and abs(value) < LARGEST else None  # not of NaN either
 
 
 def read_curves(uri: str, study: Study, metric: str) -> dict[int, list[tuple[int, float]]]:

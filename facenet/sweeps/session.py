@@ -178,7 +178,7 @@ def compare(tracking: MlflowTracking, uri: str, directory: Path) -> None:
         runs, seeds = reading.runs_of_sweep(uri, sweep_id), any(len(each.jobs) > 1 for each in rank(study).settings)
         view = views.View(
             name=f"sweep-{sweep_id}",
-            condition=f"tags.sweep_id = '{reading.quoted(sweep_id)}'",
+            condition=f"tags.sweep_id = {reading.quoted(sweep_id)}",
             select=study.metric,
             lower_is_better=study.lower_is_better,
             axes=study.axes or views.USUAL,

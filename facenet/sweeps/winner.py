@@ -25,14 +25,18 @@ def keep_winner(tracking: MlflowTracking, uri: str, study: Study, sweep_dir: Pat
         return
     sign = -1.0 if study.lower_is_better else 1.0
     winner = max(settings[0].jobs, key=lambda job: sign * (job.value or 0.0))
-    if (run_dir := directory_of(winner.run_id, sweep_dir)) is not None:
-        keep_model(replace(tracking, uri=uri), winner.run_id, checkpoint_in(run_dir))
+    jobs = directories(sweep_dir)
+    if winner.run_id in jobs:
+        others = jobs.keys() - {winner.run_id}
+        keep_model(replace(tracking, uri=uri), winner.run_id, checkpoint_in(jobs[winner.run_id]), others)
 
 
-def directory_of(run_id: str, sweep_dir: Path) -> Path | None:
-    """Of the jobs in a sweep's directory, that of an MLflow run: what the store says of directories is anybody's word."""
+def directories(sweep_dir: Path) -> dict[str, Path]:
+    """MLflow run -> directory, of the jobs in a sweep's directory: what the store says of directories is anybody's word, and another sweep may have
+    the name of this one."""
+    found: dict[str, Path] = {}
     for path in sorted(sweep_dir.rglob(RunDir.store)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            if not path.parent.is_symlink() and json.loads(text_of(path))["run_id"] == run_id:
-                return path.parent
-    return None
+            if not path.parent.is_symlink() and isinstance(run_id := json.loads(text_of(path))["run_id"], str):
+                found.setdefault(run_id, path.parent)
+    return found

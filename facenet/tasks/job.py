@@ -151,8 +151,11 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
         written = last.is_file() and last.stat().st_mtime_ns != before
         if (last.is_file() and not isinstance(error, Exception)) or written:
             from facenet.config.overlays import strange_arguments
+            from facenet.config.overrides import key_of
 
-            again = [*(addresses.mask(each) for each, _ in strange_arguments(overrides)), *trusted.arguments()]
+            resumed = any(key_of(each) == "resume" for each in overrides)  # whose changes no checkpoint may hold yet
+            said = overrides if resumed else [each for each, _ in strange_arguments(overrides)]
+            again = [*(addresses.mask(each) for each in said if key_of(each) != "resume"), *trusted.arguments()]
             command = shlex.join(["facenet-train", f"resume={run_dir}", *again])
             print(printable(f"go on with it: {'' if alone else 'torchrun ... '}{command}"), flush=True)
         elif not isinstance(error, Exception):

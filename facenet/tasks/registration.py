@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,13 @@ def best_of(checkpoint: Path) -> Best:
     )
 
 
-def keep_model(tracking: MlflowTracking | NoTracking, run_id: str | None, checkpoint: Path) -> None:
-    """Adds the best network to its run in MLflow, where that is wanted. A stop meanwhile says how to do so later: the run has ended before."""
+def keep_model(
+    tracking: MlflowTracking | NoTracking, run_id: str | None, checkpoint: Path, rivals: Collection[str] = ()
+) -> None:
+    """Adds the best network to its run in MLflow, where that is wanted, in place of that of its `rivals`, other runs. A stop meanwhile says how to do
+    so later: the run has ended before."""
     try:
-        tracking.keep_model(run_id, functools.partial(best_of, checkpoint))
+        tracking.keep_model(run_id, functools.partial(best_of, checkpoint), rivals)
     except (KeyboardInterrupt, SystemExit):
         again = shlex.join(["facenet-train", f"resume={checkpoint.parent.parent}", "tracking.model=true"])
         print(printable(f"the run has finished; its network is not in MLflow. To add it: {again}"), flush=True)

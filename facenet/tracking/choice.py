@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,7 @@ class NoTracking:
         """None: there is nothing to look at."""
         return None
 
-    def keep_model(self, run_id: str | None, best: Callable[[], Best]) -> None:
+    def keep_model(self, run_id: str | None, best: Callable[[], Best], rivals: Collection[str] = ()) -> None:
         """Nothing: there is no run to keep it in."""
 
 
@@ -158,9 +158,9 @@ class MlflowTracking:
             return f"run {run_id} at {masked_address(uri)}, which does not answer now"
         return pages(uri, {"the run": path, "beside others": table})
 
-    def keep_model(self, run_id: str | None, best: Callable[[], Best]) -> None:
-        """Of a run that has ended well, adds its best network to it as MLflow's logged model, and registers that where it is asked to. A failure is
-        told and costs the model alone."""
+    def keep_model(self, run_id: str | None, best: Callable[[], Best], rivals: Collection[str] = ()) -> None:
+        """Of a run that has ended well, adds its best network to it as MLflow's logged model, in place of that of its `rivals`, other runs, and
+        registers it where that is asked for. A failure is told and costs the model alone."""
         if run_id is None or (self.model is False and self.register is None):
             return
         from facenet.tracking.model import ALIAS, TRIAL, keep, register
@@ -171,7 +171,7 @@ class MlflowTracking:
             if self.model is None and self.register is None and network.total_steps < TRIAL:
                 return
             client = open_client(uri)
-            kept = keep(client, run_id, network)
+            kept = keep(client, run_id, network, rivals)
             log.info("the best network is in its run: %s (off: tracking.model=false)", kept)
             if self.register is not None:
                 version = register(client, uri, kept.model_id, self.register)

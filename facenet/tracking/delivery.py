@@ -5,6 +5,7 @@ MLflow's stores ignore a point that they have with the same step, time and value
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Collection, Iterator
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from facenet.errors import UserError
 from facenet.tracking.facts import is_shown
 from facenet.tracking.journal import Mark, Record, header, marked, read
+from facenet.tracking.known import check_files
 from facenet.tracking.store import first_line, mlflow_command
 from facenet.tracking.tracker import of_people
 
@@ -115,6 +117,8 @@ def send(
         delivered.points += len(points)
     elif "artifact" in first:
         path = own_file(run_dir, first["artifact"])
+        with refused_as_gone(path):
+            check_files(client.tracking_uri, client.get_run(run_id).info.artifact_uri)
         if of_people(path.name) and not first.get("anywhere") and is_away(client, run_id):
             return
         client.log_artifact(run_id, str(path), first["folder"] or None)
@@ -136,6 +140,14 @@ def is_away(client: MlflowClient, run_id: str) -> bool:
         place = urlsplit(client.tracking_uri)
     here = place.scheme in SERVERS and place.hostname in ("localhost", "127.0.0.1", "::1")  # elsewhere: a bucket's name
     return place.scheme not in ("", "file") and not here
+
+
+@contextlib.contextmanager
+def refused_as_gone(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise Gone(f"{path}: is not sent; {error}") from None
 
 
 def own_file(run_dir: Path, name: str) -> Path:

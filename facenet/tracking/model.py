@@ -1,5 +1,5 @@
 """The best network of a run as MLflow's logged model, in a form that loads without executing anything in it (torch.export's), and its versions in
-the model registry. Once for a run, and in a sweep once for all of its runs: an earlier one is deleted unless it is registered."""
+the model registry. Once for a run, and in a sweep once for all runs of its directory: an earlier one is deleted unless it is registered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,13 +63,13 @@ class Kept:
         return f"{uri}, {self.size / 1e6:.1f} MB in {self.seconds:.1f} s"
 
 
-def keep(client: MlflowClient, run_id: str, best: Best) -> Kept:
-    """Adds the model to a run that has ended, unless it has it.
+def keep(client: MlflowClient, run_id: str, best: Best, rivals: Collection[str] = ()) -> Kept:
+    """Adds the model to a run that has ended, unless it has it, in place of an earlier one of its own or of its `rivals`, other runs.
 
     Raises what the client and torch.export raise; an exception, Ctrl-C too, leaves no model behind."""
     began = time.monotonic()
     run = client.get_run(run_id)
-    before = models_beside(client, run)
+    before = [each for other in {run_id, *rivals} for each in models_of(client, run, other)]
     kept = next((Kept(each.model_id) for each in before if is_of(each, run_id, best.step)), None)
     if kept is None:
         model_id, size = add(client, run, best)
@@ -80,11 +80,9 @@ def keep(client: MlflowClient, run_id: str, best: Best) -> Kept:
     return kept
 
 
-def models_beside(client: MlflowClient, run: Any) -> list[Any]:
-    """The models of a run, or of its whole sweep."""
-    sweep = run.data.tags.get(OF_SWEEP)
-    condition = f"tags.{OF_RUN} = '{run.info.run_id}'" if sweep is None else f"tags.{OF_SWEEP} = '{sweep}'"
-    return list(client.search_logged_models([run.info.experiment_id], condition))
+def models_of(client: MlflowClient, run: Any, run_id: str) -> list[Any]:
+    """Those of a run in the experiment of another."""
+    return list(client.search_logged_models([run.info.experiment_id], f"tags.{OF_RUN} = '{run_id}'"))
 
 
 def is_of(model: Any, run_id: str, step: int) -> bool:

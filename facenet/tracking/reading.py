@@ -43,12 +43,18 @@ class RunRecord:
 def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None) -> list[RunRecord]:
     """Returns the runs of a sweep by job number; deleted runs are left out. One job may have several runs if it was started anew. Raises UserError
     for none."""
-    found = search(uri, f"tags.sweep_id = '{quoted(sweep_id)}'", experiment)
+    found = search(uri, f"tags.sweep_id = {quoted(sweep_id)}", experiment)
     if not found:
         raise UserError(
             f"{shown(sweep_id)}: no run of this sweep in MLflow at {masked_address(uri)}; set --uri or MLFLOW_TRACKING_URI"
         )
-    return sorted(found, key=lambda run: (int(run.tags.get("job_num", 0)), run.start))
+    return sorted(found, key=lambda run: (job_number(run), run.start))
+
+
+def job_number(run: RunRecord) -> int:
+    """Of a run in its sweep; 0 where its tag, which may be anybody's, is no number."""
+    text = run.tags.get("job_num", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def deleted_with(uri: str, sweep_id: str) -> UserError | None:
@@ -57,7 +63,7 @@ def deleted_with(uri: str, sweep_id: str) -> UserError | None:
 
     with reader(uri) as client:
         for each in client.search_experiments(view_type=ViewType.ALL):
-            condition = f"tags.sweep_id = '{quoted(sweep_id)}'"
+            condition = f"tags.sweep_id = {quoted(sweep_id)}"
             found = client.search_runs([each.experiment_id], condition, run_view_type=ViewType.ALL)
             if found and each.lifecycle_stage == "deleted":
                 return deleted(f"{shown(sweep_id)}: its experiment {shown(each.name)}", uri, each.experiment_id)
@@ -118,8 +124,9 @@ def folds(run: RunRecord) -> dict[str, list[float]]:
     found: dict[str, dict[int, float]] = {}
     for key, value in run.metrics.items():
         if key.startswith(FOLDS):
-            benchmark, number = key.removeprefix(FOLDS).rsplit("/", 1)
-            found.setdefault(benchmark, {})[int(number)] = value
+            benchmark, _, number = key.removeprefix(FOLDS).rpartition("/")
+            if benchmark and number.isdecimal():
+                found.setdefault(benchmark, {})[int(number)] = value
     metrics = {benchmark: [values[number] for number in sorted(values)] for benchmark, values in found.items()}
     tagged = {
         key.removeprefix(FOLDS_TAG): numbers_in(text) for key, text in run.tags.items() if key.startswith(FOLDS_TAG)
@@ -128,9 +135,10 @@ def folds(run: RunRecord) -> dict[str, list[float]]:
 
 
 def numbers_in(text: str) -> list[float]:
-    """Those of a JSON list; empty where it is none of numbers."""
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
-        return [float(each) for each in json.loads(text)]
+    """Those of a JSON list; empty where it is none of finite numbers."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError, OverflowError):
+        found = [float(each) for each in json.loads(text)]
+        return found if all(map(math.isfinite, found)) else []
     return []
 
 
@@ -173,8 +181,8 @@ def record(run: Any) -> RunRecord:
 
 
 def quoted(text: str) -> str:
-    """For a filter, which knows no escape for its own quotation marks."""
-    return text.replace("'", "")
+    """As a filter takes it, which knows no escape for its own quotation marks."""
+    return f"'{text}'" if "'" not in text else '"' + text.replace('"', "") + '"'
 
 
 @contextlib.contextmanager

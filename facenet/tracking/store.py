@@ -220,7 +220,8 @@ def address_of_server(uri: str) -> str | None:
             words = (process / "cmdline").read_bytes().decode().split("\0")
             if not {"server", "ui"} & set(words) or process.stat().st_uid != os.getuid():
                 continue
-            said = {word: following for word, following in itertools.pairwise(words) if word.startswith("-")}
+            split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+            said = {word: following for word, following in itertools.pairwise(split) if word.startswith("-")}
             if same_store(said.get("--backend-store-uri", ""), uri, (process / "cwd").readlink()):
                 port = int(said.get("--port") or said.get("-p") or FIRST_PORT)
                 return f"http://127.0.0.1:{port}{said.get('--static-prefix', '')}"

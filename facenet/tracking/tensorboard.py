@@ -11,6 +11,7 @@ from facenet.tracking.facts import safe_name
 from facenet.tracking.tracker import Tracker
 
 FILES = "events.out.tfevents.*"
+LARGEST = 2**30  # bytes of a file that is looked at
 FLUSH_S = 10  # a killed run lacks what was not flushed
 
 
@@ -60,8 +61,10 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
     return [
         (value.tag, event.step, float(make_ndarray(value.tensor)))
         for path in sorted(folder.glob(FILES))
+        if path.is_file() and path.stat().st_size <= LARGEST  # no pipe, on which reading would wait
         for event in EventFileLoader(str(path)).Load()
         for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "scalars"
     ]
 
 

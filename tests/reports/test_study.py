@@ -91,6 +91,16 @@ def test_a_value_that_is_no_number(value):
     assert job.value is None and not job.ranked and job.axes == {}
 
 
+def test_what_a_store_says_that_is_no_number():
+    """Anybody may have written it."""
+    tags = {"job_num": "x", "sweep.jobs": "inf", "folds.lfw": "[NaN, 0.2]"}
+    found = record(
+        0, "", params=PLAN | {"plan.images_per_step": "nan"}, tags=tags, folds__x=0.5, best__lfw__accuracy=0.5
+    )
+    (job,) = study_of("s", [found]).jobs
+    assert job.number == 0 and job.folds == () and job.ran.images_per_step is None
+
+
 def test_a_loss_has_no_folds():
     params = PLAN | {"plan.select": "val/loss"}
     study = study_of("s", [record(0, "", params=params, best__val__loss=0.3, folds__lfw__0=0.9)])

@@ -22,7 +22,9 @@ def kept(monkeypatch, tmp_path):
     found = []
     monkeypatch.setattr(
         "facenet.tasks.registration.keep_model",
-        lambda tracking, run_id, checkpoint: found.append((tracking.uri, run_id[0], checkpoint.relative_to(tmp_path))),
+        lambda tracking, run_id, checkpoint, rivals: found.append(
+            (tracking.uri, run_id[0], checkpoint.relative_to(tmp_path), {each[0] for each in rivals})
+        ),
     )
 
     def keep(jobs, *, lower):
@@ -32,7 +34,7 @@ def kept(monkeypatch, tmp_path):
             (folder.parent / "tracking.json").write_text(json.dumps({"uri": "x", "run_id": each.run_id}))
         study = Study(sweep_id="sweep", metric="lfw/accuracy", jobs=tuple(jobs), lower=lower)
         keep_winner(MlflowTracking(), "sqlite:////here/mlflow.db", study, tmp_path / "sweep")
-        return [(uri, number, str(path)) for uri, number, path in found]
+        return [(uri, number, str(path), rivals) for uri, number, path, rivals in found]
 
     return keep
 
@@ -41,7 +43,8 @@ def kept(monkeypatch, tmp_path):
 def test_it_is_the_best_job_of_the_best_setting(kept, lower, best):
     """Not the best of all, which may have been lucky."""
     jobs = [job(0, 0.70, "1", "1"), job(1, 0.91, "1", "2"), job(2, 0.84, "2", "1"), job(3, 0.86, "2", "2")]
-    assert kept(jobs, lower=lower) == [("sqlite:////here/mlflow.db", best, f"sweep/{best}/checkpoints/best.pt")]
+    others = {"0", "1", "2", "3"} - {best}
+    assert kept(jobs, lower=lower) == [("sqlite:////here/mlflow.db", best, f"sweep/{best}/checkpoints/best.pt", others)]
 
 
 def test_a_pruned_or_failed_job_wins_nothing_and_one_that_is_elsewhere_costs_nothing(kept, tmp_path):

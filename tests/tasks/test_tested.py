@@ -54,7 +54,7 @@ def test_mlflow_has_the_source_of_each():
     }
     opened = [SimpleNamespace(name=name, location=place, faces=found) for name, (place, found) in tested.items()]
     material = SimpleNamespace(benchmarks=opened, location="/people", heldout=HELD)
-    found = datasets({}, material, SimpleNamespace(data_fingerprint="d"))
+    found = datasets({}, material, SimpleNamespace(images=SimpleNamespace(data_fingerprint="d")))
     assert found.pop("train") == ("people", "/people", "d")
     sources = {name: source for name, source, _ in found.values()}
     assert sources == {**sources, "heldout": "/people", "agedb": "/sets/a.bin", "mine": "mine", "drawn": "/people"}

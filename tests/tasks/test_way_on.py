@@ -24,6 +24,12 @@ def test_the_last_line_goes_on(tmp_path, capsys, end):
         raise end
     said = capsys.readouterr().out.splitlines()[-1]
     assert shlex.split(said.partition(": ")[2]) == ["facenet-train", f"resume={run_dir}", given[1]]
+    # What a command changed that goes on is in no checkpoint yet.
+    given = ["++resume=elsewhere", "trainer.epochs=2", "resume_changed=true"]
+    with pytest.raises(type(end)), way_on_told(run_dir, given, alone=True):
+        raise end
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(said.partition(": ")[2]) == ["facenet-train", f"resume={run_dir}", *given[1:]]
 
 
 def test_other_ends_say_nothing(tmp_path, capsys):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from facenet.tracking import known
 from facenet.tracking.delivery import Delivered, send
 from facenet.tracking.journal import begin
 from facenet.tracking.tracker import JournalTracker, publish
@@ -55,6 +56,7 @@ def test_what_shows_or_names_people_goes_to_a_store_elsewhere_only_when_asked(pl
         (tmp_path / name).write_bytes(b"x")
         publish(tracker, tmp_path / name)
     tracker.close()
+    known.remember(uri)  # in which this user records runs
     client = Client(place, uri)
     for record in records:
         send(client, "run", tmp_path, [record], Delivered())

@@ -87,9 +87,17 @@ def test_of_a_sweep_the_winners_alone_is_there(recorded, quickly):
         recorded(tags={"sweep_id": "s"}),
         recorded(),
     )
-    for run_id in (one, other, alone):
+    for run_id in (one, alone):
         keep(client, run_id, BEST)
+    keep(client, other, BEST, {one})
     assert {each.source_run_id for each in models(client, one)} == {other, alone}
+
+
+def test_another_sweep_of_the_same_name_keeps_its_model(recorded, quickly):
+    (client, one), (_, other) = recorded(tags={"sweep_id": "s"}), recorded(tags={"sweep_id": "s"})
+    keep(client, one, BEST)
+    keep(client, other, BEST)  # of another directory, or a job that goes on by itself
+    assert {each.source_run_id for each in models(client, one)} == {one, other}
 
 
 def test_what_ends_the_making_leaves_no_model(recorded, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,17 +34,21 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Client:
-    """What is sent."""
+    """What is sent; files lie at `place`."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, place: str = "") -> None:
         self.sent: list[str] = []
+        self.tracking_uri, self.place = f"sqlite:///{folder}/mlflow.db", place or f"file://{folder}/mlartifacts/1"
+
+    def get_run(self, run_id: str) -> SimpleNamespace:
+        return SimpleNamespace(info=SimpleNamespace(artifact_uri=self.place))
 
     def log_artifact(self, run_id: str, path: str, folder: str | None) -> None:
         self.sent.append(path)
 
 
-def sent(run_dir: Path, name: str) -> list[str]:
-    client, delivered = Client(), delivery.Delivered()
+def sent(run_dir: Path, name: str, place: str = "") -> list[str]:
+    client, delivered = Client(run_dir.parent, place), delivery.Delivered()
     delivery.send(client, "a" * 32, run_dir, [{"artifact": name, "folder": ""}], delivered)  # type: ignore[arg-type]
     return client.sent
 
@@ -140,6 +145,14 @@ def attach(run_dir: Path) -> None:
 def attached(run_dir: Path) -> list[str]:
     names = [record["artifact"] for record, _ in journal.read(run_dir / "metrics.jsonl") if "artifact" in record]
     return [Path(path).read_text() for name in names for path in sent(run_dir, name)]
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/x", "file:///home/theirs"])
+def test_a_file_goes_to_no_place_that_a_strangers_store_names(run_dir: Path, place: str):
+    (run_dir / "roc.png").touch()
+    assert sent(run_dir, "roc.png") == [str(run_dir / "roc.png")]
+    with pytest.raises(delivery.Gone, match="is not sent; .*no command of yours has recorded a run in it here"):
+        sent(run_dir, "roc.png", place)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 
 import pandas
 import pytest
@@ -99,3 +100,12 @@ def test_nothing_is_written_through_a_link(tmp_path):
     with pytest.raises(UserError, match="tensorboard: is a link"):
         TensorboardTracker(NoTracking().tracker(None, tmp_path), tmp_path / "tensorboard")
     assert [*(tmp_path / "elsewhere").iterdir()] == []
+
+
+def test_what_is_no_scalar_or_no_file_is_passed_over(tmp_path):
+    tracker = TensorboardTracker(NoTracking().tracker(None, tmp_path), tmp_path / "tensorboard")
+    tracker.metrics({"x": 1.5}, step=3)
+    tracker.writer.add_text("words", "of somebody")
+    tracker.close()
+    os.mkfifo(tmp_path / "tensorboard" / "events.out.tfevents.0.pipe")
+    assert scalars(tmp_path / "tensorboard") == [("x", 3, 1.5)]
