@@ -60,6 +60,8 @@ def refuse_flags(arguments: Sequence[str], config_name: str) -> None:
         said.append(mask(given))
         value = None if value is None else mask(value)
         overrides, instead = near.overrides_for(name, value, config), near.words_about(name)
+        if not overrides and config_name == "evaluate" and Path(name).exists():
+            overrides = shlex.quote(f"checkpoint={name}")
         written += [overrides] if overrides else []
         about += [] if overrides else [instead or f"nothing is like {shown(name)}, --help shows what there is"]
     way = f"; write {' '.join(written)}" if written else ""
@@ -125,7 +127,8 @@ def composition_problem(error: Exception, config_name: str) -> str:
         if str(error).startswith(f"Ambiguous value for argument '{argument}'"):
             name, _, values = argument.partition("=")
             listed = shlex.quote(f"{name}=[{values}]")
-            return f"{shown(argument)}: several values are a sweep; add -m, or write a list: {listed}"
+            other = "for one run that has all of them write" if is_choice(argument) else "write a list:"
+            return f"{shown(argument)}: several values are a sweep; add -m, or {other} {listed}"
         if str(error).startswith("Multiple values for") and argument.startswith("+") and is_choice(argument):
             return f"{shown(argument)}: its group has a choice already; write {shlex.quote(argument.lstrip('+'))}"
     overrides = [forced(first_value(argument)) for argument in overlays.said() if is_override(argument)]
@@ -136,6 +139,9 @@ def composition_problem(error: Exception, config_name: str) -> str:
         return str(problem)
     except (HydraException, OmegaConfBaseException, ValueError):
         absent, found = {}, []
+    if isinstance(error, MissingConfigException) and not absent:  # of a swept choice, the first of which is there
+        group, choice = group_and_choice(str(error.missing_cfg_file))
+        absent = {group: near.no_choice(group, choice, list(error.options or []))} if error.options else {}
     # Values meant for a choice that does not exist say nothing about the default that stood in for it.
     strangers = tuple(f"{group}." for group in absent)
     problems = [*absent.values(), *(line for line in found if not line.startswith(strangers))]

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -51,7 +52,7 @@ def instead_of(at: str, value: Any, whole: Mapping[str, Any]) -> str:
         at = f"{at}.{key}"
     name = name_in(at)
     row = spread(HABITS).get(name)
-    if row is not None and all(is_key(part.partition("=")[0], whole) for part in first(row).split()):
+    if row is not None and all(fits(part.partition("=")[0], whole) for part in first(row).split()):
         return filled(row, value)
     if found := places_in(whole, name, at) or [
         path for path in paths(whole) if "/" in at and path == at.replace("/", ".")
@@ -69,6 +70,11 @@ def name_in(at: str) -> str:
 
 def first(row: Row) -> str:
     return row if isinstance(row, str) else row[0]
+
+
+def fits(key: str, whole: Mapping[str, Any]) -> bool:
+    """Whether a config has the key; of a group, whether others can be chosen for it there."""
+    return is_key(key, whole) and (key not in SLOTS or key in parts_of(whole))
 
 
 def is_key(key: str, whole: Mapping[str, Any]) -> bool:
@@ -138,7 +144,7 @@ def choices_with(group: str, key: str) -> list[str]:
 def choice_meant(group: str, choice: str, known: list[str]) -> str:
     """ "; did you mean 'adam'?" for a choice that its group does not have, or where else there is one of that name."""
     name = choice.lower()
-    if "/" in choice and group in PLACES:
+    if group in PLACES and ("/" in choice or Path(choice).is_dir()):
         return f"; write {filled(PLACES[group], choice)}"
     called = CALLED.get(group, {}).get(name) or (name in OFF and "none")
     if called in known:

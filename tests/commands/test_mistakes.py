@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 import shlex
 import sys
 from typing import Any
 
 import pytest
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 
 import facenet.sweeps.batch as batch
@@ -204,6 +205,24 @@ def test_an_evaluation_is_told_its_own_keys():
         match="^--eval_batch_size 4 --checkpoint x.pt: facenet-evaluate takes key=value; write benchmark.batch_size=4 checkpoint=x.pt$",
     ):
         mistakes.refuse_flags(["--eval_batch_size", "4", "--checkpoint", "x.pt"], "evaluate")
+    with pytest.raises(UserError, match=re.escape("write checkpoint=x.pt benchmark.root=lfw or data.root=lfw")):
+        mistakes.refuse_flags(["--checkpoint", "x.pt", "--root", "lfw"], "evaluate")
+    with pytest.raises(UserError, match=re.escape(f"write {shlex.quote(f'checkpoint={__file__}')}")):
+        mistakes.refuse_flags([__file__], "evaluate")
     config = mistakes.default_config("evaluate")
     problems = configs.problems_of({**config, "batch_size": 4}, evaluate.Evaluation)
     assert f"batch_size: {NO_KEY} 'batch_size'; write benchmark.batch_size=4" in problems
+
+
+def test_a_folder_of_this_name_is_meant(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert near.no_choice("data", "people", ["folder"]) == "data: no choice 'people' among folder"
+    (tmp_path / "people").mkdir()
+    assert near.no_choice("data", "people", ["folder"]).endswith("; write data=folder data.root=people")
+
+
+def test_a_swept_choice_is_told_as_a_single_one_is(monkeypatch):
+    monkeypatch.setattr(mistakes.overlays, "said", lambda: ["loss=ce,arcfase"])
+    error = MissingConfigException("", missing_cfg_file="loss/arcfase", options=["arcface", "ce"])
+    told = mistakes.composition_problem(error, "train")
+    assert told.endswith("loss: no choice 'arcfase' among arcface, ce; did you mean 'arcface'?")
