@@ -131,8 +131,17 @@ def kept(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 def interval(share: float, count: int) -> str:
     """`0.9886 – 0.9932`: Wilson's 95 % interval of a share of so many pairs, as if they were independent (J. Am. Stat. Assoc. 22, 1927)."""
+    return " – ".join(map(digits, wilson(share, count)))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
     middle, width = share + Z**2 / (2 * count), Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return " – ".join(digits((middle + sign * width) / (1 + Z**2 / count)) for sign in (-1, 1))
+    return (middle - width) / (1 + Z**2 / count), (middle + width) / (1 + Z**2 / count)
+
+
+def is_chance(accuracy: float, num_pairs: int) -> bool:
+    """Whether the 95 % interval of an accuracy holds one half, or lies below it: of as many pairs of each kind guessing has as much."""
+    return wilson(accuracy, num_pairs)[0] <= 0.5
 
 
 def as_dict(name: str, result: Verification) -> dict[str, Any]:
@@ -178,6 +187,10 @@ def table(name: str, result: Verification) -> str:
             )
             continue
         lines.append(f"  TAR @ FAR {target:<6g} {percent(at.tar)} ± {percent(at.std)}   (measured FAR {at.far:.4f})")
+    if is_chance(result.accuracy, result.num_pairs):
+        lines.append(
+            f"  not shown to be better than guessing: 95 % interval {interval(result.accuracy, result.num_pairs)}"
+        )
     if result.auc < TURNED:
         lines.append("  nearer pairs are mostly different: the answers of the set seem to be the other way round")
     how = f"{threshold.distance} distance, flip {threshold.flip}" + (", mean subtracted" if threshold.mean else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from facenet.errors import UserError, printable
-from facenet.evaluation.report import digits, interval
+from facenet.evaluation.report import digits, interval, is_chance
 from facenet.files import trusted
 from facenet.files.reading import text_of
 from facenet.files.run_dir import RunDir
@@ -58,7 +58,9 @@ def span_of(run_dir: Path, select: str, value: float) -> str:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
         if figure == "accuracy" and name not in ("train", "val"):
             found = json.loads(text_of(RunDir(run_dir).benchmark(name)))
-            return f" (95 % interval {interval(value, int(found['num_pairs']))})"
+            pairs = int(found["num_pairs"])
+            guessed = ", not shown to be better than guessing" if is_chance(value, pairs) else ""
+            return f" (95 % interval {interval(value, pairs)}{guessed})"
     return ""
 
 

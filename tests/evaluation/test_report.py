@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from PIL import Image
 
 from facenet.evaluation.contract import Outcome
-from facenet.evaluation.report import ROC_POINTS, as_dict, metrics, outcome, save_roc, table, thin
+from facenet.evaluation.report import ROC_POINTS, as_dict, is_chance, metrics, outcome, save_roc, table, thin, wilson
 from facenet.evaluation.verification import evaluate_pairs
 
 
@@ -54,6 +55,15 @@ def test_table_shows_percent_and_the_unit_of_the_threshold(result):
     assert f"{100 * result.accuracy:.2f} % ± {100 * result.accuracy_std:.2f} %" in text
     assert f"{result.threshold.value:.4f}   (l2 distance, flip none; from all pairs)" in text
     assert "TAR @ FAR 0.001" in text and "2,000 pairs, 10 folds" in text
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "pairs", "chance"), [(0.48, 300, True), (0.52, 300, True), (0.52, 6000, False), (0.6, 300, False)]
+)
+def test_an_accuracy_that_guessing_has_is_said_to_be_none(result, accuracy, pairs, chance):
+    assert is_chance(accuracy, pairs) == chance == (wilson(accuracy, pairs)[0] <= 0.5)
+    text = table("lfw", dataclasses.replace(result, fold_accuracies=(accuracy,) * 10, num_pairs=pairs))
+    assert ("not shown to be better than guessing" in text) == chance
 
 
 def test_roc_picture(result, tmp_path):
