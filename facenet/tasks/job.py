@@ -38,7 +38,7 @@ from facenet.tasks.registration import keep_model
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.result import Result
 from facenet.tasks.tested import unresolved
-from facenet.tracking.facts import RunFacts
+from facenet.tracking.facts import GONE_ON, RunFacts
 from facenet.tracking.store import NOTE
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def facts_of(
     """What MLflow is told of a run before its first step. `first`: the command that began it, where this one goes on with it."""
     tags = {**origin("facenet-train", overrides, config), "config_hash": configs.fingerprint(config), **tags}
     if first is not None:
-        tags = {**tags, "command": first, "command.resumed": tags["command"]}
+        tags = {**tags, "command": first, GONE_ON: tags["command"]}
     compared = params_to_compare(config, plan.as_dict(), overrides, tags)
     return RunFacts(
         name=run_name(config, overrides, tags, clock=time.strftime("%H:%M")),

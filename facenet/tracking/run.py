@@ -15,7 +15,7 @@ from facenet.launch.signals import postpone
 from facenet.privacy import addresses
 from facenet.tracking import journal, process
 from facenet.tracking.delivery import deliver
-from facenet.tracking.facts import LONGEST_TAG, RunFacts, describe, params, safe_name, shorten
+from facenet.tracking.facts import GONE_ON, LONGEST_TAG, RunFacts, describe, params, safe_name, shorten
 from facenet.tracking.known import check_place, remember
 from facenet.tracking.process import this_process
 from facenet.tracking.sender import Sender
@@ -168,8 +168,10 @@ def mark_running(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
     """Params stay those of the start; what is CHANGED is told once a checkpoint holds it."""
     client.update_run(run_id, status="RUNNING")
     before = client.get_run(run_id).data.tags
-    for name, value in {**whereabouts(facts), "resumed": str(int(before.get("resumed", 0)) + 1)}.items():
-        client.set_tag(run_id, name, value)
+    told = {**whereabouts(facts), "resumed": str(int(before.get("resumed", 0)) + 1)}
+    told |= {name: value for name, value in facts.tags.items() if name == GONE_ON}
+    for name, value in told.items():
+        client.set_tag(run_id, name, shorten(value, LONGEST_TAG))
     for name in {"error", "reaped"} & before.keys():
         client.delete_tag(run_id, name)
 

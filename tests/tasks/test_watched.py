@@ -22,6 +22,7 @@ from facenet.engine import checkpoint
 from facenet.errors import Halted
 from facenet.launch.local import StopFlag
 from facenet.tasks import train
+from facenet.tasks.run import Run
 from facenet.tools.replay import replay
 from facenet.tracking import journal
 
@@ -46,7 +47,7 @@ def watched(compose, tmp_path):
         journal.begin(run_dir, "a run", "nowhere")
         config = compose("tracking=mlflow", *overrides)
         with contextlib.closing(StopFlag(30.0)) as stop:
-            train.run(config, run_dir=run_dir, run_id="a run", stop=stop)
+            train.run(Run(run_dir, config, "a run", stop))
         return tags_of(run_dir)
 
     return run
