@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facenet.errors import shown
+from facenet.errors import UserError, shown
 from facenet.files.run_dir import RunDir
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.facts import RunFacts
@@ -91,6 +92,8 @@ class MlflowTracking:
 
     def __post_init__(self) -> None:
         check_writer(self.tensorboard)
+        if self.register is not None and not re.fullmatch(r"[^/:]+", self.register):
+            raise UserError(f"tracking.register: a name without / and : is expected, got {shown(self.register)!r}")
 
     def where(self) -> str:
         """The address of the store: `uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory."""

@@ -119,7 +119,8 @@ def send(
         path = own_file(run_dir, first["artifact"])
         with refused_as_gone(path):
             check_files(client.tracking_uri, client.get_run(run_id).info.artifact_uri)
-        if of_people(path.name) and not first.get("anywhere") and is_away(client, run_id):
+        files = [path, *(path.rglob("*") if path.is_dir() else ())]
+        if any(of_people(each.name) for each in files) and not first.get("anywhere") and is_away(client, run_id):
             return
         client.log_artifact(run_id, str(path), first["folder"] or None)
         delivered.files += 1

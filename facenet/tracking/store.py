@@ -43,6 +43,10 @@ def where(uri: str | None = None, key: str = "tracking.uri") -> str:
     """The address given, else MLFLOW_TRACKING_URI, else `mlflow.db` in this directory, with its whole path. Raises UserError, which names the
     `key` that gave it, for one that is known without its secret alone."""
     named = restored_address(uri, key) if uri else os.environ.get("MLFLOW_TRACKING_URI")
+    if named and named.startswith("sqlite") and file_of(named) is None:
+        raise UserError(
+            f"{key}: {shown(masked_address(named))} names no file, so nothing of it would last; write sqlite:////PATH/mlflow.db"
+        )
     return absolute(named) if named else address_of(Path.cwd() / "mlflow.db")
 
 

@@ -19,6 +19,19 @@ def test_the_address_is_the_one_given_then_the_environments_then_here(monkeypatc
     assert MlflowTracking(uri="http://two:5000").where() == "http://two:5000"
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///", "sqlite://", "sqlite:///:memory:"])
+def test_a_database_that_is_no_file_keeps_nothing_and_is_refused(uri):
+    with pytest.raises(UserError, match="^tracking.uri: .* names no file, .*; write sqlite:////PATH/mlflow.db$"):
+        MlflowTracking(uri=uri).where()
+
+
+def test_a_name_that_the_registry_does_not_take_is_refused_at_the_start():
+    assert MlflowTracking(register="faces v2").register == "faces v2"
+    for name in ("a/b", "a:b", ""):
+        with pytest.raises(UserError, match="^tracking.register: a name without / and : is expected"):
+            MlflowTracking(register=name)
+
+
 def test_experiment_names_stay_as_given_and_their_folders_are_safe(store):
     client, experiment_id = open_experiment(f"sqlite:///{store}/mlflow.db", "a/b: 50 %")
     experiment = client.get_experiment(experiment_id)

@@ -147,6 +147,13 @@ def attached(run_dir: Path) -> list[str]:
     return [Path(path).read_text() for name in names for path in sent(run_dir, name)]
 
 
+def test_a_folder_is_held_back_for_what_is_in_it(run_dir: Path):
+    (run_dir / "sub" / "deep").mkdir(parents=True)
+    (run_dir / "sub" / "deep" / "split.json").touch()
+    known.remember(Client(run_dir.parent).tracking_uri)
+    assert sent(run_dir, "sub") == [str(run_dir / "sub")] and sent(run_dir, "sub", "s3://bucket/x") == []
+
+
 @pytest.mark.parametrize("place", ["http://127.0.0.1:9/x", "file:///home/theirs"])
 def test_a_file_goes_to_no_place_that_a_strangers_store_names(run_dir: Path, place: str):
     (run_dir / "roc.png").touch()
