@@ -189,6 +189,8 @@ def first_line(error: BaseException, uri: str = "") -> str:
 
 def cause(error: BaseException, uri: str) -> str:
     """Why a store was of no use, in a few words without a password."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "its certificate is not known here; REQUESTS_CA_BUNDLE=FILE names that of the authority"
     return "it does not answer" if "failed with exception" in str(error).partition("\n")[0] else first_line(error, uri)
 
 

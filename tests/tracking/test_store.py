@@ -7,7 +7,7 @@ import pytest
 
 from facenet.errors import UserError
 from facenet.tracking.choice import MlflowTracking
-from facenet.tracking.store import open_experiment, where
+from facenet.tracking.store import cause, open_experiment, where
 
 
 def test_the_address_is_the_one_given_then_the_environments_then_here(monkeypatch, tmp_path):
@@ -30,6 +30,12 @@ def test_a_name_that_the_registry_does_not_take_is_refused_at_the_start():
     for name in ("a/b", "a:b", ""):
         with pytest.raises(UserError, match="^tracking.register: a name without / and : is expected"):
             MlflowTracking(register=name)
+
+
+def test_a_certificate_that_is_not_known_is_told_with_the_way():
+    text = "API request to https://h/api failed with exception HTTPSConnectionPool(host='h'): [SSL: CERTIFICATE_VERIFY_FAILED] self-signed"
+    assert "REQUESTS_CA_BUNDLE=FILE" in cause(RuntimeError(text), "https://h")
+    assert cause(RuntimeError(text.replace("CERTIFICATE", "X")), "https://h") == "it does not answer"
 
 
 def test_experiment_names_stay_as_given_and_their_folders_are_safe(store):
