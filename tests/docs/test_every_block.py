@@ -66,6 +66,8 @@ def small(words: list[str]) -> list[str]:
     tested = re.search(r"benchmark=(?!heldout)|benchmark\.root=|preset=", joined)
     extra += [] if tested else HELDOUT if own_data else DRAWN
     extra += ["hydra.sweeper.n_trials=2"] if "sweep=optuna_lr" in words else []
+    if "data.batch_size" in swept(words) and not own_data:  # up to 96 images
+        extra = [each for each in extra if "images_per_identity" not in each] + ["data.images_per_identity=24"]
     return [*words, *(each for each in extra if each.partition("=")[0] not in swept(words))]
 
 
