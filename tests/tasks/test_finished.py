@@ -51,7 +51,7 @@ def test_a_finished_run_says_so_and_nothing_changes(tiny_run, resumed, capsys):
 
 def test_what_it_is_asked_for_is_registered_all_the_same(tiny_run, resumed, monkeypatch):
     asked = []
-    monkeypatch.setattr("facenet.tracking.model.keep", lambda client, run_id, best: Kept(run_id))
+    monkeypatch.setattr("facenet.tracking.model.keep", lambda client, run_id, best, rivals: Kept(run_id))
     monkeypatch.setattr("facenet.tracking.model.register", lambda client, uri, *given: asked.append(given) or 1)
     monkeypatch.setattr(registration, "best_of", lambda path: path)
     _, begun = resumed("tracking.register=faces")
