@@ -144,6 +144,15 @@ def place(text: str, fault: dict[str, Any]) -> tuple[int, int]:
     raise ValueError(f"{fault['file']}: `{fault['text']}` is there no more")
 
 
+def today(fault: dict[str, Any]) -> dict[str, Any]:
+    """The fault as it was drawn, or, where its line was rewritten since, the same one in the line that took its place: what `now` holds of it."""
+    try:
+        place(Path(fault["file"]).read_text(encoding="utf-8"), fault)
+    except ValueError:
+        return {**fault, **fault.get("now", {})}
+    return fault
+
+
 def broken(text: str, fault: dict[str, Any], line: int, column: int) -> str:
     """The file with the fault in it."""
     lines = [each.encode() for each in text.splitlines(keepends=True)]
@@ -185,6 +194,7 @@ def run(data: Path, notes: Path, results: Path) -> None:
     for fault in json.loads(Path(__file__).with_name("mutants.json").read_text(encoding="utf-8")):
         if fault["id"] in done:
             continue
+        fault = today(fault)
         file, begun = Path(fault["file"]), time.monotonic()
         text = file.read_text(encoding="utf-8")
         try:
