@@ -191,6 +191,10 @@ def cause(error: BaseException, uri: str) -> str:
     """Why a store was of no use, in a few words without a password."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return "its certificate is not known here; REQUESTS_CA_BUNDLE=FILE names that of the authority"
+    if "error code 401" in str(error):
+        return "it does not know this account; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD say who you are"
+    if "error code 403" in str(error):
+        return "it does not allow this account to do that"
     return "it does not answer" if "failed with exception" in str(error).partition("\n")[0] else first_line(error, uri)
 
 
