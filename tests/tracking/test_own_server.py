@@ -21,7 +21,15 @@ pytest.importorskip("flask_wtf", reason="MLflow's accounts need Flask-WTF: pip i
 BIN = Path(sys.executable).parent
 PASSWORD = "correct-horse-battery"
 JOB = ["data.num_identities=12", "data.images_per_identity=6", "data.image_size=32", "data.batch_size=12", "seed=7"]
-JOB += ["trainer.max_steps=2", "data.val_identities=0.34", "benchmark.num_pairs=60", "benchmark.num_folds=3", "accelerator=cpu", "data.num_workers=1", "backbone.trunk.width=0.25"]
+JOB += [
+    "trainer.max_steps=2",
+    "data.val_identities=0.34",
+    "benchmark.num_pairs=60",
+    "benchmark.num_folds=3",
+    "accelerator=cpu",
+    "data.num_workers=1",
+    "backbone.trunk.width=0.25",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +47,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(BIN / "mlflow"), "server", "--app-name", "basic-auth", "--static-prefix", "/mlflow", "--workers", "1"]
+    command = [
+        str(BIN / "mlflow"),
+        "server",
+        "--app-name",
+        "basic-auth",
+        "--static-prefix",
+        "/mlflow",
+        "--workers",
+        "1",
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/server.db"]
     command += ["--artifacts-destination", str(folder / "files")]
     command += ["--uvicorn-opts", f"--ssl-keyfile {folder}/key.pem --ssl-certfile {folder}/cert.pem"]
