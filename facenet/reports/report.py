@@ -17,6 +17,7 @@ from facenet.reports.ranking import rank, verdict
 from facenet.reports.study import Study, read_curves, read_study
 from facenet.tracking import reading
 from facenet.tracking.store import NOTE, served, where
+from facenet.tracking.views import over_seeds
 
 BEST, END = "**Best of its sweep**", "\n\n---\n\n"
 
@@ -63,6 +64,7 @@ def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False, f
     except UserError as error:
         return f"{shown(str(path))} ({size}); not among the artifacts of run {best}: {error}"
     tell_best(uri, study, best, f"report/{path.name}")
+    tell_spread(uri, study)
     return f"{shown(str(path))} ({size}), also in the artifacts of run {best}"
 
 
@@ -81,3 +83,12 @@ def tell_best(uri: str, study: Study, best: str, artifact: str) -> None:
         told = f"{BEST}\n```\n{answer}\n```\nThe whole comparison: artifact `{artifact}`{END}{rest}"
         if (new := told if run.id == best else rest) != note:
             reading.tag(uri, run.id, {NOTE: new})
+
+
+def tell_spread(uri: str, study: Study) -> None:
+    """Gives each run the standard deviation of its setting over seeds, where there are several: MLflow's table has nothing else to show it by."""
+    spread = {job.run_id: each.std for each in rank(study).settings for job in each.jobs if each.std is not None}
+    name = over_seeds(study.metric)
+    for run in reading.runs_of_sweep(uri, study.sweep_id):
+        if (std := spread.get(run.id)) is not None and run.metrics.get(name) != std:
+            reading.measure(uri, run.id, name, std)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from facenet.errors import UserError, shown
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import as_named
+from facenet.tracking.facts import safe_name
 from facenet.tracking.known import check_files
 from facenet.tracking.store import cause, deleted, follow_move, mlflow_command, open_client, sqlite_path
 
@@ -162,6 +163,12 @@ def tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
     with reader(uri) as client:
         for name, value in tags.items():
             client.set_tag(run_id, name, value)
+
+
+def measure(uri: str, run_id: str, name: str, value: float) -> None:
+    """Gives a run a figure that is known only after its end."""
+    with reader(uri) as client:
+        client.log_metric(run_id, safe_name(name), value)
 
 
 def record(run: Any) -> RunRecord:

@@ -21,7 +21,7 @@ USUAL = ("optimizer.lr", "data.batch_size")
 @dataclass(frozen=True, kw_only=True)
 class View:
     """Runs that MLflow's `condition` finds, best by `select` first, or newest where `lower_is_better` is None. `axes`: the params that are columns
-    and axes. Runs that differ in nothing but the seed are one row if `seeds`, with their mean."""
+    and axes. Runs that differ in nothing but the seed are one row if `seeds`, with their mean and `over_seeds`."""
 
     name: str
     condition: str
@@ -39,7 +39,8 @@ class View:
         best, benchmark = f"best/{self.select}", self.select.partition("/")[0]
         axes = [axis for axis in self.axes if axis != "seed"]
         order = "attributes.start_time" if self.lower_is_better is None else f"metrics.`{best}`"
-        columns = [*(f"params.`{axis}`" for axis in self.axes), f"metrics.`{best}`", f"tags.`interval.{benchmark}`"]
+        columns = [*(f"params.`{axis}`" for axis in self.axes), f"metrics.`{best}`"]
+        columns.append(f"metrics.`{over_seeds(self.select)}`" if self.seeds else f"tags.`interval.{benchmark}`")
         grouped = {
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": "param", "groupByData": axis} for axis in axes],
@@ -66,6 +67,12 @@ class View:
                 {**chart, **line, "uuid": f"{SECTION}-1"},
             ],
         }
+
+
+def over_seeds(select: str) -> str:
+    """The metric that has how far the seeds of a run's setting lie apart, their standard deviation. MLflow's row of a group shows means alone; all of
+    a group have the same here, which is its mean."""
+    return f"over_seeds/{select}_std"
 
 
 def share(uri: str, experiment_id: str, view: View) -> str:

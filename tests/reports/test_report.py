@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import webbrowser
@@ -54,6 +55,28 @@ def store(tmp_path_factory):
         client.set_terminated(run)
     client.create_run(experiment, tags={"sweep_id": "other"})
     return uri
+
+
+def test_runs_of_several_seeds_are_told_how_far_those_lie_apart_and_only_once(store, tmp_path):
+    shutil.copy(store.removeprefix("sqlite:///"), tmp_path)  # making tables takes seconds
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client, experiment = open_experiment(uri, "seeds")
+    figures = {("1e-3", 1): 0.9, ("1e-3", 2): 0.94, ("3e-3", 1): 0.8}
+    for number, ((lr, seed), accuracy) in enumerate(figures.items()):
+        said = {"sweep_id": "seeds", "job_num": str(number), "hydra.overrides": f"optimizer.lr={lr}\nseed={seed}"}
+        run = client.create_run(experiment, start_time=number * 1000, tags=said).info.run_id
+        client.log_param(run, "plan.select", "lfw/accuracy")
+        client.log_metric(run, "best/lfw/accuracy", accuracy)
+        client.set_terminated(run)
+    for _ in range(2):
+        run_report("seeds", uri, str(tmp_path / "page.html"))
+    name = "over_seeds/lfw/accuracy_std"
+    told = [client.get_metric_history(job.run_id, name) for job in read_study(uri, "seeds").jobs]
+    assert [[point.value for point in points] for points in told] == [
+        [pytest.approx(0.04 / 2**0.5)],
+        [pytest.approx(0.04 / 2**0.5)],
+        [],
+    ]
 
 
 def test_a_sweep_is_read(store):

@@ -39,7 +39,12 @@ def test_the_links_of_a_sweep_are_encoded_and_open_what_they_say(mlflow, client,
 def test_a_view_has_the_columns_that_answer_and_a_row_for_the_seeds_of_a_setting():
     state = VIEW.state()
     assert state["selectedColumns"] == [
-        *("params.`optimizer.lr`", "params.`seed`", "metrics.`best/lfw/accuracy`", "tags.`interval.lfw`"),
+        *(
+            "params.`optimizer.lr`",
+            "params.`seed`",
+            "metrics.`best/lfw/accuracy`",
+            "metrics.`over_seeds/lfw/accuracy_std`",
+        ),
     ]
     assert state["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "optimizer.lr"}]
     assert state["orderByKey"] == "metrics.`best/lfw/accuracy`" and state["orderByAsc"] is False
@@ -49,6 +54,7 @@ def test_a_view_has_the_columns_that_answer_and_a_row_for_the_seeds_of_a_setting
     ]
     assert line["metricKey"] == "lfw/accuracy"
     plain = views.View(name="x", condition="", select="val/loss").state()
+    assert plain["selectedColumns"][-1] == "tags.`interval.val`"
     assert plain["groupBy"] is None and plain["orderByKey"] == "attributes.start_time"
 
 
