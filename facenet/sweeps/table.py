@@ -19,6 +19,15 @@ STATES = {
     "changed": "of another config",
 }
 
+# A column and one that says the same where all numbers of both are equal: what was asked for is then what is done.
+SAID_BY = {
+    "lr": "optimizer.lr",
+    "batch": "data.batch_size",
+    "per process": "batch",
+    "epochs": "trainer.epochs",
+    "steps": "trainer.max_steps",
+}
+
 
 def rows_of(jobs: Sequence[Job], *, skip_duplicates: bool) -> list[dict[str, str]]:
     """Returns one row per job, all with the same keys: number, state, swept keys, and what the plan makes of them."""
@@ -62,8 +71,9 @@ def note(job: Job) -> str:
 
 
 def as_text(rows: Sequence[dict[str, str]]) -> str:
-    """Columns under their names, numbers to the right."""
+    """Columns under their names, numbers to the right; each number once."""
     columns = [key for key in rows[0] if key == "job" or any(row[key] for row in rows)]
+    columns = [key for key in columns if not says_again(rows, key)]
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in columns}
     right = {key for key in columns if all(is_number(row[key]) for row in rows)}
 
@@ -72,6 +82,13 @@ def as_text(rows: Sequence[dict[str, str]]) -> str:
         return "  ".join(cells).rstrip()
 
     return "\n".join(line(row) for row in ({key: key for key in columns}, *rows))
+
+
+def says_again(rows: Sequence[dict[str, str]], key: str) -> bool:
+    """Whether another column has the numbers of this one, of all jobs that have a plan."""
+    other = SAID_BY.get(key, "")
+    both = [(row[key], row[other]) for row in rows if row[key]] if other in rows[0] else []
+    return bool(both) and all(is_number(there) and float(here) == float(there or "nan") for here, there in both)
 
 
 def is_number(text: str) -> bool:
