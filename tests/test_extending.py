@@ -110,7 +110,7 @@ def test_the_backbone_is_a_choice_of_the_directory(
     config = composed(place, tmp_path, "backbone=small", f"trust={place / 'my_faces'}")
     configs.check(config, Recipe)
     (told,) = configs.problems_of({**config, "backbone": {**config["backbone"], "widht": 3}}, Recipe)
-    assert told.startswith("backbone.widht: my_faces.backbones.Small has no parameter 'widht'; did you mean 'width'?")
+    assert told.startswith("backbone.widht: my_faces.backbones.Small has no parameter 'widht'; write backbone.width=3")
     assert configs.build(config["backbone"], "backbone")(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
 
 

@@ -64,7 +64,8 @@ def refuse_flags(arguments: Sequence[str], config_name: str) -> None:
             overrides = shlex.quote(f"checkpoint={name}")
         written += [overrides] if overrides else []
         about += [] if overrides else [instead or f"nothing is like {shown(name)}, --help shows what there is"]
-    way = f"; write {' '.join(written)}" if written else ""
+    sweep = "-m " if known.multirun and any("," in each for each in written) else ""
+    way = f"; write {sweep}{' '.join(written)}" if written else ""
     raise UserError(
         f"{shown(' '.join(said))}: facenet-{config_name} takes key=value{way}{''.join(f'; {each}' for each in about)}"
     )

@@ -81,10 +81,12 @@ def unfit(
 def way_to(key: str, value: Any, names: list[str], whole: Mapping[str, Any]) -> str:
     """What to write instead of a key that its part does not have; nothing where nothing is like it."""
     group, _, own = key.partition(".")
-    last = key.rpartition(".")[2]
+    if folder := near.folder_meant(key, value):
+        return folder
     if found := near.choices_with(group, own) if own else []:
         return f"; add {' or '.join(f'{group}={name}' for name in found)}"
-    return (own and closest(last, names)) or near.meant(key, value, whole) or closest(last, names)
+    respelled = near.respelled_key(key, value, names)
+    return (own and respelled) or near.meant(key, value, whole) or respelled
 
 
 def way_without(key: str) -> str:

@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-from facenet.config.slots import SLOTS, closest
+from facenet.config import overlays
+from facenet.config.overrides import key_in, parsed
+from facenet.config.slots import SLOTS, closest, nearest
 from facenet.errors import shown
 from facenet.files import trusted
 from facenet.files.choices import built_in as choices
@@ -32,7 +34,35 @@ OTHER_NETWORKS = "; a network of timm's, or your own, is a file experiments/back
 def meant(at: str, value: Any, whole: Mapping[str, Any]) -> str:
     """ "; write optimizer.lr=0.1" for a key that this config does not have; nothing where nothing in it is like that."""
     overrides, words = instead_of(at, value, whole), words_about(at)
-    return f"; write {overrides}" if overrides else f"; {words}" if words else ""
+    return write(overrides, swept(innermost(at, value)[0])) if overrides else f"; {words}" if words else ""
+
+
+def respelled_key(at: str, value: Any, names: list[str]) -> str:
+    """ "; write trainer.epochs=3" for a key that one of the names of its part is spelled like; nothing where none is."""
+    part, dot, last = at.rpartition(".")
+    name, values = nearest(last, names), swept(at)
+    if name is None or isinstance(value, dict | list):
+        return closest(last, names)
+    return write(shlex.quote(shown(f"{part}{dot}{name}={as_text(value if values is None else values)}")), values)
+
+
+def write(overrides: str, values: str | None) -> str:
+    return f"; write {'' if values is None else '-m '}{overrides}"
+
+
+def swept(key: str) -> str | None:
+    """The values over which the user sweeps a key, as they were given; None where there is one."""
+    for argument in overlays.said():
+        read = parsed(argument) if argument.lstrip("+").startswith(f"{key}=") else None
+        if read is not None and read.is_sweep_override() and key_in(read) == key:
+            return argument.partition("=")[2]
+    return None
+
+
+def folder_meant(key: str, value: Any) -> str:
+    """ "; write data=folder data.root=people" for a folder without a pack where the place of one is said."""
+    is_folder = key == "data.path" and isinstance(value, str) and Path(value).is_dir()
+    return f"; write {filled(PLACES['data'], value)}" if is_folder and not any(Path(value).glob("*.rec")) else ""
 
 
 def overrides_for(name: str, value: str | None, whole: Mapping[str, Any]) -> str:
@@ -47,10 +77,10 @@ def words_about(at: str) -> str:
 
 def instead_of(at: str, value: Any, whole: Mapping[str, Any]) -> str:
     """The overrides that do what a key or a flag says, as a shell takes them; else nothing."""
-    while isinstance(value, dict) and len(value) == 1 and "_target_" not in value:
-        ((key, value),) = value.items()
-        at = f"{at}.{key}"
-    name = name_in(at)
+    at, value = innermost(at, value)
+    value, name = value if (values := swept(at)) is None else values, name_in(at)
+    if words_about(at):
+        return ""
     row = spread(HABITS).get(name)
     if row is not None and all(fits(part.partition("=")[0], whole) for part in first(row).split()):
         return filled(row, value)
@@ -62,6 +92,14 @@ def instead_of(at: str, value: Any, whole: Mapping[str, Any]) -> str:
         f"{group}={choice} {group}.{name}={{}}" for group in parts_of(whole) for choice in choices_with(group, name)
     ]
     return filled(others[0], value) if others else ""
+
+
+def innermost(at: str, value: Any) -> tuple[str, Any]:
+    """The key that was given and its value, of a part that there is not and what it holds: optimzer, {"lr": 1}."""
+    while isinstance(value, dict) and len(value) == 1 and "_target_" not in value:
+        ((key, value),) = value.items()
+        at = f"{at}.{key}"
+    return at, value
 
 
 def name_in(at: str) -> str:
@@ -95,15 +133,19 @@ def parts_of(whole: Mapping[str, Any]) -> list[str]:
 
 def filled(row: Row, value: Any) -> str:
     """The overrides of a row with the value in them, its choice as this project calls it. None: no value was given."""
-    text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, int | float) else "..."
+    text = as_text(value)
     if isinstance(row, tuple):
         row = row[text.lower() in (*OFF, "none")]
     parts = []
     for part in row.split():
         key, _, own = part.partition("=")
-        own = own.replace("{}", text)
-        parts.append(shlex.quote(shown(f"{key}={CALLED.get(key, {}).get(own.lower(), own)}")))
+        called, values = CALLED.get(key, {}), own.replace("{}", text).split(",")
+        parts.append(shlex.quote(shown(f"{key}={','.join(called.get(each.lower(), each) for each in values)}")))
     return " ".join(parts)
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, int | float) else "..."
 
 
 def respelled(value: Any, path: str) -> Iterator[Any]:

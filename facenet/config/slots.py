@@ -283,6 +283,11 @@ def leads_elsewhere(text: str, *, pattern: bool) -> bool:
     return LOCAL.fullmatch(text) is None and ("://" in text or (pattern and ":" in text and "{" in text))
 
 
+def nearest(name: str, options: list[str]) -> str | None:
+    """The option that is spelled nearly so; None where none is."""
+    return next(iter(difflib.get_close_matches(name, options, n=1)), None)
+
+
 def closest(name: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(name, options, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, options)
+    return f"; did you mean {near!r}?" if near else ""

@@ -65,10 +65,10 @@ REFUSED: dict[str, tuple[list[str], str, set[str]]] = {
     "typos and types": (
         ["facenet-train", "optimizer=sgd", "optimizer.momentom=1", "trainer.epochs=abc", "sed=1", "trainer.keeep=1"],
         "config: 4 problems\n"
-        "  optimizer.momentom: torch.optim.SGD has no parameter 'momentom'; did you mean 'momentum'?\n"
+        "  optimizer.momentom: torch.optim.SGD has no parameter 'momentom'; write optimizer.momentum=1\n"
         "  trainer.epochs: expected int, got 'abc'\n"
-        "  trainer.keeep: facenet.engine.Settings has no parameter 'keeep'; did you mean 'keep'?\n"
-        "  sed: this command has no parameter 'sed'; did you mean 'seed'?\n",
+        "  trainer.keeep: facenet.engine.Settings has no parameter 'keeep'; write trainer.keep=1\n"
+        "  sed: this command has no parameter 'sed'; write seed=1\n",
         set(),
     ),
     "unknown choices": (

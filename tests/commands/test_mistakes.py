@@ -17,6 +17,7 @@ from facenet import config as configs
 from facenet.commands import composed, from_python, mistakes
 from facenet.commands.composed import readable, without_secrets
 from facenet.config import near
+from facenet.config.checking import way_to
 from facenet.config.overrides import flags_first, parsed
 from facenet.errors import UserError
 from facenet.tasks import evaluate, job
@@ -24,6 +25,7 @@ from facenet.tasks.recipe import Recipe
 
 NO_KEY = "this command has no parameter"
 TIMM = "a network of timm's, or your own, is a file experiments/backbone/{}.yaml beside your work that names it: docs/extending.md"
+NO_EARLY_STOP = "schedules end at a known epoch, and best.pt keeps the best; write trainer.epochs=..."
 BACKBONES = "inception_resnet_v1, mobilefacenet, mobilenet_v1"
 DATA, PRECISIONS = "annotation, folder, record, shards, synthetic", "auto, bf16, fp16, fp32"
 TAKES = "facenet-train takes key=value"
@@ -40,7 +42,8 @@ KEYS = {
     "model=mobilenet": f"model: {NO_KEY} 'model'; write backbone=mobilenet_v1",
     "momentum=0.9": f"momentum: {NO_KEY} 'momentum'; write optimizer=muon optimizer.momentum=0.9",
     "margin=0.3": f"margin: {NO_KEY} 'margin'; write loss.terms.triplet.loss.margin=0.3",
-    "seeed=1": f"seeed: {NO_KEY} 'seeed'; did you mean 'seed'?",
+    "seeed=1": f"seeed: {NO_KEY} 'seeed'; write seed=1",
+    "optimiser=adam": f"optimiser: {NO_KEY} 'optimiser'; write optimizer=adam",
     "output_dir=runs/1": f"output_dir: {NO_KEY} 'output_dir'; write hydra.run.dir=runs/1",
     "data.dir=X": "data.dir: facenet.data.SyntheticData has no parameter 'dir'; write data=folder data.root=X",
     "trainer.accelerator=gpu": "trainer.accelerator: facenet.engine.Settings has no parameter 'accelerator'; write accelerator=cuda",
@@ -50,6 +53,11 @@ KEYS = {
     "optimizer.momentom=1": "optimizer.momentom: torch.optim.Adam has no parameter 'momentom'",
     "sampler.batch=32": "sampler.batch: facenet.data.TripletSampler has no parameter 'batch'; write data.batch_size=32",
     "precision.amp=true": "precision.amp: facenet.devices.Precision has no parameter 'amp'; write precision=fp16",
+    "trainer.max_epochs=3": "trainer.max_epochs: facenet.engine.Settings has no parameter 'max_epochs'; write trainer.epochs=3",
+    "trainer.patience=3": f"trainer.patience: facenet.engine.Settings has no parameter 'patience'; {NO_EARLY_STOP}",
+    "-m optimzer.lr=1e-3,1e-4": f"optimzer: {NO_KEY} 'optimzer'; write -m optimizer.lr=1e-3,1e-4",
+    "-m model=mobilenet,facenet": f"model: {NO_KEY} 'model'; write -m backbone=mobilenet_v1,inception_resnet_v1",
+    "-m trainer.max_epochs=3,5": "trainer.max_epochs: facenet.engine.Settings has no parameter 'max_epochs'; write -m trainer.epochs=3,5",
     "trainer.lr=0.1": "trainer.lr: facenet.engine.Settings has no parameter 'lr'; write optimizer.lr=0.1",
     "loss.triplet.margin=0.3": "loss.triplet: facenet.losses.LossMix has no parameter 'triplet'; write loss.terms.triplet.loss.margin=0.3",
     "optimizer/lr=0.1": f"optimizer/lr: {NO_KEY} 'optimizer/lr'; write optimizer.lr=0.1",
@@ -79,7 +87,9 @@ NO_OVERRIDES = {
     "--model_name facenet --use_amp True": f"--model_name facenet --use_amp True: {TAKES}; write backbone=inception_resnet_v1 precision=fp16",
     "--optimizer.lr 3 seed=1": f"--optimizer.lr 3: {TAKES}; write optimizer.lr=3",
     "-b 32": f"-b 32: {TAKES}; write data.batch_size=32",
-    "--early_stop -1": f"--early_stop -1: {TAKES}; schedules end at a known epoch, and best.pt keeps the best",
+    "--early_stop -1": f"--early_stop -1: {TAKES}; {NO_EARLY_STOP}",
+    "--save_period 5": f"--save_period 5: {TAKES}; a checkpoint is written after every epoch; to keep more of them write trainer.keep=...",
+    "-m --lr 1,2": f"--lr 1,2: {TAKES}; write -m optimizer.lr=1,2",
     "--frobnicate 3": f"--frobnicate 3: {TAKES}; nothing is like frobnicate, --help shows what there is",
     "lr 0.1": f"lr 0.1: {TAKES}; write optimizer.lr=0.1",
     "fp16": f"fp16: {TAKES}; write precision=fp16",
@@ -219,6 +229,9 @@ def test_a_folder_of_this_name_is_meant(monkeypatch, tmp_path):
     assert near.no_choice("data", "people", ["folder"]) == "data: no choice 'people' among folder"
     (tmp_path / "people").mkdir()
     assert near.no_choice("data", "people", ["folder"]).endswith("; write data=folder data.root=people")
+    assert way_to("data.path", "people", [], {}) == "; write data=folder data.root=people"
+    (tmp_path / "people" / "train.rec").touch()
+    assert way_to("data.path", "people", [], {}) == "; add data=record"
 
 
 def test_a_swept_choice_is_told_as_a_single_one_is(monkeypatch):

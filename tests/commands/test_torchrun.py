@@ -131,7 +131,7 @@ def test_what_starts_no_job_leaves_at_once(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sed=1"], "config: 1 problem\n  sed: this command has no parameter 'sed'; did you mean 'seed'?\n"),
+        (["sed=1"], "config: 1 problem\n  sed: this command has no parameter 'sed'; write seed=1\n"),
         (["data.batch_size=7", "benchmark=none"], "data.batch_size=7: must be a multiple of 6 (2 process(es) x "),
         (["-m", "seed=1,2"], torchrun.NO_SWEEP + "\n"),
         (["hydra.mode=MULTIRUN", "seed=1,2"], torchrun.NO_SWEEP + "\n"),

@@ -61,7 +61,7 @@ def test_all_problems_come_in_one_message():
         configs.check(config, root)
     assert str(refused.value) == (
         "config: 4 problems\n"
-        "  optimizer.momentom: torch.optim.SGD has no parameter 'momentom'; did you mean 'momentum'?\n"
+        "  optimizer.momentom: torch.optim.SGD has no parameter 'momentom'; write optimizer.momentum=0.9\n"
         "  precission: this command has no parameter 'precission'; did you mean 'precision'?\n"
         "  epochs: expected int, got 'abc'\n"
         "  precision: this command needs it; set precision=..."
@@ -159,10 +159,10 @@ def test_problems_inside_lists_dicts_and_nested_partials_carry_their_path():
 
     assert complaint(config, task) == [
         "schedule.every: expected one of step, epoch, got 'batch'",
-        "schedule.scheduler.pct_strt: torch.optim.lr_scheduler.OneCycleLR has no parameter 'pct_strt'; did you mean 'pct_start'?",
+        "schedule.scheduler.pct_strt: torch.optim.lr_scheduler.OneCycleLR has no parameter 'pct_strt'; write schedule.scheduler.pct_start=0.2",
         "augment.pipeline.0._target_: no 'Affin' in albumentations; did you mean 'Affine'?",
         "terms.ce.loss.label_smooth: facenet.losses.SoftmaxHead has no parameter 'label_smooth'; "
-        "did you mean 'label_smoothing'?",
+        "write terms.ce.loss.label_smoothing=0.1",
     ]
 
 

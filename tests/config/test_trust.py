@@ -129,7 +129,7 @@ def test_signatures_are_checked_as_ours_are(package: Path, trust: Callable[..., 
     trust(package)
     node = {"_target_": f"{package.name}.Mine", "margn": 1.0, "margin": "x"}
     first, second = configs.unfit_value(node, Any, PLACE, {})
-    assert first.startswith(f"{PLACE}.margn: {package.name}.Mine has no parameter 'margn'; did you mean 'margin'?")
+    assert first.startswith(f"{PLACE}.margn: {package.name}.Mine has no parameter 'margn'; write {PLACE}.margin=1.0")
     assert second == f"{PLACE}.margin: expected float, got 'x'"
 
 
