@@ -24,6 +24,7 @@ COMMANDS = {  # of facenet: where each is, and what it does
     "compare-loss": ("facenet.commands.flags", "compare the losses of two runs, iteration by iteration"),
 }
 SHELLS = ("bash", "zsh")
+SWEEPS = ("-m", "--multirun")  # beside these a flag asks Hydra something, or is a mistake: told at once
 
 
 def facenet() -> None:
@@ -87,8 +88,9 @@ def composed(command: str) -> None:
     settle()
     arguments = sys.argv[1:]
     asked = {"-h", "--help", "--version"} & set(arguments)
-    if asked and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
-        return  # the first of torchrun's processes tells it
+    first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    if asked and not first:
+        return
     with told():
         if "--version" in arguments:
             print(version())
@@ -98,5 +100,7 @@ def composed(command: str) -> None:
 
             print(printable(help_of(command, arguments)))
             return
+    if first and sys.stderr.isatty() and all(each in SWEEPS or not each.startswith("-") for each in arguments):
+        print(f"facenet-{command}: loading torch, MLflow and the data", file=sys.stderr, flush=True)  # which takes long
     module = importlib.import_module("facenet.commands.composed")
     getattr(module, command)()

@@ -207,3 +207,24 @@ def test_shells_complete_commands_overrides_flags_and_files(shell, tmp_path):
         and f"{before.replace('loss', 'preset')}single_card" in told[1]
     )
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "terminal", "told"),
+    [
+        ("", True, True),
+        ("-m seed=1,2", True, True),
+        ("seed=1", False, False),
+        ("--cfg job", True, False),
+        ("-sc query=bash", True, False),
+        ("--lr 0.1", True, False),
+    ],
+)
+def test_somebody_who_waits_is_told_before_anything_heavy_is_imported(arguments, terminal, told, monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(front, "settle", lambda: None)  # its stderr would be another
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "argv", ["facenet-train", *shlex.split(arguments)])
+    monkeypatch.setattr(composed, "train", lambda: said.append(capsys.readouterr().err))
+    front.train()
+    assert said == ["facenet-train: loading torch, MLflow and the data\n" if told else ""]
