@@ -9,6 +9,7 @@ from typing import Any
 
 from facenet.commands.parser import Job, Parser, answers, command, positive
 from facenet.errors import printable
+from facenet.launch.surroundings import say_loading
 
 Commands = Any  # what argparse's add_subparsers gives, whose class is private
 FOLDER, DEPTH = "folder of <identity>/<image>", "2 where images are in folders of ROOT/<identity>"
@@ -93,6 +94,7 @@ def add_audit(commands: Commands) -> None:
 
 
 def run_audit(given: dict[str, Any]) -> bool:
+    say_loading("facenet-data audit", "torch and the lists of images")
     from facenet.tools import audit
     from facenet.tools.overlap import Comparison
 

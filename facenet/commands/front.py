@@ -8,7 +8,7 @@ import sys
 from importlib.resources import files
 
 from facenet.errors import UserError, printable, told
-from facenet.launch.surroundings import settle
+from facenet.launch.surroundings import say_loading, settle
 
 COMMANDS = {  # of facenet: where each is, and what it does
     "train": ("facenet.commands.front", "train a network, or a sweep of them with -m"),
@@ -100,7 +100,7 @@ def composed(command: str) -> None:
 
             print(printable(help_of(command, arguments)))
             return
-    if first and sys.stderr.isatty() and all(each in SWEEPS or not each.startswith("-") for each in arguments):
-        print(f"facenet-{command}: loading torch, MLflow and the data", file=sys.stderr, flush=True)  # which takes long
+    if first and all(each in SWEEPS or not each.startswith("-") for each in arguments):
+        say_loading(f"facenet-{command}", "torch, MLflow and the data")
     module = importlib.import_module("facenet.commands.composed")
     getattr(module, command)()

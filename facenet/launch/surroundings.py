@@ -31,6 +31,12 @@ def settle() -> None:
     pass_over_matplotlibrc()
 
 
+def say_loading(command: str, what: str) -> None:
+    """Tells who waits at a terminal that a command has begun: on a busy machine imports take up to a minute."""
+    if sys.stderr.isatty():
+        print(f"{command}: loading {what}", file=sys.stderr, flush=True)
+
+
 def pass_over_matplotlibrc() -> None:
     """Matplotlib takes its settings from the working directory before all others, and that may be anybody's: they have LaTeX run on what they say,
     and its older versions evaluate some. Where there is such a file it is imported from elsewhere, while there is one thread."""

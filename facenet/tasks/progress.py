@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from facenet import errors
 from facenet.engine.observer import LogPoint, Observer
 
 log = logging.getLogger(__name__)
+EVERY_S = 10.0
 
 
 class StepBar(Observer):
@@ -67,15 +69,21 @@ def step_bar(total_steps: int, steps_per_epoch: int, epochs: int, *, shown: bool
 
 
 @contextlib.contextmanager
-def image_bar(total: int | None = None, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images done; call what it gives with (done, in all)."""
+def image_bar(
+    total: int | None = None, *, shown: bool = True, lines: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images done; call what it gives with (done, in all). lines: where output is no terminal, a line on stderr every EVERY_S seconds."""
     from tqdm import tqdm
 
-    terminal = sys.stderr.isatty()
+    terminal, said_at = sys.stderr.isatty(), time.monotonic()
     with tqdm(total=total, unit="image", disable=not (shown and terminal), dynamic_ncols=True, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
+            nonlocal said_at
             bar.total = total
             bar.update(done - bar.n)
+            if lines and not terminal and time.monotonic() - said_at >= EVERY_S:
+                said_at = time.monotonic()
+                print(f"{done:,} of {total:,} images", file=sys.stderr, flush=True)
 
         yield progress

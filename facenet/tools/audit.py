@@ -40,11 +40,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """`against` is the test set, where one is given. Numbers above those of `train` are of its images where both are joined."""
+    """`against` is the test set, where one is given. Numbers above those of `train` are of its images where both are joined. `shared`: what was
+    looked for in both sets, and how many were found."""
 
     train: Inventory
     against: Inventory | None
     findings: list[Finding] = field(default_factory=list)
+    shared: dict[str, int] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -60,10 +62,12 @@ class Audit:
             return self.train, index
         return self.against, index - own
 
-    def note(self, title: str, rows: Iterable[str], *, matters: bool) -> None:
+    def note(self, title: str, rows: Iterable[str], *, matters: bool) -> int:
+        """Returns how many there are."""
         listed = list(rows)
         if listed:
             self.findings.append(Finding(title, matters, listed))
+        return len(listed)
 
 
 def run_audit(
@@ -82,7 +86,7 @@ def run_audit(
     check_least("--num-workers", num_workers)
     device, network, decode = comparison.device(), comparison.network(), Decode(max_pixels=max_pixels)
     sets = [open_faces(root, decode, depth), *([] if against is None else [open_faces(against, decode)])]
-    with image_bar(sum(map(len, sets))) as progress:
+    with image_bar(sum(map(len, sets)), lines=True) as progress:
         taken: list[Inventory] = []
         for faces in sets:
             taken.append(take_inventory(faces, decode, num_workers=num_workers, progress=after(taken, progress)))
@@ -92,7 +96,7 @@ def run_audit(
     examine_spellings(audit)
     if audit.against is not None:
         left, right, threshold = audit.train, audit.against, comparison.threshold
-        examine_names(left.faces, right.faces, audit)
+        audit.shared["names"] = examine_names(left.faces, right.faces, audit)
         if network is not None:
             near = near_identities(
                 network, left, right, accelerator=device, threshold=threshold, num_workers=num_workers
@@ -101,7 +105,8 @@ def run_audit(
                 f"{shown(left.faces.identities[a])} ~ {shown(right.faces.identities[b])} ({cosine:.3f})"
                 for a, b, cosine in near
             ]
-            audit.note(f"pairs of identities with a cosine of {threshold:g} or more", pairs, matters=True)
+            title = f"pairs of identities with a cosine of {threshold:g} or more"
+            audit.shared["faces"] = audit.note(title, pairs, matters=True)
     return json.dumps(as_dict(audit), indent=1) if as_json else text(audit, root, against), audit.clean
 
 
@@ -149,7 +154,9 @@ def examine_copies(audit: Audit) -> None:
         for group in groups:
             if found := kind_of(group, audit):
                 kinds[found].append(" = ".join(audit.name(index) for index in group[:4].tolist()))
-        audit.note(f"groups of {kind} in training and test", kinds["both"], matters=True)
+        both = audit.note(f"groups of {kind} in training and test", kinds["both"], matters=True)
+        if audit.against is not None:
+            audit.shared["images"] = audit.shared.get("images", 0) + both
         audit.note(f"groups of {kind} under two labels", kinds["labels"], matters=matters)
         audit.note(f"groups of {kind} within an identity", kinds["copies"], matters=False)
 
@@ -173,10 +180,10 @@ def examine_spellings(audit: Audit) -> None:
     audit.note("names of identities differ in capitals, blanks or the code of an accent only", rows, matters=True)
 
 
-def examine_names(train: Faces, test: Faces, audit: Audit) -> None:
+def examine_names(train: Faces, test: Faces, audit: Audit) -> int:
     pairs = same_names(train.identities, test.identities)
     rows = (f"{shown(train.identities[a])} = {shown(test.identities[b])}" for a, b in pairs)
-    audit.note("identities of training and test have one name", rows, matters=True)
+    return audit.note("identities of training and test have one name", rows, matters=True)
 
 
 def as_dict(audit: Audit) -> dict[str, Any]:
@@ -187,6 +194,7 @@ def as_dict(audit: Audit) -> dict[str, Any]:
     ]
     return {
         "clean": audit.clean,
+        "shared": audit.shared,
         **{name: None if side is None else summary(side) for name, side in sides.items()},
         "findings": findings,
     }
@@ -218,6 +226,9 @@ def text(audit: Audit, root: str, against: str | None) -> str:
             f"  sizes    {list_counts(told['sizes'], told['num_sizes'])}",
             f"  images of an identity: {per['min']} to {per['max']}, median {per['median']:g}",
         ]
+    if (both := audit.shared) and against is not None:
+        by_face = f"{both['faces']:,} by face" if "faces" in both else "by face not compared (--checkpoint FILE)"
+        lines.append(f"in both sets: people {both['names']:,} by name, {by_face}; groups of images {both['images']:,}")
     verdict = "nothing that matters was found" if audit.clean else "deal with what is marked ! before training"
     return "\n".join([*lines, "findings", *map(str, audit.findings), verdict])
 

@@ -117,12 +117,19 @@ def mean_embeddings(
     """Unit rows (I, D); zero for an identity without a readable image."""
     faces, indices = inventory.faces, np.flatnonzero(inventory.readable)
     sums = np.zeros((len(faces.identities), embedder.embedding_size), np.float32)
-    with image_bar(len(indices)) as progress:
+    with image_bar(len(indices), lines=True) as progress:
         for start in range(0, len(indices), BLOCK):
             block = indices[start : start + BLOCK]
             part = Subset(faces, block, keep_labels=True)
-            rows = embed(embedder, part, preprocess, device, batch_size=64, num_workers=num_workers)
+            rows = embed(
+                embedder,
+                part,
+                preprocess,
+                device,
+                batch_size=64,
+                num_workers=num_workers,
+                progress=lambda done, _, before=start: progress(before + done, len(indices)),
+            )
             np.add.at(sums, faces.labels[block], rows)
-            progress(start + len(block), len(indices))
     unit: NDArray[np.float32] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
     return unit

@@ -21,7 +21,7 @@ def run_pack(root: str, out: str, *, size: int | None = None, depth: int = 1) ->
     faces = FolderFaces(root, depth=depth)
     if size is None:
         check_room(faces, Path(out))
-    with image_bar(len(faces)) as progress:
+    with image_bar(len(faces), lines=True) as progress:
         num_bytes = pack_folder(faces, out, size=size, progress=progress)
     skipped = f"; left out: {faces.left_out}" if faces.left_out else ""
     counts = f"{len(faces):,} images of {len(faces.identities):,} identities, {num_bytes / 1e6:,.1f} MB"

@@ -19,7 +19,7 @@ def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> 
     faces = open_faces(root, depth)
     if not isinstance(faces, RecordFaces):
         check_room(faces, Path(out))
-    with image_bar(len(faces)) as progress:
+    with image_bar(len(faces), lines=True) as progress:
         index = write_shards(faces, out, images_per_shard=images_per_shard, progress=progress)
     counts = f"{len(faces):,} images of {len(faces.identities):,} identities in {len(index.names):,} shards"
     size = f"{int(index.lengths.sum()) / 1e6:,.1f} MB"

@@ -5,12 +5,14 @@ import io
 import logging
 import re
 import sys
+from types import SimpleNamespace
 
 import torch
 
 from facenet.engine.observer import LogPoint
 from facenet.engine.progress import Average
-from facenet.tasks.progress import step_bar
+from facenet.tasks import progress
+from facenet.tasks.progress import image_bar, step_bar
 
 
 class Terminal(io.StringIO):
@@ -77,3 +79,17 @@ def test_lines_where_output_is_no_terminal(monkeypatch, caplog):
         bar.on_log(point(3))
     assert [each.getMessage() for each in caplog.records] == ["step 3 of 10: 123 images/s, loss 2.5, ce 2.5, lr 0.001"]
     assert sys.stderr.getvalue() == ""
+
+
+def test_long_work_on_images_is_told_where_output_is_no_terminal(monkeypatch):
+    seconds = iter([0, 9, 11, 11, 20, 22, 22])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with image_bar(4000, lines=True) as done:
+        for count in (1000, 2000, 3000, 4000):
+            done(count, 4000)
+    assert sys.stderr.getvalue() == "2,000 of 4,000 images\n4,000 of 4,000 images\n"
+    seconds = iter([99])
+    with image_bar(4000) as done:  # as in training, whose lines are the log's
+        done(4000, 4000)
+    assert sys.stderr.getvalue().count("\n") == 2

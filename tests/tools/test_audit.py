@@ -67,8 +67,15 @@ def test_clean_data_is_told_so(
     assert code == 0 and content["clean"] and content["findings"] == []
     assert content["train"]["formats"] == {"PNG RGB": 6} and content["train"]["sizes"] == {"64x64": 6}
     assert content["train"]["images_per_identity"] == {"min": 2, "median": 2.0, "max": 2}
+    assert content["shared"] == {"names": 0, "images": 0}
     code, report = audited(monkeypatch, capsys, train)
     assert code == 0 and "6 images of 3 identities" in report and "nothing that matters" in report
+    assert "in both sets" not in report
+    _, report = audited(monkeypatch, capsys, train, "--against", test_set)
+    assert (
+        "\nin both sets: people 0 by name, by face not compared (--checkpoint FILE); groups of images 0\nfindings\n"
+        in report
+    )
 
 
 def test_everything_planted_is_found(
@@ -102,6 +109,7 @@ def test_everything_planted_is_found(
         "groups of pictures that look the same within an identity": [f"{at}cyd/0.png = {at}cyd/bigger.jpg"],
         "identities of training and test have one name": ["Évé_ = eve"],
     }
+    assert json.loads(report)["shared"] == {"names": 1, "images": 1}
     code, report = audited(monkeypatch, capsys, train)
     assert code == 1 and "! 3 images cannot be read" in report and r"emp\nty.jpg" in report
     code, report = audited(monkeypatch, capsys, train, "--max-pixels", 1)
@@ -134,6 +142,7 @@ def test_people_are_found_by_embedding(
     (title,) = (title for title in findings(report) if title.startswith("pairs of identities"))
     assert code == 1
     assert [row.rsplit(" ", 1)[0] for row in findings(report)[title]] == ["bob ~ someone"]
+    assert json.loads(report)["shared"] == {"names": 0, "faces": 1, "images": 2}
 
 
 @pytest.mark.parametrize(
