@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from facenet.errors import in_picture
 from facenet.files.atomic import replacing
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ HEIGHT = 4.5  # inches of a figure
 
 @contextmanager
 def drawn(path: Path, panels: int = 1, *, width: float = 7.0) -> Iterator[list[Axes]]:
-    """Axes side by side to draw on, `width` inches in all. The file, in the format that its name says or PNG, is written at the end."""
+    """Axes side by side to draw on, `width` inches in all. The file, in the format that its name says or PNG, is written at the end. In its corner
+    stands the directory, whose name is its run's: of several side by side one knows which is which."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, and pyplot's global state left alone
     from matplotlib.figure import Figure
 
@@ -33,6 +35,8 @@ def drawn(path: Path, panels: int = 1, *, width: float = 7.0) -> Iterator[list[A
     axes = figure.subplots(1, panels, sharey=True, squeeze=False, gridspec_kw={**margins, "wspace": 0.1})[0]
     for each in axes:
         each.grid(alpha=0.3)
+    run = "/".join(path.absolute().parent.parts[-2:]).lstrip("/")
+    figure.text(1 - 0.05 / width, 0.05 / HEIGHT, in_picture(run), ha="right", fontsize=6, color="grey")
     yield list(axes)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=110, format=path.suffix.lstrip(".") or "png")
