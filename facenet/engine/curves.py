@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from facenet.errors import in_picture
 from facenet.files.picture import drawn
@@ -33,10 +34,15 @@ def draw(path: Path, axis: str, curves: dict[str, list[tuple[float, float]]]) ->
     from matplotlib.ticker import MaxNLocator
 
     with drawn(path) as (axes,):
-        for name, points in curves.items():
-            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=in_picture(name))
         epochs = [x for points in curves.values() for x, _ in points]
-        if min(epochs) == max(epochs):  # else the axis would span a tenth of it
+        one = min(epochs) == max(epochs)
+        for name, points in curves.items():
+            style: dict[str, Any] = {
+                "marker": "o",
+                "markersize": 8 if one else 3,
+            }  # small dots alone look like an empty picture
+            axes.plot([x for x, _ in points], [y for _, y in points], label=in_picture(name), **style)
+        if one:  # else the axis would span a tenth of it
             axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axes.set(xlabel="epoch", ylabel=in_picture(axis))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

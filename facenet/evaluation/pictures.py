@@ -93,12 +93,13 @@ def save_projection(path: Path, name: str, embeddings: NDArray[np.float32], labe
         return False
     rows = [embeddings[np.flatnonzero(labels == label)[:MOST_IMAGES]].astype(np.float64) for label in chosen]
     axes_of, shares, centre = plane([each.mean(axis=0) for each in rows])
-    with drawn(path) as (axes,):
+    with drawn(path, right=1.2) as (axes,):
         for label, each in zip(chosen, rows, strict=True):
             points = (each - centre) @ axes_of.T
             axes.plot(points[:, 0], points[:, 1], "o", markersize=4, label=f"identity {label + 1}")
         told = [f"{100 * share:.0f} % of the spread of the identities' means" for share in shares]
-        axes.set(xlabel=told[0], ylabel=told[1], title=in_picture(f"{name}: {len(chosen)} identities"), aspect="equal")
+        axes.set(xlabel=told[0], ylabel=told[1], title=in_picture(f"{name}: {len(chosen)} identities"))
+        axes.set_aspect("equal", adjustable="datalim")
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return True
 

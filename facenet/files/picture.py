@@ -22,16 +22,16 @@ HEIGHT = 4.5  # inches of a figure
 
 
 @contextmanager
-def drawn(path: Path, panels: int = 1, *, width: float = 7.0) -> Iterator[list[Axes]]:
-    """Axes side by side to draw on, `width` inches in all. The file, in the format that its name says or PNG, is written at the end. In its corner
-    stands the directory, whose name is its run's: of several side by side one knows which is which."""
+def drawn(path: Path, panels: int = 1, *, width: float = 7.0, right: float = 0.3) -> Iterator[list[Axes]]:
+    """Axes side by side to draw on, `width` inches in all, `right` of them beside the last. The file, in the format that its name says or PNG, is
+    written at the end. In its corner stands the directory, whose name is its run's: of several side by side one knows which is which."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, and pyplot's global state left alone
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, HEIGHT))
     FigureCanvasAgg(figure)
     # Fixed margins in place of a layout engine, which measures all text twice more: a third of what a picture costs.
-    margins = {"left": 0.85 / width, "right": 1 - 0.3 / width, "bottom": 0.55 / HEIGHT, "top": 1 - 0.3 / HEIGHT}
+    margins = {"left": 0.85 / width, "right": 1 - right / width, "bottom": 0.55 / HEIGHT, "top": 1 - 0.3 / HEIGHT}
     axes = figure.subplots(1, panels, sharey=True, squeeze=False, gridspec_kw={**margins, "wspace": 0.1})[0]
     for each in axes:
         each.grid(alpha=0.3)

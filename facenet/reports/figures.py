@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from facenet.errors import shown
 from facenet.evaluation.report import digits
 from facenet.reports.ranking import Ranking, Setting
-from facenet.reports.study import NOT_NUMBERS
+from facenet.reports.study import NOT_NUMBERS, number_in
 from facenet.reports.svg import Picture, styled
 
 Curves = Mapping[int, Sequence[tuple[int, float]]]  # job number -> (step, value)
@@ -72,7 +72,7 @@ def axes_to_draw(ranking: Ranking) -> list[str]:
 
 
 def effect(ranking: Ranking) -> Picture | None:
-    """The metric of every job over the values of the one axis that was swept; None where several were."""
+    """The metric of every job over the values of the one axis that was swept, means joined where these are numbers; None where several were."""
     axes = axes_to_draw(ranking)
     if len(axes) != 1:
         return None
@@ -80,12 +80,13 @@ def effect(ranking: Ranking) -> Picture | None:
     values = in_order({job.axes[axes[0]] for job in jobs})
     means = {setting.axes[axes[0]]: setting.mean for setting in ranking.settings}
     drawn, shades = Picture(), colours(ranking)
-    (line,) = drawn.axes.plot(range(len(values)), [means[value] for value in values], color="#5a6572")
+    style: dict[str, Any] = {} if are_numbers(values) else {"linestyle": "", "marker": "_", "markersize": 24}
+    (line,) = drawn.axes.plot(range(len(values)), [means[value] for value in values], color="#5a6572", **style)
     drawn.tell(line, "mean over seeds: " + ", ".join(f"{value} {digits(means[value])}" for value in values))
     for job in jobs:
         (dot,) = drawn.axes.plot([values.index(job.axes[axes[0]])], [job.value or 0.0], "o", color=shades[job.number])
         drawn.tell(dot, f"{job.label}: {digits(job.value or 0)}")
-    drawn.axes.set(xlabel=shown(axes[0]), ylabel=shown(ranking.study.metric))
+    drawn.axes.set(xlabel=shown(axes[0]), ylabel=shown(ranking.study.metric), xlim=(-0.5, len(values) - 0.5))
     named = [place for place in range(len(values)) if place % math.ceil(len(values) / MOST_TICKS) == 0]
     drawn.axes.set_xticks(named, [shown(values[place]) for place in named])
     return drawn
@@ -103,6 +104,8 @@ def learning_curves(ranking: Ranking, metric: str, curves: Curves) -> Picture | 
         factor = job.ran.images_per_step if in_images and job.ran.images_per_step else 1
         points = [(step * factor, finite(value)) for step, value in thinned(curves[job.number], len(jobs))]
         style: dict[str, Any] = {"color": shades[job.number], "linestyle": "-" if job.ranked else ":"}
+        if len(points) == 1:  # a line of it would be nothing
+            style |= {"marker": "o", "markersize": 7}
         (line,) = drawn.axes.plot(*zip(*points, strict=True), label=shown(job.label), **style)
         drawn.tell(line, f"{job.label}: {digits(points[-1][1])} after {points[-1][0]:,}")
         for x, y in points if dots else ():
@@ -189,12 +192,13 @@ def finite(value: float) -> float:
     return value if math.isfinite(value) and abs(value) < NOT_NUMBERS else math.nan
 
 
+def are_numbers(values: Iterable[str]) -> bool:
+    return all(number_in(value) is not None for value in values)
+
+
 def in_order(values: set[str]) -> list[str]:
     """Numbers by size, else by the alphabet."""
-    try:
-        return sorted(values, key=float)
-    except ValueError:
-        return sorted(values)
+    return sorted(values, key=float) if are_numbers(values) else sorted(values)
 
 
 def heights(values: Sequence[str]) -> dict[str, float]:

@@ -118,7 +118,7 @@ def show_ranking(ranking: Ranking, root: str) -> Table:
     clipped = any(effective_lr(setting) not in ("", setting.axes.get("optimizer.lr")) for setting in ranking.settings)
     spans = any(setting.interval for setting in ranking.settings)
     head = ["rank", "setting", *axes, *(["effective lr"] if clipped else []), ranking.study.metric]
-    head += [*(["95 % interval"] if spans else []), "to the best", "p", "jobs"]
+    head += [*(["95 % interval"] if spans else []), "to the best", "p", "runs, by job number"]
     rows = []
     for setting, comparison in zip(ranking.settings, ranking.comparisons, strict=True):
         first, gap = setting.jobs[0], setting.mean - ranking.settings[0].mean

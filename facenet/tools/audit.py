@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from facenet.data.identities import Faces, FolderFaces
 from facenet.errors import UserError, check_least, shown
 from facenet.files.home import expand_home
 from facenet.tasks.progress import image_bar
-from facenet.tools.overlap import Comparison, near_identities, same_names
+from facenet.tools.overlap import Comparison, further, near_identities, same_names
 
 NAMED = 5  # examples of a finding in the text; the JSON has all
 
@@ -86,10 +86,11 @@ def run_audit(
     check_least("--num-workers", num_workers)
     device, network, decode = comparison.device(), comparison.network(), Decode(max_pixels=max_pixels)
     sets = [open_faces(root, decode, depth), *([] if against is None else [open_faces(against, decode)])]
-    with image_bar(sum(map(len, sets)), lines=True) as progress:
-        taken: list[Inventory] = []
+    total, taken = sum(map(len, sets)), list[Inventory]()
+    with image_bar(total, lines=True) as progress:
         for faces in sets:
-            taken.append(take_inventory(faces, decode, num_workers=num_workers, progress=after(taken, progress)))
+            told = further(progress, sum(len(each.faces) for each in taken), total)
+            taken.append(take_inventory(faces, decode, num_workers=num_workers, progress=told))
     audit = Audit(taken[0], taken[1] if against else None)
     examine_files(audit)
     examine_copies(audit)
@@ -115,11 +116,6 @@ def open_faces(place: str, decode: Decode, depth: int = 1) -> Faces:
     if os.path.isfile(expand_home(place)):
         return read_annotation(place, decode=decode)
     return FolderFaces(place, decode, depth)
-
-
-def after(taken: list[Inventory], progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
-    done = sum(len(inventory.faces) for inventory in taken)
-    return lambda count, total: progress(done + count, total)
 
 
 def examine_files(audit: Audit) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -111,6 +111,11 @@ def near_identities(
     return sorted(found, key=lambda near: -near.cosine)
 
 
+def further(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    """The progress of a part of so many images, which `before` others preceded."""
+    return lambda done, _: progress(before + done, total)
+
+
 def mean_embeddings(
     embedder: Embedder, preprocess: Preprocess, device: Accelerator, inventory: Inventory, num_workers: int
 ) -> NDArray[np.float32]:
@@ -128,7 +133,7 @@ def mean_embeddings(
                 device,
                 batch_size=64,
                 num_workers=num_workers,
-                progress=lambda done, _, before=start: progress(before + done, len(indices)),
+                progress=further(progress, start, len(indices)),
             )
             np.add.at(sums, faces.labels[block], rows)
     unit: NDArray[np.float32] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)

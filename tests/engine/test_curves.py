@@ -71,4 +71,5 @@ def test_the_axis_of_epochs_has_whole_ones(tmp_path, monkeypatch, epochs):
     first, last = seen[0].get_xlim()
     ticks = [tick for tick in seen[0].get_xticks() if first <= tick <= last]
     assert set(epochs) <= set(ticks) and all(tick == int(tick) for tick in ticks)
+    assert seen[0].lines[0].get_markersize() == (3 if len(epochs) > 1 else 8)
     assert len(epochs) > 1 or (first, last) == (epochs[0] - 1, epochs[0] + 1)

@@ -117,6 +117,7 @@ def test_the_answer_comes_first(grid):
 
 def test_the_table_holds_what_it_sorts_by(grid):
     assert [float(cell["data-key"]) for cell in grid.cells("lfw/accuracy")[:3]] == [0.95, 0.85, 0.80]
+    assert [cell["data-key"] for cell in grid.cells("runs, by job number")] == ["2", "1", "0"]
     assert [cell["data-key"] for cell in grid.cells("optimizer.lr")] == ["1e-3", "1e-4", "1e-4"]
     assert [cell["data-key"] for cell in grid.cells("setting")] == [
         "lr 1e-3 · bs 30",
@@ -240,7 +241,24 @@ def test_one_axis_is_drawn_as_a_line_of_means():
         assert heat_map(ranking) is None
     assert list(line.get_ydata()) == pytest.approx([0.7, 0.85])
     assert sorted((*each.get_xdata(), *each.get_ydata()) for each in dots) == [(0, 0.7), (1, 0.8), (1, 0.9)]
-    assert ranking.settings[0].value == "0.8500 ± 0.0707 (2 seeds)"
+    assert line.get_linestyle() == "-" and ranking.settings[0].value == "0.8500 ± 0.0707 (2 seeds)"
+
+
+def test_no_line_joins_two_losses():
+    jobs = [job(n, "1e-3", "30", 0.7 + n / 10, axes={"loss": loss}) for n, loss in enumerate(["ce", "arcface"])]
+    with styled():
+        drawn = effect(rank(study(*jobs)))
+    means, *dots = drawn.axes.lines
+    assert means.get_linestyle() == "None" and means.get_marker() == "_"
+    assert list(means.get_ydata()) == pytest.approx([0.8, 0.7]) and len(dots) == 2
+    assert [each.get_text() for each in drawn.axes.get_xticklabels()] == ["arcface", "ce"]
+
+
+def test_curves_of_one_epoch_are_seen():
+    with styled():
+        drawn = learning_curves(rank(GRID), "lfw/accuracy", {0: [(10, 0.7)], 1: [(10, 0.8), (20, 0.9)]})
+    sizes = [(each.get_marker(), each.get_markersize()) for each in drawn.axes.lines if "bs" in each.get_label()]
+    assert sizes[0] == ("o", 7) and sizes[1][0] == "None"
 
 
 def assert_harmless(names):

@@ -18,6 +18,7 @@ from facenet.commands import flags as tools
 from facenet.data.files.decode import DEFAULT
 from facenet.data.files.duplicates import near_groups, same_groups
 from facenet.data.files.inventory import appearance_of, look_at
+from facenet.tasks import progress
 from facenet.tools.overlap import plain_name, same_names
 
 
@@ -76,6 +77,16 @@ def test_clean_data_is_told_so(
         "\nin both sets: people 0 by name, by face not compared (--checkpoint FILE); groups of images 0\nfindings\n"
         in report
     )
+
+
+def test_images_of_both_sets_are_counted_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], train: Path, test_set: Path
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    _, report = audited(monkeypatch, capsys, train, "--against", test_set)
+    assert [line for line in report.splitlines() if line.endswith(" of 10 images")] == [
+        f"{done} of 10 images" for done in range(1, 11)
+    ]
 
 
 def test_everything_planted_is_found(
