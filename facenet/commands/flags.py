@@ -157,7 +157,10 @@ def report() -> None:
         "Writes one HTML page about a sweep, also among the best run's artifacts: which setting is best, and is that significant.",
         job=answers("facenet.reports.report:run_report"),
     )
-    parser.take("sweep_id SWEEP_ID", "name of the sweep's directory, tag sweep_id of its runs")
+    parser.take(
+        "sweep_id [SWEEP_ID]",
+        "name of the sweep's directory, tag sweep_id of its runs; without it those that MLflow has are told",
+    )
     parser.take("--uri URI", STORE)
     parser.take("--out FILE", "page to write (default: report-SWEEP_ID.html)")
     parser.take("--faces DIR", "folder of the benchmark's images: faces in the page, which is then not sent to MLflow")
@@ -198,7 +201,8 @@ def runs() -> None:
         commands,
         "list",
         "the newest runs: state, lr, batch, best figure and its interval",
-        "Prints a line per run, the newest last: state, learning rate, batch, the selected metric at its best epoch and its interval.",
+        "Prints a line per run, the newest last: state, learning rate, batch, the selected metric at its best epoch, its interval and the run's "
+        "directory.",
         answers("facenet.tools.recorded:run_list"),
     )
     listed.take("--experiment NAME", "only this one (default: all)")
@@ -211,7 +215,7 @@ def runs() -> None:
         "Prints the description, params and metrics of a run, and the address of its page.",
         answers("facenet.tools.recorded:run_show"),
     )
-    one.take("run RUN", "its id or how that begins, its name, or its directory")
+    one.take("run RUN", "its id or how that begins, its name, or its directory, which facenet-runs list shows")
     for each in (reap, listed, one):
         each.take("--uri URI", STORE)
     parser.do()

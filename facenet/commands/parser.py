@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from facenet.errors import FAILURE, printable, told
+from facenet.errors import FAILURE, USER, fail, printable, told
 from facenet.files import trusted
 from facenet.launch.surroundings import settle
 from facenet.privacy.logs import guard_logs
@@ -41,20 +42,25 @@ facenet-runs sync outputs/2026-11-28
 
 
 class Parser(argparse.ArgumentParser):
-    """Its help ends with examples."""
+    """Its help ends with examples, and a mistake is told in one line. `said`: the help of each argument that is no flag, as it is called."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.said: dict[str, str] = {}
 
     def take(
         self, name: str, told: str, default: Any = None, kind: Callable[[str], Any] = str, *, choices: Any = None
     ) -> None:
-        """Takes `root ROOT`, `folders DIR...` for any number, `--out FILE`, or a switch such as `--json`. told: its help, which ends with the default
-        where there is one."""
+        """Takes `root ROOT`, `root [ROOT]` for one that may be missing, `folders DIR...` for any number, `--out FILE`, or a switch such as `--json`.
+        told: its help, which ends with the default where there is one."""
         name, _, called = name.partition(" ")
         if name.startswith("-") and not called:
             self.add_argument(name, action="store_true", help=told)
             return
         told += {type(None): "", float: " (default: %(default)g)"}.get(type(default), " (default: %(default)s)")
-        several = "*" if called.endswith("...") else None
-        metavar = None if choices else called.removesuffix("...")
+        several = "*" if called.endswith("...") else "?" if called.startswith("[") else None
+        metavar = None if choices else called.removesuffix("...").strip("[]")
+        self.said[called] = told
         self.add_argument(name, metavar=metavar, default=default, type=kind, help=told, choices=choices, nargs=several)
 
     def take_trust(self, of: str) -> None:
@@ -62,9 +68,25 @@ class Parser(argparse.ArgumentParser):
         told = f"trust all code of this package, or of the folder at this path, so that a class of it may be {of}"
         self.add_argument("--trust", metavar="PACKAGE", action="extend", type=trusted.names_in, default=[], help=told)
 
+    def examples(self) -> list[str]:
+        return [each for each in EXAMPLES if f"{each} ".startswith(f"{self.prog} ")]
+
     def format_help(self) -> str:
-        lines = [f"\n  {each}" for each in EXAMPLES if f"{each} ".startswith(f"{self.prog} ")]
-        return f"{super().format_help()}\nExamples{''.join(lines)}\n"
+        return "\n  ".join([f"{super().format_help()}\nExamples", *self.examples()]) + "\n"
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with what is wrong and the way out, in one line and without its usage."""
+        if command := re.fullmatch(r"argument \{(.+)\}: invalid choice: '(.*?)' .*", message):
+            from facenet.config.slots import closest
+
+            known = command[1].split(",")
+            near = closest(command[2], known) or f"; one of {', '.join(known)}"
+            fail(f"{self.prog} {command[2]}: no command{near}", USER)
+        if missing := re.fullmatch(r"the following arguments are required: (?:\{(.+)\}|([^,]+).*)", message):
+            commands, name = missing.groups()
+            told = f"{name} is missing: {self.said[name]}" if name else f"name a command: {commands.replace(',', ', ')}"
+            fail(f"{self.prog}: {told}; for example: {self.examples()[0]}", USER)
+        fail(f"{self.prog}: {message}; {self.prog} --help shows what there is", USER)
 
     def do(self) -> NoReturn:
         """Does the `job` of the arguments with all others by name, and ends the process: with 1 where that says that something is wrong."""

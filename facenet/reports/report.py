@@ -14,7 +14,7 @@ from facenet.privacy.addresses import mask
 from facenet.reports.page import page
 from facenet.reports.pairwise import faces_of, found_in
 from facenet.reports.ranking import rank, verdict
-from facenet.reports.study import Study, read_curves, read_study
+from facenet.reports.study import Study, read_curves, read_study, sweeps_of
 from facenet.tracking import reading
 from facenet.tracking.store import NOTE, served, where
 from facenet.tracking.views import over_seeds
@@ -22,10 +22,14 @@ from facenet.tracking.views import over_seeds
 BEST, END = "**Best of its sweep**", "\n\n---\n\n"
 
 
-def run_report(sweep_id: str, uri: str | None, out: str | None, *, faces: str | None = None, open: bool = False) -> str:
+def run_report(
+    sweep_id: str | None, uri: str | None, out: str | None, *, faces: str | None = None, open: bool = False
+) -> str:
     """The verdict and where the page is, which a browser shows if asked to `open` it. `faces`: the folder of the images, which are then in the page.
-    Raises UserError for an unknown sweep, a folder without the images and a file that cannot be written."""
+    Raises UserError for no or an unknown sweep, a folder without the images and a file that cannot be written."""
     address = where(uri)
+    if sweep_id is None:
+        raise UserError(f"SWEEP_ID is missing: name a sweep of {sweeps_of(address)}")
     study = read_study(address, sweep_id)
     path = Path(out or name_of(sweep_id)).absolute()
     told = write_report(address, study, path, exactly=out is not None, faces=faces)

@@ -125,12 +125,14 @@ def read_study(uri: str, sweep_id: str) -> Study:
     except UserError:
         if lost := reading.deleted_with(uri, sweep_id):
             raise lost from None
-        known = sorted({run.tags["sweep_id"] for run in reading.search(uri) if "sweep_id" in run.tags})
-        sweeps = shown(", ".join(known)) or "none"
-        raise UserError(
-            f"{shown(sweep_id)}: no such sweep in MLflow at {masked_address(uri)}; it has {sweeps}; see --uri"
-        ) from None
+        raise UserError(f"{shown(sweep_id)}: no such sweep in {sweeps_of(uri)}") from None
     return study_of(sweep_id, records)
+
+
+def sweeps_of(uri: str) -> str:
+    """Where MLflow is and which sweeps it has, in words."""
+    known = sorted({run.tags["sweep_id"] for run in reading.search(uri) if "sweep_id" in run.tags})
+    return f"MLflow at {masked_address(uri)}; it has {shown(', '.join(known)) or 'none'}; see --uri"
 
 
 def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:

@@ -17,7 +17,7 @@ from facenet.tracking.reading import RunRecord
 from facenet.tracking.store import NOTE, pages, where
 from facenet.tracking.views import View, share
 
-COLUMNS = ("run", "name", "state", "lr", "batch", "best", "95 %", "of", "began", "took")
+COLUMNS = ("run", "name", "state", "lr", "batch", "best", "95 %", "of", "began", "took", "directory")
 
 
 def run_list(*, uri: str | None, experiment: str | None, sweep: str | None, limit: int) -> str:
@@ -49,7 +49,13 @@ def row(run: RunRecord) -> tuple[str, ...]:
         select,
         time.strftime("%b %d %H:%M", time.localtime(run.start)),
         duration((run.end or time.time()) - run.start),
+        below_here(run.tags.get("run_dir", "")),
     )
+
+
+def below_here(directory: str) -> str:
+    """A directory as one types it here: without the working directory before it."""
+    return directory.removeprefix(f"{Path.cwd()}/")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

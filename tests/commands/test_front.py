@@ -171,6 +171,39 @@ def test_what_is_no_command_is_told(said, told, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("runs ls", "facenet-runs ls: no command; did you mean 'list'?"),
+        ("runs xyz", "facenet-runs xyz: no command; one of reap, sync, list, show"),
+        ("runs", "facenet-runs: name a command: reap, sync, list, show; for example: facenet-runs list --limit 50"),
+        (
+            "runs show",
+            "facenet-runs show: RUN is missing: its id or how that begins, its name, or its directory, which facenet-runs list shows; "
+            "for example: facenet-runs show 244df88c",
+        ),
+        (
+            "data pack people",
+            "facenet-data pack: OUT is missing: folder to make; it must not exist; for example: facenet-data pack PEOPLE pack --size 160",
+        ),
+        (
+            "compare-loss",
+            "facenet-compare-loss: A is missing: the run to judge; for example: facenet-compare-loss outputs/a outputs/b",
+        ),
+        (
+            "runs list --limit 0",
+            "facenet-runs list: argument --limit: expected 1 or more, got 0; facenet-runs list --help shows what there is",
+        ),
+        ("new", "facenet new: DIR is missing: directory to make; it must not exist; for example: facenet new faces"),
+    ],
+)
+def test_a_command_with_flags_is_told_in_one_line_what_it_lacks(said, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["facenet", *said.split()])
+    with pytest.raises(SystemExit, match="2"):
+        front.facenet()
+    assert capsys.readouterr() == ("", f"{told}\n")
+
+
 def completed(shell: str, directory: Path, *lines: str) -> list[str]:
     """What the script gives for each line, in the shell itself. The words of the line are those that the shell would hand over."""
     asked = [

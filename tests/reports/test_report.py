@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,10 @@ def test_an_unknown_sweep_names_those_that_are_known(store):
     done = subprocess.run([COMMAND, "nope", "--uri", store], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"nope: no such sweep in MLflow at {store}; it has other, s; see --uri\n"
+    with pytest.raises(
+        UserError, match=f"^SWEEP_ID is missing: name a sweep of MLflow at {re.escape(store)}; it has other, s; "
+    ):
+        run_report(None, store, None)
 
 
 def test_no_database(tmp_path):

@@ -36,13 +36,16 @@ def store(tmp_path_factory):
     return folder, mlflow.uri
 
 
-def test_a_line_per_run(store):
-    _, uri = store
+def test_a_line_per_run(store, monkeypatch):
+    folder, uri = store
     head, first, second, *_, last = run_list(uri=uri, experiment=None, sweep=None, limit=20).splitlines()
     assert head.split()[:6] == ["run", "name", "state", "lr", "batch", "best"]
     assert "lr 1e-3 · bs 96" in first and "finished" in first and "0.0000  0.1000 – 0.2000  lfw/accuracy" in first
     assert "failed" in second and "0.002" in second and "96" in second
     assert last == "facenet-runs show RUN says more of one"
+    assert head.endswith("  directory") and first.endswith(f"  {folder}/0")
+    monkeypatch.chdir(folder.parent)
+    assert run_list(uri=uri, experiment=None, sweep="s", limit=1).splitlines()[1].endswith(f"  {folder.name}/1")
 
 
 def test_the_newest_and_those_of_a_sweep(store):
