@@ -21,11 +21,21 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet.commands import torchrun
 from facenet.commands.mistakes import composition_problem, forced, is_choice, is_override, refuse_flags
 from facenet.config import hydra_files, overlays
-from facenet.config.overrides import as_given, check_grammar, flags_first, given, key_of, with_names, with_new_terms
+from facenet.config.overrides import (
+    as_given,
+    check_grammar,
+    flags_first,
+    given,
+    key_of,
+    text_of,
+    with_names,
+    with_new_terms,
+)
 from facenet.config.slots import closest
 from facenet.errors import FAILURE, INTERRUPTED, USER, UserError, fail, shown, told
 from facenet.files import trusted
 from facenet.files.atomic import refuse_links
+from facenet.files.typed import override
 from facenet.launch.local import RankFailed, safe_path, stop_signals_raise
 from facenet.launch.surroundings import pass_over_matplotlibrc, settle
 from facenet.privacy import addresses
@@ -74,7 +84,7 @@ def without_trust(arguments: list[str]) -> list[str]:
 def resumed(arguments: list[str]) -> list[str]:
     """The arguments of the sweep that `sweep.resume=DIR` names, and those given with it. Raises UserError where none is on record."""
     key = "sweep.resume="
-    given = [argument.removeprefix(key) for argument in arguments if argument.startswith(key)]
+    given = [text_of(argument) for argument in arguments if argument.startswith(key)]
     if not given:
         return arguments
     from facenet.sweeps.state import read_command
@@ -85,7 +95,7 @@ def resumed(arguments: list[str]) -> list[str]:
         near = closest(directory.name, [each.name for each in directory.parent.glob("*") if read_command(each)])
         raise UserError(f"sweep.resume={given[-1]}: no sweep began there; name the directory of one{near}")
     added = [argument for argument in arguments if not argument.startswith(key)]
-    added.append(f"hydra.sweep.dir={directory}")
+    added.append(override("hydra.sweep.dir", directory))
     said_anew = {key_of(argument) for argument in added} | ({trusted.KEY} if trusted.said.get() else set())
     left = [argument for argument in before if key_of(argument) not in said_anew]
     for argument, problem in overlays.strange_arguments(left):

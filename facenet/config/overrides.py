@@ -57,6 +57,13 @@ def parsed(override: str) -> Override | None:
         return None
 
 
+def text_of(override: str) -> str:
+    """The value of an override as a text: what Hydra reads in its quotes, or as it is where Hydra would not take it."""
+    read = parsed(override)
+    value = None if read is None or read.is_sweep_override() else read.value()
+    return value if isinstance(value, str) else override.partition("=")[2]
+
+
 def way_to_write(override: str) -> str:
     key, sign, value = override.partition("=")
     if not sign:

@@ -151,9 +151,11 @@ def why_untested(setting: Setting, metric: str) -> str:
 
 
 def within_seeds(one: Setting, other: Setting) -> bool:
-    if one.std is None or other.std is None:
+    """Of a setting of which one seed alone is left, seeds are taken to lie apart as far as those of the other."""
+    spread = [each.std for each in (one, other) if each.std is not None]
+    if not spread:
         return False
-    error = math.sqrt(one.std**2 / len(one.jobs) + other.std**2 / len(other.jobs))
+    error = math.sqrt(sum((spread[0] if each.std is None else each.std) ** 2 / len(each.jobs) for each in (one, other)))
     return abs(one.mean - other.mean) < 2 * error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from facenet.reports.pairwise import faces_of, found_in
 from facenet.reports.ranking import rank, verdict
 from facenet.reports.study import Study, read_curves, read_study, sweeps_of
 from facenet.tracking import reading
-from facenet.tracking.store import NOTE, served, where
+from facenet.tracking.store import NOTE, served, slug, where
 from facenet.tracking.views import over_seeds
 
 BEST, END = "**Best of its sweep**", "\n\n---\n\n"
@@ -40,7 +39,7 @@ def run_report(
 
 
 def name_of(sweep_id: str) -> str:
-    return f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep_id)}.html"
+    return f"report-{slug(sweep_id)}.html"
 
 
 def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False, faces: str | None = None) -> str:
@@ -81,7 +80,7 @@ def home(study: Study) -> str:
 def tell_best(uri: str, study: Study, best: str, artifact: str) -> None:
     """Puts the answer of a sweep before the best run's description, and takes it from the run that was the best before."""
     answer = printable(mask(verdict(rank(study)))).replace("```", "'''")
-    for run in reading.runs_of_sweep(uri, study.sweep_id):
+    for run in reading.runs_of_sweep(uri, study.sweep_id, directory=study.directory):
         note = run.tags.get(NOTE, "")
         rest = note.partition(END)[2] if note.startswith(BEST) else note
         told = f"{BEST}\n```\n{answer}\n```\nThe whole comparison: artifact `{artifact}`{END}{rest}"
@@ -93,6 +92,6 @@ def tell_spread(uri: str, study: Study) -> None:
     """Gives each run the standard deviation of its setting over seeds, where there are several: MLflow's table has nothing else to show it by."""
     spread = {job.run_id: each.std for each in rank(study).settings for job in each.jobs if each.std is not None}
     name = over_seeds(study.metric)
-    for run in reading.runs_of_sweep(uri, study.sweep_id):
+    for run in reading.runs_of_sweep(uri, study.sweep_id, directory=study.directory):
         if (std := spread.get(run.id)) is not None and run.metrics.get(name) != std:
             reading.measure(uri, run.id, name, std)

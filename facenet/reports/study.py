@@ -7,13 +7,13 @@ import json
 import math
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from facenet.errors import UserError, shown
 from facenet.evaluation.report import lower_is_better
+from facenet.files.typed import command, override
 from facenet.launch.failure import one_line
 from facenet.privacy.addresses import masked_address
 from facenet.tracking import reading
@@ -109,7 +109,9 @@ class Study:
         named = ", ".join(map(str, self.missing[:MOST_NAMED])) + (", ..." if len(self.missing) > MOST_NAMED else "")
         total = len(self.jobs) + len(self.missing)
         way = (
-            f"; go on with: {shlex.join(['facenet-train', f'sweep.resume={self.directory}'])}" if self.directory else ""
+            f"; go on with: {command('facenet-train', override('sweep.resume', self.directory))}"
+            if self.directory
+            else ""
         )
         return f"{len(self.missing)} of {total} jobs have no run yet, or never will ({named}){way}"
 
@@ -118,10 +120,11 @@ class Study:
         return lower_is_better(self.metric) if self.lower is None else self.lower
 
 
-def read_study(uri: str, sweep_id: str) -> Study:
-    """Raises UserError for a store that cannot be read, and for a sweep that it does not hold."""
+def read_study(uri: str, sweep_id: str, directory: str = "") -> Study:
+    """The sweep that runs in `directory`, else the newest of this name. Raises UserError for a store that cannot be read, and for a sweep that it
+    does not hold."""
     try:
-        records = reading.runs_of_sweep(uri, sweep_id)
+        records = reading.runs_of_sweep(uri, sweep_id, directory=directory)
     except UserError:
         if lost := reading.deleted_with(uri, sweep_id):
             raise lost from None
@@ -146,8 +149,8 @@ def study_of(sweep_id: str, records: Iterable[RunRecord]) -> Study:
     jobs = [job_of(number, newest[number], given[number], keys, metric) for number in sorted(newest)]
     known = max((whole_number_in(record.tags.get(JOBS, "")) or 0 for record in newest.values()), default=0)
     missing = tuple(number for number in range(min(known, MOST_JOBS)) if number not in newest)
-    places = {os.path.dirname(record.tags.get("run_dir", "")) for record in newest.values()}
-    directory = next((place for place in places if os.path.basename(place) == sweep_id), "")
+    place = reading.sweep_dir(max(newest.values(), key=lambda record: record.start))
+    directory = place if os.path.basename(place) == sweep_id else ""
     said = {record.params.get("plan.lower_is_better") for record in newest.values() if selects(record) == metric}
     lower = "True" in said if said <= {"True", "False"} else None
     return Study(sweep_id=sweep_id, metric=metric, jobs=tuple(jobs), missing=missing, directory=directory, lower=lower)

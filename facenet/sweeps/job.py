@@ -62,7 +62,7 @@ def run_sweep_job(
         if order.run_id is not None:
             attach_tables(directory, sweep_dir)
         if pruning is not None:
-            order = replace(order, pruning={**rivals(directory, config, tags), **pruning})
+            order = replace(order, pruning={**rivals(directory, config, tags), **pruning, "directory": str(sweep_dir)})
         return launch(directory, distributed, order)
 
     config = {**config, "resume": config["resume"] or "auto"}

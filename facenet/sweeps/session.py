@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from facenet.evaluation.report import digits, duration
 from facenet.files import trusted
 from facenet.files.atomic import alone_in
 from facenet.files.run_dir import RunDir
+from facenet.files.typed import command, override
 from facenet.launch.failure import one_line
 from facenet.privacy import addresses
 from facenet.sweeps import table
@@ -154,12 +154,12 @@ class Session:
             for argument, _ in strange_arguments(self.arguments)
             if not argument.startswith("hydra.sweep.dir=")
         ]
-        return f"go on with what is left: {shlex.join(['facenet-train', f'sweep.resume={self.dir}', *said_again, *trusted.arguments()])}"
+        return f"go on with what is left: {command('facenet-train', override('sweep.resume', self.dir), *said_again, *trusted.arguments())}"
 
 
 def compare(tracking: MlflowTracking, uri: str, directory: Path) -> None:
-    """Prints the ranked table of a sweep, writes its page, tells where its runs can be compared, and keeps the winner's network; nothing where
-    none is in the store."""
+    """Prints the ranked table of a sweep, writes its page, tells where its runs can be compared, and keeps the winner's network. What of that cannot
+    be is told, and costs nothing else."""
     from facenet.reports.ranking import rank, ranked_table
     from facenet.reports.report import name_of, write_report
     from facenet.reports.study import read_study
@@ -167,25 +167,35 @@ def compare(tracking: MlflowTracking, uri: str, directory: Path) -> None:
     from facenet.tracking import reading, views
 
     sweep_id = directory.name
-    with contextlib.suppress(UserError):
-        study = read_study(uri, sweep_id)
+    with told("the sweep cannot be compared"):
+        study = read_study(uri, sweep_id, str(directory))
         say(f"\n{ranked_table(study)}")
-        with contextlib.suppress(UserError):  # a full disk, or a store that takes no files
+        with told("the page of this sweep"):  # a full disk, or a store that takes no files
             say(f"the page of this sweep: {write_report(uri, study, directory / name_of(sweep_id))}")
         say(
-            f"again, or opened: {shlex.join(['facenet-report', sweep_id, '--uri', addresses.masked_address(uri), '--open'])}"
+            f"again, or opened: {command('facenet-report', sweep_id, '--uri', addresses.masked_address(uri), '--open')}"
         )
-        runs, seeds = reading.runs_of_sweep(uri, sweep_id), any(len(each.jobs) > 1 for each in rank(study).settings)
         view = views.View(
             name=f"sweep-{sweep_id}",
-            condition=f"tags.sweep_id = {reading.quoted(sweep_id)}",
+            condition=reading.of_sweep(sweep_id),
             select=study.metric,
             lower_is_better=study.lower_is_better,
             axes=study.axes or views.USUAL,
-            seeds=seeds,
+            seeds=any(len(each.jobs) > 1 for each in rank(study).settings),
         )
-        say(f"compare the runs: {views.compare_pages(uri, runs, view)}")
+        with told("compare the runs"):
+            runs = reading.runs_of_sweep(uri, sweep_id, directory=str(directory))
+            say(f"compare the runs: {views.compare_pages(uri, runs, view)}")
         keep_winner(tracking, uri, study, directory)
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Tells a user's mistake, or a store's, and goes on behind the block."""
+    try:
+        yield
+    except UserError as error:
+        say(f"{what}: {error}")
 
 
 def where_of(job: Job) -> str | None:

@@ -27,7 +27,7 @@ def keep_winner(tracking: MlflowTracking, uri: str, study: Study, sweep_dir: Pat
     winner = max(settings[0].jobs, key=lambda job: sign * (job.value or 0.0))
     jobs = directories(sweep_dir)
     if winner.run_id in jobs:
-        others = jobs.keys() - {winner.run_id}
+        others = jobs.keys() & {job.run_id for job in study.jobs} - {winner.run_id}  # another sweep may lie below this
         keep_model(replace(tracking, uri=uri), winner.run_id, checkpoint_in(jobs[winner.run_id]), others)
 
 

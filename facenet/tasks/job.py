@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import shlex
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from facenet.evaluation.report import digits
 from facenet.evaluation.run import image_keys
 from facenet.files import trusted
 from facenet.files.run_dir import RunDir
+from facenet.files.typed import command, override
 from facenet.launch.local import launch
 from facenet.launch.order import Order
 from facenet.privacy import addresses
@@ -156,8 +156,8 @@ def way_on_told(run_dir: Path, overrides: list[str], *, alone: bool) -> Iterator
             resumed = any(key_of(each) == "resume" for each in overrides)  # whose changes no checkpoint may hold yet
             said = overrides if resumed else [each for each, _ in strange_arguments(overrides)]
             again = [*(addresses.mask(each) for each in said if key_of(each) != "resume"), *trusted.arguments()]
-            command = shlex.join(["facenet-train", f"resume={run_dir}", *again])
-            print(printable(f"go on with it: {'' if alone else 'torchrun ... '}{command}"), flush=True)
+            line = command("facenet-train", override("resume", run_dir), *again)
+            print(printable(f"go on with it: {'' if alone else 'torchrun ... '}{line}"), flush=True)
         elif not isinstance(error, Exception):
             print(printable(f"{run_dir}: ended before its first checkpoint; the same command begins anew"), flush=True)
         raise

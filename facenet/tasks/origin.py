@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-import shlex
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -14,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from facenet.files import trusted
+from facenet.files.typed import command
 from facenet.privacy import addresses
 
 
 def origin(program: str, overrides: list[str], config: dict[str, Any]) -> dict[str, str]:
     """Returns where a run came from: code, machine, versions and the command that repeats it, also of one that a script began."""
     overrides = [*(addresses.mask(override) for override in overrides), *trusted.arguments()]
-    command = shlex.join([program, *overrides])
+    line = command(program, *overrides)
     tags = {
-        "command": command,
+        "command": line,
         "hydra.overrides": " ".join(overrides),
         "mlflow.user": user_name(),
         "mlflow.source.name": program,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from facenet.evaluation.report import digits, interval, is_chance
 from facenet.files import trusted
 from facenet.files.reading import text_of
 from facenet.files.run_dir import RunDir
+from facenet.files.typed import command, override
 from facenet.privacy.addresses import mask
-from facenet.tracking.facts import RunFacts
+from facenet.tracking.facts import LONGEST_TAG, RunFacts
 from facenet.tracking.store import NOTE
 from facenet.tracking.tracker import Tracker
 
@@ -84,7 +84,7 @@ def longer_than(plan: Mapping[str, Any]) -> str:
 def next_commands(run_dir: Path, checkpoint: str, longer: str) -> dict[str, str]:
     """What to type for a run that has finished."""
     return {
-        "test it": shlex.join(["facenet-evaluate", f"checkpoint={checkpoint}", *trusted.arguments()]),
+        "test it": command("facenet-evaluate", override("checkpoint", checkpoint), *trusted.arguments()),
         "use it": f"facenet.load({', '.join([repr(checkpoint), *trust_of_load()])})",
         "train on": f"{resume_command(run_dir)} {longer} resume_changed=true",
     }
@@ -103,7 +103,7 @@ def stopped(run_dir: Path, reason: str) -> str:
 
 
 def resume_command(run_dir: Path) -> str:
-    return shlex.join(["facenet-train", f"resume={run_dir}", *trusted.arguments()])
+    return command("facenet-train", override("resume", run_dir), *trusted.arguments())
 
 
 def trust_of_load() -> list[str]:
@@ -132,4 +132,5 @@ def of_run(tracker: Tracker, facts: RunFacts) -> Iterator[dict[str, Any]]:
         raise
     finally:
         with contextlib.closing(tracker), contextlib.suppress(OSError, UserError):  # a full disk, which the end tells
-            tracker.tag(NOTE, f"{told}\n\n---\n\n{facts.tags[NOTE]}")
+            whole = f"{told}\n\n---\n\n{facts.tags[NOTE]}"
+            tracker.tag(NOTE, whole if len(whole) <= LONGEST_TAG else told)

@@ -36,13 +36,14 @@ def behind(own: Curve, others: Sequence[Curve], *, tolerance: float, min_jobs: i
 
 @dataclass(frozen=True, kw_only=True)
 class Pruner:
-    """Asks MLflow at `uri` about the other jobs of a sweep. No job ends before `warmup_epochs`."""
+    """Asks MLflow at `uri` about the other jobs of a sweep, which runs in `directory`. No job ends before `warmup_epochs`."""
 
     uri: str
     sweep_id: str
     job_num: str
     min_jobs: int
     warmup_epochs: int
+    directory: str = ""
 
     def hopeless(
         self, history: Sequence[dict[str, float]], select: str, images_per_epoch: int, *, lower: bool
@@ -77,7 +78,7 @@ class Pruner:
                 (step * float(planned(run.params, "images_per_step")), score_or_worst(value, lower))
                 for step, value in points
             ]
-            for run in reading.runs_of_sweep(self.uri, self.sweep_id)
+            for run in reading.runs_of_sweep(self.uri, self.sweep_id, directory=self.directory)
             if run.tags.get("job_num") != self.job_num and run.status in ("FINISHED", "RUNNING")
             if name in run.metrics and (points := reading.history(self.uri, run.id, name))
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from facenet.backbones.embedder import Embedder
 from facenet.data.transforms import Preprocess, affine
 from facenet.errors import printable
+from facenet.files.typed import command, override
 from facenet.tasks.restore import from_checkpoint
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.model import Best
@@ -66,6 +66,6 @@ def keep_model(
     try:
         tracking.keep_model(run_id, functools.partial(best_of, checkpoint), rivals)
     except (KeyboardInterrupt, SystemExit):
-        again = shlex.join(["facenet-train", f"resume={checkpoint.parent.parent}", "tracking.model=true"])
+        again = command("facenet-train", override("resume", checkpoint.parent.parent), "tracking.model=true")
         print(printable(f"the run has finished; its network is not in MLflow. To add it: {again}"), flush=True)
         raise

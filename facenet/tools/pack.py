@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -11,9 +9,8 @@ from facenet.data.files.pack import pack_folder
 from facenet.data.identities import Faces, FolderFaces
 from facenet.errors import UserError
 from facenet.files.home import expand_home
+from facenet.files.typed import override, quoted
 from facenet.tasks.progress import image_bar
-
-PLAIN = re.compile(r"(?:\.{0,2}/|[A-Za-z_])[\w./+@-]*", re.ASCII)  # what needs no quotes, and is no number
 
 
 def run_pack(root: str, out: str, *, size: int | None = None, depth: int = 1) -> str:
@@ -25,15 +22,7 @@ def run_pack(root: str, out: str, *, size: int | None = None, depth: int = 1) ->
         num_bytes = pack_folder(faces, out, size=size, progress=progress)
     skipped = f"; left out: {faces.left_out}" if faces.left_out else ""
     counts = f"{len(faces):,} images of {len(faces.identities):,} identities, {num_bytes / 1e6:,.1f} MB"
-    return f"{out}: {counts}{skipped}; train on it with data=record {override('data.path', out)}"
-
-
-def override(key: str, value: str) -> str:
-    """Spells an override as a shell and Hydra read it, whatever the value holds."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    plain = PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null", "nan", "inf")
-    return shlex.quote(f"{key}={value if plain else QuotedString(value, Quote.single).with_quotes()}")
+    return f"{out}: {counts}{skipped}; train on it with data=record {quoted(override('data.path', out))}"
 
 
 def check_room(faces: Faces, out: Path, sample: int = 200) -> None:

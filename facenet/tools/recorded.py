@@ -23,7 +23,7 @@ COLUMNS = ("run", "name", "state", "lr", "batch", "best", "95 %", "of", "began",
 def run_list(*, uri: str | None, experiment: str | None, sweep: str | None, limit: int) -> str:
     """A line per run, the newest last. Raises UserError where MLflow cannot be read, or has none."""
     store = where(uri)
-    condition = f"tags.sweep_id = {reading.quoted(sweep)}" if sweep else ""
+    condition = reading.of_sweep(sweep) if sweep else ""
     runs = reading.search(store, condition, experiment)
     if not runs:
         raise UserError(

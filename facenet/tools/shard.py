@@ -10,8 +10,9 @@ from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces
 from facenet.data.shards.writing import write_shards
 from facenet.files.home import expand_home
+from facenet.files.typed import override, quoted
 from facenet.tasks.progress import image_bar
-from facenet.tools.pack import check_room, override
+from facenet.tools.pack import check_room
 
 
 def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> str:
@@ -23,7 +24,7 @@ def run_shard(root: str, out: str, *, images_per_shard: int, depth: int = 1) -> 
         index = write_shards(faces, out, images_per_shard=images_per_shard, progress=progress)
     counts = f"{len(faces):,} images of {len(faces.identities):,} identities in {len(index.names):,} shards"
     size = f"{int(index.lengths.sum()) / 1e6:,.1f} MB"
-    how = f"data=shards {override('data.shards', out)} sampler=shuffle loss=arcface"
+    how = f"data=shards {quoted(override('data.shards', out))} sampler=shuffle loss=arcface"
     left_out = f"; left out: {faces.left_out}" if isinstance(faces, FolderFaces) and faces.left_out else ""
     return f"{out}: {counts}, {size}{left_out}; train on them with {how}"
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from facenet.errors import UserError, shown
 from facenet.files.atomic import replacing
 from facenet.files.cache_dir import cache_dir
+from facenet.files.typed import quoted
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.sqlite_file import address_of
 from facenet.tracking.store import sqlite_path, where
@@ -59,7 +59,7 @@ def check_files(uri: str, location: str) -> None:
         return
     raise UserError(
         f"{shown(masked_address(uri))}: has the files of a run at {shown(masked_address(location))}, and no command of yours has recorded a "
-        f"run in it here; if that is right, name it once: MLFLOW_TRACKING_URI={shlex.quote(masked_address(uri))}"
+        f"run in it here; if that is right, name it once: MLFLOW_TRACKING_URI={quoted(masked_address(uri))}"
     )
 
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from facenet.errors import UserError, shown
@@ -41,15 +41,40 @@ class RunRecord:
     metrics: dict[str, float]
 
 
-def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None) -> list[RunRecord]:
-    """Returns the runs of a sweep by job number; deleted runs are left out. One job may have several runs if it was started anew. Raises UserError
-    for none."""
-    found = search(uri, f"tags.sweep_id = {quoted(sweep_id)}", experiment)
+def runs_of_sweep(uri: str, sweep_id: str, experiment: str | None = None, directory: str = "") -> list[RunRecord]:
+    """Returns the runs of a sweep by job number, of several that have this name those of the one in `directory`, else of the newest; deleted runs
+    are left out. One job may have several runs if it was started anew. Raises UserError for none."""
+    found = [run for run in search(uri, of_sweep(sweep_id), experiment) if run.tags.get("sweep_id") == sweep_id]
     if not found:
         raise UserError(
             f"{shown(sweep_id)}: no run of this sweep in MLflow at {masked_address(uri)}; set --uri or MLFLOW_TRACKING_URI"
         )
-    return sorted(found, key=lambda run: (job_number(run), run.start))
+    return sorted(of_one_sweep(found, directory), key=lambda run: (job_number(run), run.start))
+
+
+def of_sweep(sweep_id: str) -> str:
+    """MLflow's filter for the runs of a sweep. It has no way to write a text with both kinds of quotation marks: of that others may be found too."""
+    if "'" in sweep_id and '"' in sweep_id:
+        return f"""tags.sweep_id LIKE '{sweep_id.replace("'", "_")}'"""
+    return f"tags.sweep_id = {quoted(sweep_id)}"
+
+
+def of_one_sweep(runs: list[RunRecord], directory: str = "") -> list[RunRecord]:
+    """Without the runs of other sweeps of the same name. A sweep may have been moved, but runs no job again that has finished: who has one that is in
+    another directory too, is another."""
+    places = {run.id: sweep_dir(run) for run in runs}
+    if directory not in places.values():
+        directory = places[max(runs, key=lambda run: run.start).id]
+    own = {job_number(run) for run in runs if places[run.id] == directory}
+    others = {places[run.id] for run in runs if run.status == "FINISHED" and job_number(run) in own} - {directory}
+    return [run for run in runs if places[run.id] not in others]
+
+
+def sweep_dir(run: RunRecord) -> str:
+    """Of a job of a sweep, by what its run says; empty where it says nothing."""
+    above = PurePath(run.tags.get("run_dir", "")).parents
+    named = (str(each) for each in above if each.name == run.tags.get("sweep_id"))
+    return next(named, str(above[0]) if above else "")
 
 
 def job_number(run: RunRecord) -> int:
@@ -64,8 +89,7 @@ def deleted_with(uri: str, sweep_id: str) -> UserError | None:
 
     with reader(uri) as client:
         for each in client.search_experiments(view_type=ViewType.ALL):
-            condition = f"tags.sweep_id = {quoted(sweep_id)}"
-            found = client.search_runs([each.experiment_id], condition, run_view_type=ViewType.ALL)
+            found = client.search_runs([each.experiment_id], of_sweep(sweep_id), run_view_type=ViewType.ALL)
             if found and each.lifecycle_stage == "deleted":
                 return deleted(f"{shown(sweep_id)}: its experiment {shown(each.name)}", uri, each.experiment_id)
             if found:
@@ -188,8 +212,8 @@ def record(run: Any) -> RunRecord:
 
 
 def quoted(text: str) -> str:
-    """As a filter takes it, which knows no escape for its own quotation marks."""
-    return f"'{text}'" if "'" not in text else '"' + text.replace('"', "") + '"'
+    """As a filter takes a text, which knows no escape for its own quotation marks."""
+    return f"'{text}'" if "'" not in text else f'"{text}"'
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import threading
 import time
 from pathlib import Path
 
+from facenet.files.typed import command
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import deliver
 from facenet.tracking.store import cause, open_client
@@ -77,5 +77,5 @@ class Sender:
         if self.away or self.thread.is_alive():
             log.warning(
                 "MLflow lacks the last records of the run; send them later: %s",
-                shlex.join(["facenet-runs", "sync", str(self.path.parent)]),
+                command("facenet-runs", "sync", str(self.path.parent)),
             )

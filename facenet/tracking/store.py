@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import logging
 import os
 import re
-import shlex
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from facenet.errors import UserError, shown
 from facenet.files.atomic import own
+from facenet.files.typed import quoted
 from facenet.privacy.addresses import HIDDEN, masked_address, masked_in, restored_address
 from facenet.privacy.logs import guard_logs
 from facenet.tracking.sqlite_file import absolute, address_of, file_of, no_other_folder
@@ -32,6 +33,7 @@ NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a descriptio
 ABOUT = """Runs of `facenet-train`: face embeddings, each run named by what differs from the others. A run's description says what came of it and
 what to type next; the command that began it is its tag `command`, all settings are in `config/everything.json`. `best/...` belongs to the epoch of
 the best checkpoint; `interval...` tags are 95 % intervals. `facenet-report SWEEP_ID` ranks a sweep and says what is more than chance."""
+LONGEST_SLUG = 150
 FILES = "mlartifacts"  # beside a database, for the files of its runs
 PLACES = (  # in a database, where MLflow has them as absolute paths
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
@@ -119,7 +121,11 @@ def quiet_mlflow() -> None:
 
 
 def slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_\-.]", "_", name)
+    """A name as that of a file, of an address or of a key of MLflow's: one too long, or of dots alone, is told by its hash."""
+    plain = re.sub(r"[^A-Za-z0-9_\-.]", "_", name)
+    if len(plain) <= LONGEST_SLUG and plain.strip("."):
+        return plain
+    return f"{plain[: LONGEST_SLUG - 20].strip('.')}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -127,7 +133,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def mlflow_command(uri: str) -> str:
-    return f"MLFLOW_TRACKING_URI={shlex.quote(masked_address(uri))} mlflow"
+    return f"MLFLOW_TRACKING_URI={quoted(masked_address(uri))} mlflow"
 
 
 def follow_move(database: Path | None) -> None:
@@ -219,7 +225,9 @@ def served(uri: str) -> tuple[str, str]:
     if (running := address_of_server(uri)) is not None:
         return "", running
     port = free_port()
-    command = f"mlflow server --backend-store-uri {shlex.quote(masked_address(uri))} --host 127.0.0.1 --port {port} --workers 1"
+    command = (
+        f"mlflow server --backend-store-uri {quoted(masked_address(uri))} --host 127.0.0.1 --port {port} --workers 1"
+    )
     return command, f"http://127.0.0.1:{port}"
 
 

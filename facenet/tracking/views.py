@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from facenet.tracking.reading import RunRecord, reader
-from facenet.tracking.store import pages
+from facenet.tracking.store import pages, slug
 
 TAG = "mlflow.sharedViewState."
 SECTION = "facenet"  # of charts, before those that MLflow makes by itself
@@ -32,7 +31,7 @@ class View:
 
     @property
     def key(self) -> str:
-        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.name)
+        return slug(self.name)
 
     def state(self) -> dict[str, Any]:
         """What MLflow's page has in its memory when it looks like this."""

@@ -143,6 +143,19 @@ def test_folds_that_agree_do_not_outweigh_seeds_that_do_not():
     )
 
 
+def test_a_setting_with_one_seed_left_is_no_better_proven_than_one_with_all():
+    jobs = [
+        job(0, 0.90, FOLDS, seed=0, optimizer_lr="1"),
+        job(1, 0.96, shifted(0.06), seed=1, optimizer_lr="1"),
+        job(2, 0.89, shifted(-0.01), seed=0, optimizer_lr="2"),  # whose seed 1 failed
+    ]
+    assert rank(study(*jobs)).settings[1].std is None
+    assert verdict(rank(study(*jobs))).endswith("since other seeds move them as much (p = 0.002 over 10 folds).")
+    assert ": significantly different" in verdict(
+        rank(study(jobs[1], jobs[2]))
+    )  # where no seeds are known, folds alone tell
+
+
 def test_ties_share_a_rank():
     ranking = rank(study(job(0, 0.8), job(1, 0.9), job(2, 0.9), job(3, 0.7)))
     assert [(setting.rank, setting.jobs[0].number) for setting in ranking.settings] == [(1, 1), (1, 2), (3, 0), (4, 3)]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from facenet.reports.study import overrides, study_of
+from facenet.tracking import reading
 from facenet.tracking.reading import RunRecord
 
 PLAN = {
@@ -114,3 +115,24 @@ def test_held_out_pairs_are_those_of_the_data():
     heldout = {"plan.benchmark": "heldout: 60 pairs in 3 folds, 40 images"}
     assert pairs() == pairs(**{"plan.data_fingerprint": "b"})
     assert pairs(**heldout, **{"plan.data_fingerprint": "a"}) != pairs(**heldout, **{"plan.data_fingerprint": "b"})
+
+
+def of_dir(place, number, start, status="FINISHED"):
+    return record(number, "", start=start, status=status, tags={"sweep_id": "lr", "run_dir": f"{place}/lr/{number}"})
+
+
+def test_two_sweeps_of_one_name_are_two():
+    """Job 2 of the first stood among the settings of the second, which has two jobs."""
+    first = [of_dir("/a", number, start=number) for number in range(3)]
+    second = [of_dir("/b", number, start=10 + number) for number in range(2)]
+    assert reading.of_one_sweep(first + second) == second
+    assert reading.of_one_sweep(first + second, "/a/lr") == first
+    assert reading.of_one_sweep(first + second, "/elsewhere") == second
+    assert study_of("lr", second).directory == "/b/lr"
+
+
+def test_a_sweep_that_was_moved_is_one():
+    before = [of_dir("/a", 0, start=0), of_dir("/a", 1, start=1, status="FAILED")]
+    after = [of_dir("/b", 1, start=2), of_dir("/b", 2, start=3)]
+    assert reading.of_one_sweep(before + after, "/b/lr") == before + after
+    assert study_of("lr", before + after).directory == "/b/lr"

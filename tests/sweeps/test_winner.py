@@ -7,6 +7,7 @@ import json
 import pytest
 
 from facenet.reports.study import Job, Study
+from facenet.sweeps.session import compare
 from facenet.sweeps.winner import keep_winner
 from facenet.tracking.choice import MlflowTracking
 
@@ -52,3 +53,16 @@ def test_a_pruned_or_failed_job_wins_nothing_and_one_that_is_elsewhere_costs_not
     assert kept(jobs, lower=False) == []
     study = Study(sweep_id="sweep", metric="lfw/accuracy", jobs=(job(5, 0.9, "1", "1"),), lower=False)
     keep_winner(MlflowTracking(), "x", study, tmp_path / "sweep")
+
+
+def test_the_model_of_a_sweep_that_lies_below_this_one_stays(kept, tmp_path):
+    below = tmp_path / "sweep" / "earlier" / "0"
+    below.mkdir(parents=True)
+    (below / "tracking.json").write_text(json.dumps({"uri": "x", "run_id": "7" * 32}))
+    assert kept([job(0, 0.7, "1", "1"), job(1, 0.6, "2", "1")], lower=False)[0][3] == {"1"}
+
+
+def test_what_of_a_sweeps_end_cannot_be_is_told(tmp_path, capsys):
+    compare(MlflowTracking(), f"sqlite:///{tmp_path / 'gone.db'}", tmp_path / "sweep")
+    said = capsys.readouterr().out
+    assert said.startswith(f"the sweep cannot be compared: no MLflow database {tmp_path / 'gone.db'}; set --uri")

@@ -75,3 +75,18 @@ def test_a_test_names_the_run_that_trained_and_takes_no_checkpoints_word_for_mar
     note = page.of_test("/x/best.pt", run_id, "facenet-evaluate checkpoint=/x/best.pt")
     assert f"facenet-runs show {run_id}" in note and "/x/best.pt" in note
     assert "[click](http://evil)" not in page.of_test("/x/best.pt", "[click](http://evil)", "c")
+
+
+def test_a_description_that_is_too_long_keeps_what_to_type(facts):
+    class Tags(dict):
+        tag = dict.__setitem__
+
+        def close(self):
+            pass
+
+    tags = Tags()
+    with pytest.raises(ValueError), page.of_run(tags, dataclasses.replace(facts, tags={NOTE: "x" * 7990})):
+        raise ValueError("y" * 50)
+    assert (
+        tags[NOTE].startswith("**Failed**") and "the same command begins anew" in tags[NOTE] and len(tags[NOTE]) < 500
+    )

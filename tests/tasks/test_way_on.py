@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from facenet.files.typed import override
 from facenet.launch.local import Stopped
 from facenet.tasks.job import way_on_told
 
@@ -23,13 +24,13 @@ def test_the_last_line_goes_on(tmp_path, capsys, end):
     with pytest.raises(type(end)), way_on_told(run_dir, given, alone=True):
         raise end
     said = capsys.readouterr().out.splitlines()[-1]
-    assert shlex.split(said.partition(": ")[2]) == ["facenet-train", f"resume={run_dir}", given[1]]
+    assert shlex.split(said.partition(": ")[2]) == ["facenet-train", override("resume", run_dir), given[1]]
     # What a command changed that goes on is in no checkpoint yet.
     given = ["++resume=elsewhere", "trainer.epochs=2", "resume_changed=true"]
     with pytest.raises(type(end)), way_on_told(run_dir, given, alone=True):
         raise end
     said = capsys.readouterr().out.splitlines()[-1]
-    assert shlex.split(said.partition(": ")[2]) == ["facenet-train", f"resume={run_dir}", *given[1:]]
+    assert shlex.split(said.partition(": ")[2]) == ["facenet-train", override("resume", run_dir), *given[1:]]
 
 
 def test_other_ends_say_nothing(tmp_path, capsys):

@@ -55,6 +55,19 @@ def test_the_runs_of_a_sweep_by_job_number(sweep):
         reading.runs_of_sweep(uri, "' or 1=1")
 
 
+def test_a_sweep_with_both_quotation_marks_in_its_name_is_found(sweep):
+    from mlflow import MlflowClient
+
+    uri, _ = sweep
+    client = MlflowClient(tracking_uri=uri)
+    experiment_id = client.create_experiment("quoted")
+    names = ('it\'s "q"', 'it_s "q"', "it's")
+    runs = {name: client.create_run(experiment_id, tags={"sweep_id": name}).info.run_id for name in names}
+    assert {name: [run.id for run in reading.runs_of_sweep(uri, name)] for name in names} == {
+        name: [run_id] for name, run_id in runs.items()
+    }
+
+
 def test_runs_that_run(sweep):
     uri, (_, _, one) = sweep
     mine = [run for run in reading.running(uri, "reading") if "sweep_id" in run.tags]

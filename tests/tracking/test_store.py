@@ -7,7 +7,8 @@ import pytest
 
 from facenet.errors import UserError
 from facenet.tracking.choice import MlflowTracking
-from facenet.tracking.store import cause, open_experiment, where
+from facenet.tracking.store import cause, open_experiment, slug, where
+from facenet.tracking.views import View
 
 
 def test_the_address_is_the_one_given_then_the_environments_then_here(monkeypatch, tmp_path):
@@ -42,6 +43,14 @@ def test_experiment_names_stay_as_given_and_their_folders_are_safe(store):
     client, experiment_id = open_experiment(f"sqlite:///{store}/mlflow.db", "a/b: 50 %")
     experiment = client.get_experiment(experiment_id)
     assert experiment.name == "a/b: 50 %" and experiment.artifact_location.endswith("/mlartifacts/a_b__50__")
+
+
+def test_a_long_name_is_one_of_a_file_and_two_are_two():
+    long = "x" * 300
+    assert slug("lr-and_batch.2") == "lr-and_batch.2" and slug("it's") == "it_s"
+    assert len(slug(long)) < 150 and slug(long) != slug(f"{long}y") and slug(long).startswith("xxx")
+    assert {slug(name).strip(".") == slug(name) for name in ("..", ".", "", "." * 200)} == {True}
+    assert View(name=f"sweep-{long}", condition="", select="x").key == slug(f"sweep-{long}")
 
 
 @pytest.mark.parametrize("credentials", ["", "me:secret@"])
