@@ -138,7 +138,11 @@ class Session:
         stores = [(job, uri) for job in self.jobs if (uri := where_of(job)) is not None]
         if stores:
             job, uri = stores[0]
-            compare(configs.build(job.config["tracking"], "tracking"), uri, self.dir)
+            try:
+                compare(configs.build(job.config["tracking"], "tracking"), uri, self.dir)
+            except (KeyboardInterrupt, SystemExit):
+                say(self.way_on())
+                raise
         if any(not job.problem for job in self.failures()):  # the others need another command
             say(self.way_on())
         for job in self.failures():

@@ -64,7 +64,7 @@ def objective_in(path: Path) -> float | None:
     """Raises OSError and ValueError for what is no result of a job."""
     try:
         return finite(json.loads(text_of(path))["objective"])
-    except (TypeError, KeyError, RecursionError) as error:
+    except (TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path}: no result of a job") from error
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from facenet.errors import UserError, shown
@@ -24,6 +24,8 @@ from facenet.files.run_dir import RunDir
 
 LONGEST = 10_000  # bytes of the first line
 LONGEST_MARK = 32  # digits
+LARGEST = 2**63 - 1  # whole number of a database
+ENDS = ("FINISHED", "FAILED", "KILLED")
 FIELDS = {"metrics": ("step", "time"), "tag": ("value",), "artifact": ("folder",), "end": ("error", "time")}
 TYPES: dict[str, type] = {"metrics": dict, "step": int, "time": int}  # the others are text
 Record = dict[str, Any]
@@ -138,13 +140,19 @@ def record_of(line: bytes, path: Path, start: int) -> Record:
 
 
 def unfit(record: Record) -> str | None:
-    """The field that is missing from a record or of another type, if one is."""
+    """The field that is missing from a record, of another type or beyond what a store takes, if one is."""
     for kind in FIELDS.keys() & record.keys():
         for name in (kind, *FIELDS[kind]):
-            if not isinstance(record.get(name), TYPES.get(name, str)):
+            value = record.get(name)
+            if not isinstance(value, TYPES.get(name, str)) or (isinstance(value, int) and abs(value) > LARGEST):
                 return name
-    numbers = all(isinstance(value, (int, float)) for value in record.get("metrics", {}).values())
-    return None if numbers else "metrics"
+    numbers = record.get("metrics", {}).values()
+    if not all(isinstance(each, float) or (isinstance(each, int) and abs(each) <= LARGEST) for each in numbers):
+        return "metrics"
+    if "end" in record and record["end"] not in ENDS:
+        return "end"
+    place = PurePath(record.get("folder", "") if "artifact" in record else "")
+    return "folder" if place.is_absolute() or ".." in place.parts else None
 
 
 def last_steps(path: Path) -> dict[str, int]:

@@ -168,12 +168,17 @@ def mark_running(client: MlflowClient, run_id: str, facts: RunFacts) -> None:
     """Params stay those of the start; what is CHANGED is told once a checkpoint holds it."""
     client.update_run(run_id, status="RUNNING")
     before = client.get_run(run_id).data.tags
-    told = {**whereabouts(facts), "resumed": str(int(before.get("resumed", 0)) + 1)}
+    told = {**whereabouts(facts), "resumed": str(times(before.get("resumed", "")) + 1)}
     told |= {name: value for name, value in facts.tags.items() if name == GONE_ON}
     for name, value in told.items():
         client.set_tag(run_id, name, shorten(value, LONGEST_TAG))
     for name in {"error", "reaped"} & before.keys():
         client.delete_tag(run_id, name)
+
+
+def times(text: str) -> int:
+    """How often a run was resumed; 0 where its tag, which anybody may set, is no number."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FIRST_PORT = 5000  # of mlflow server
+ANSWERS_S = 0.5  # in which one on this machine does
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a description
 ABOUT = """Runs of `facenet-train`: face embeddings, each run named by what differs from the others. A run's description says what came of it and
 what to type next; the command that began it is its tag `command`, all settings are in `config/everything.json`. `best/...` belongs to the epoch of
@@ -232,7 +233,8 @@ def served(uri: str) -> tuple[str, str]:
 
 
 def address_of_server(uri: str) -> str | None:
-    """Where an `mlflow server` of this user's serves a database, by the words that it was begun with (Linux)."""
+    """Where an `mlflow server` of this user's serves a database, by the words that it was begun with (Linux): one of another machine or container may
+    be begun by the same, so that it has to answer here."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
             words = (process / "cmdline").read_bytes().decode().split("\0")
@@ -242,7 +244,11 @@ def address_of_server(uri: str) -> str | None:
             said = {word: following for word, following in itertools.pairwise(split) if word.startswith("-")}
             if same_store(said.get("--backend-store-uri", ""), uri, (process / "cwd").readlink()):
                 port = int(said.get("--port") or said.get("-p") or FIRST_PORT)
-                return f"http://127.0.0.1:{port}{said.get('--static-prefix', '')}"
+                host = said.get("--host") or said.get("-h") or "127.0.0.1"
+                host = "127.0.0.1" if host == "0.0.0.0" else host  # all of this machine's
+                with socket.create_connection((host, port), ANSWERS_S):
+                    secure = "s" if "--ssl-certfile" in said.get("--uvicorn-opts", "") else ""
+                    return f"http{secure}://{host}:{port}{said.get('--static-prefix', '')}"
     return None
 
 

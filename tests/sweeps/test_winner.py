@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from facenet.reports.study import Job, Study
-from facenet.sweeps.session import compare
+from facenet.sweeps.session import Session, compare
+from facenet.sweeps.settings import Sweep
 from facenet.sweeps.winner import keep_winner
 from facenet.tracking.choice import MlflowTracking
 
@@ -66,3 +69,18 @@ def test_what_of_a_sweeps_end_cannot_be_is_told(tmp_path, capsys):
     compare(MlflowTracking(), f"sqlite:///{tmp_path / 'gone.db'}", tmp_path / "sweep")
     said = capsys.readouterr().out
     assert said.startswith(f"the sweep cannot be compared: no MLflow database {tmp_path / 'gone.db'}; set --uri")
+
+
+def test_a_stop_at_the_end_of_a_sweep_says_how_to_have_it(tmp_path, monkeypatch, capsys):
+    """All jobs were done, and the ranking was lost without a word."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    session = Session(Sweep(), tmp_path / "sweep", ["-m", "seed=1,2"])
+    monkeypatch.setattr("facenet.sweeps.session.where_of", lambda job: "sqlite:////x.db")
+    monkeypatch.setattr("facenet.sweeps.session.compare", stopped)
+    session.jobs = [SimpleNamespace(config={"tracking": {"_target_": "facenet.tracking.MlflowTracking"}}, num=0)]
+    with contextlib.closing(session.lock), pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert capsys.readouterr().out == f"go on with what is left: facenet-train sweep.resume={tmp_path / 'sweep'}\n"

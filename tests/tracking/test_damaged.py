@@ -84,6 +84,16 @@ DAMAGE = {
     "another shape": (line(b'{"metrics": 3}'), "is damaged (metrics is missing or of another type)"),
     "without a step": (line(b'{"time": 1, "metrics": {}}'), "is damaged (step is missing or of another type)"),
     "another value": (line(b'{"time": 1, "step": 2, "metrics": {"x": []}}'), "is damaged (metrics is missing or of"),
+    "beyond a database": (line(b'{"time": 1, "step": 2, "metrics": {"x": 1%s}}' % (b"0" * 400)), "damaged (metrics is"),
+    "a time that is none": (
+        line(b'{"time": 1%s, "step": 2, "metrics": {}}' % (b"0" * 19)),
+        "damaged (time is missing or",
+    ),
+    "an end that is none": (line(b'{"time": 1, "end": "BANANA", "error": ""}'), "damaged (end is missing or"),
+    "a folder elsewhere": (
+        line(b'{"time": 1, "artifact": "a.png", "folder": "../x"}'),
+        "damaged (folder is missing or",
+    ),
     "store is a number": (first_line(store=7), "metrics.jsonl: names no store in its first line; name it: --uri"),
     "store is a list": (first_line(store=["x"]), "names no store in its first line"),
     "database is no text": (sqlite(bytes(range(256)) * 20), "cannot be read (.*not a database"),

@@ -12,6 +12,7 @@ import pytest
 from facenet.errors import UserError
 from facenet.tracking import journal
 from facenet.tracking.choice import MlflowTracking, NoTracking
+from facenet.tracking.run import times
 from facenet.tracking.tracker import NullTracker
 
 
@@ -176,3 +177,7 @@ def test_a_stop_signal_leaves_no_run_that_seems_to_run(store, tmp_path):
         assert process.wait(timeout=120) == 143
     with sqlite3.connect(store / "mlflow.db") as database:
         assert database.execute("select status from runs where name = 'killed'").fetchall() == [("KILLED",)]
+
+
+def test_how_often_a_run_was_resumed_is_a_count_whatever_its_tag_says():
+    assert [times(text) for text in ("2", "", "x", "-1", "9" * 400)] == [2, 0, 0, 0, 0]

@@ -200,7 +200,20 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "endless", "[]", "{}", "[" * 99_999, '{"objective": "x"}', "7"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "pipe",
+        "folder",
+        "endless",
+        "[]",
+        "{}",
+        "[" * 99_999,
+        '{"objective": "x"}',
+        f'{{"objective": 1{"0" * 400}}}',
+        "7",
+    ],
+)
 @pytest.mark.parametrize("name", DOORS)
 def test_a_note_that_is_none_is_not_waited_for(run_dir: Path, name: str, kind: str):
     (run_dir / "resolved.yaml").write_text("a: 1\n")

@@ -1,6 +1,7 @@
 """Printed links, and the state of MLflow's pages that they open."""
 
 import json
+import socket
 import subprocess
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -69,16 +70,25 @@ def test_a_database_is_served_once_for_all_pages(uri, command):
 
 
 @pytest.mark.parametrize("said", ["sqlite:///mlflow.db", "sqlite:///{folder}/mlflow.db"])
-def test_a_database_that_is_served_needs_no_second_server(tmp_path, said):
-    words = ["server", "--backend-store-uri", said.format(folder=tmp_path), "--port", "5077"]
+@pytest.mark.parametrize(
+    ("host", "opts", "scheme"), [("127.0.0.1", "", "http"), ("127.0.0.2", "--ssl-certfile c.pem", "https")]
+)
+def test_a_database_that_is_served_needs_no_second_server(tmp_path, said, host, opts, scheme):
+    listening = socket.create_server((host, 0))
+    port = listening.getsockname()[1]
+    words = ["server", "--backend-store-uri", said.format(folder=tmp_path), "--port", str(port), "--host", host]
+    words += ["--uvicorn-opts", opts]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(["sh", "-c", "echo; read line", *words], cwd=tmp_path, **pipes) as server:
         server.stdout.readline()  # until then its words may be those of its parent, or cut off
         text = pages(f"sqlite:///{tmp_path}/mlflow.db", {"the run": "#/a"})
         other = pages(f"sqlite:///{tmp_path}/other.db", {"the run": "#/a"})
+        listening.close()
+        nobody = pages(f"sqlite:///{tmp_path}/mlflow.db", {"the run": "#/a"})
         server.communicate(b"end\n")
-    assert addresses(text) == ["http://127.0.0.1:5077/#/a"] and "mlflow server" not in text
-    assert "mlflow server" in other and "5077" not in other
+    assert addresses(text) == [f"{scheme}://{host}:{port}/#/a"] and "mlflow server" not in text
+    assert "mlflow server" in other and str(port) not in other
+    assert "mlflow server" in nobody and str(port) not in nobody  # as of a container, whose ports are its own
 
 
 def test_an_experiment_says_what_its_runs_are(mlflow, client):
