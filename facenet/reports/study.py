@@ -21,7 +21,7 @@ from facenet.tracking.facts import AXES, GIVEN, JOBS, planned, values_in
 from facenet.tracking.names import axes_name
 from facenet.tracking.reading import RunRecord
 
-NOT_NUMBERS = 1e308  # MLflow stores an infinity as the largest float
+NOT_NUMBERS = 1e100  # no figure of a run is as large: MLflow stores an infinity as the largest float, and no axis has room for that
 MOST_NAMED = 10
 LARGEST = 1e15  # of whole numbers that a store may tell
 MOST_JOBS = 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,9 +85,9 @@ def run_show(*, uri: str | None, run: str) -> str:
     select, path = found.params.get("plan.select"), f"#/experiments/{found.experiment_id}/runs/{found.id}"
     paths = {"the run": path}
     if select:
-        paths["beside others"] = share(
-            store, found.experiment_id, View(name=f"by-{select}", condition="", select=select)
-        )
+        view = View(name=f"by-{select}", condition="", select=select)
+        with contextlib.suppress(UserError):  # a store that is only to be read
+            paths["beside others"] = share(store, found.experiment_id, view)
     return "\n".join([*lines, "", f"in MLflow: {pages(store, paths)}"])
 
 

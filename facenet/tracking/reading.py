@@ -152,7 +152,11 @@ def folds(run: RunRecord) -> dict[str, list[float]]:
             benchmark, _, number = key.removeprefix(FOLDS).rpartition("/")
             if benchmark and number.isdecimal():
                 found.setdefault(benchmark, {})[int(number)] = value
-    metrics = {benchmark: [values[number] for number in sorted(values)] for benchmark, values in found.items()}
+    metrics = {
+        benchmark: [values[number] for number in sorted(values)]
+        for benchmark, values in found.items()
+        if all(0 <= each <= 1 for each in values.values())
+    }
     tagged = {
         key.removeprefix(FOLDS_TAG): numbers_in(text) for key, text in run.tags.items() if key.startswith(FOLDS_TAG)
     }
@@ -160,10 +164,10 @@ def folds(run: RunRecord) -> dict[str, list[float]]:
 
 
 def numbers_in(text: str) -> list[float]:
-    """Those of a JSON list; empty where it is none of finite numbers."""
+    """Those of a JSON list; empty where it is none of accuracies, 0 to 1."""
     with contextlib.suppress(ValueError, TypeError, RecursionError, OverflowError):
         found = [float(each) for each in json.loads(text)]
-        return found if all(map(math.isfinite, found)) else []
+        return found if all(0 <= each <= 1 for each in found) else []
     return []
 
 

@@ -29,6 +29,8 @@ class TensorboardTracker:
     def __init__(self, tracker: Tracker, folder: Path) -> None:
         if folder.is_symlink():
             raise UserError(f"{shown(str(folder))}: is a link, and a run writes through none; remove it")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{shown(str(folder))}: is no folder, as tracking.tensorboard=true needs it; remove it")
         from torch.utils.tensorboard import SummaryWriter
 
         self.tracker, self.last_steps = tracker, last_steps(folder)

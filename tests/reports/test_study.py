@@ -136,3 +136,14 @@ def test_a_sweep_that_was_moved_is_one():
     after = [of_dir("/b", 1, start=2), of_dir("/b", 2, start=3)]
     assert reading.of_one_sweep(before + after, "/b/lr") == before + after
     assert study_of("lr", before + after).directory == "/b/lr"
+
+
+def test_a_store_of_figures_that_no_axis_has_room_for_makes_a_page_of_none():
+    """Two of them, and matplotlib failed."""
+    folds = {"folds.lfw": "[9e307, -9e307]"}
+    runs = [
+        record(number, f"a={number}", tags=folds, best__lfw__accuracy=9e307 - number * 8e307) for number in range(2)
+    ]
+    study = study_of("s", [*runs, record(2, "a=2", tags={"folds.lfw": "[0, 0.5, 1]"}, best__lfw__accuracy=0.5)])
+    assert [job.value for job in study.jobs] == [None, None, 0.5]
+    assert [job.folds for job in study.jobs] == [(), (), (0.0, 0.5, 1.0)]

@@ -1,5 +1,8 @@
 """facenet-runs list and show, on a store with three runs."""
 
+import contextlib
+import shutil
+import sqlite3
 import time
 
 import pytest
@@ -68,6 +71,17 @@ def test_one_run_by_id_name_and_directory(store):
     assert (
         f"runs/{run_id}" in text and "viewStateShareKey=by-lfw_accuracy" in text and "best/lfw/accuracy  0.1000" in text
     )
+
+
+def test_a_store_that_is_only_to_be_read_shows_its_runs(store, tmp_path):
+    folder, _ = store
+    shutil.copy(folder / "mlflow.db", tmp_path / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        for change in ("INSERT", "UPDATE"):
+            refused = "SELECT RAISE(ABORT, 'readonly')"
+            database.execute(f"CREATE TRIGGER no_{change} BEFORE {change} ON experiment_tags BEGIN {refused}; END")
+    text = run_show(uri=f"sqlite:///{tmp_path}/mlflow.db", run="lr 2e-3 · bs 96")
+    assert "best/lfw/accuracy  0.1000" in text and "the run  http" in text and "beside others" not in text
 
 
 def test_a_run_that_is_none_or_several(store, tmp_path):

@@ -16,7 +16,7 @@ from facenet.files.run_dir import RunDir
 from facenet.tracking import journal, tensorboard
 from facenet.tracking.choice import NoTracking
 from facenet.tracking.tensorboard import TensorboardTracker, scalars
-from facenet.tracking.tracker import JournalTracker
+from facenet.tracking.tracker import JournalTracker, NullTracker
 
 
 def of_journal(run_dir):
@@ -92,6 +92,12 @@ def test_a_run_without_mlflow_that_goes_on_in_it_keeps_both(tmp_path):
     path = journal.begin(tmp_path, "0" * 32, "sqlite:////x.db")
     assert journal.header(path)["run"] == "0" * 32 and of_journal(tmp_path) == []
     assert "metrics-unknown.jsonl" in {each.name for each in tmp_path.iterdir()}
+
+
+def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(UserError, match="tensorboard: is no folder, as tracking.tensorboard=true needs it; remove it"):
+        TensorboardTracker(NullTracker(), tmp_path / "tensorboard")
 
 
 def test_nothing_is_written_through_a_link(tmp_path):
