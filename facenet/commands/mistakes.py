@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from facenet.config import near, overlays
 from facenet.config.overrides import intervals, parsed
 from facenet.errors import UserError, shown
+from facenet.files.typed import override, quoted
 from facenet.privacy.addresses import mask
 
 CHOICES = ("facenet.conf", "facenet.experiments")
@@ -61,7 +62,7 @@ def refuse_flags(arguments: Sequence[str], config_name: str) -> None:
         value = None if value is None else mask(value)
         overrides, instead = near.overrides_for(name, value, config), near.words_about(name)
         if not overrides and config_name == "evaluate" and Path(name).exists():
-            overrides = shlex.quote(f"checkpoint={name}")
+            overrides = quoted(override("checkpoint", name))
         written += [overrides] if overrides else []
         about += [] if overrides else [instead or f"nothing is like {shown(name)}, --help shows what there is"]
     sweep = "-m " if known.multirun and any("," in each for each in written) else ""

@@ -19,6 +19,7 @@ from facenet.errors import shown
 from facenet.files import trusted
 from facenet.files.choices import built_in as choices
 from facenet.files.choices import with_bases
+from facenet.files.typed import override, quoted
 
 Row = str | tuple[str, str]
 TABLES = yaml.safe_load(files("facenet.config").joinpath("near.yaml").read_text(encoding="utf-8"))
@@ -140,7 +141,9 @@ def filled(row: Row, value: Any) -> str:
     for part in row.split():
         key, _, own = part.partition("=")
         called, values = CALLED.get(key, {}), own.replace("{}", text).split(",")
-        parts.append(shlex.quote(shown(f"{key}={','.join(called.get(each.lower(), each) for each in values)}")))
+        value = ",".join(called.get(each.lower(), each) for each in values)
+        plain = f"{key}={value}"
+        parts.append(quoted(plain if parsed(plain) is not None else override(key, value)))
     return " ".join(parts)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from facenet.data.files.decode import Decode, way_to_read
 from facenet.data.files.record_faces import RecordFaces
 from facenet.data.identities import Faces, FolderFaces, with_min_images
 from facenet.data.shards.faces import ShardFaces
-from facenet.errors import UserError, check_least, shown
+from facenet.errors import UserError, check_least
 from facenet.files.home import expand_home
+from facenet.files.typed import override, quoted
 
 if TYPE_CHECKING:
     from facenet.data.feed.loader import Loader, NewImages
@@ -235,7 +235,7 @@ def way_out(key: str, place: str) -> str:
     if found is None or found[1] == key:
         return ""
     what, own_key, choice = found
-    return f"; it seems to be {what}: data={choice} {shlex.quote(f'data.{own_key}={shown(place)}')}"
+    return f"; it seems to be {what}: data={choice} {quoted(override(f'data.{own_key}', place))}"
 
 
 def kind_of(path: Path) -> tuple[str, str, str] | None:

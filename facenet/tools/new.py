@@ -10,6 +10,7 @@ from pathlib import Path
 from facenet.errors import UserError, shown
 from facenet.files.folders import written_whole
 from facenet.files.trusted import Package, check_package
+from facenet.files.typed import quoted
 
 
 def run_new(directory: str) -> str:
@@ -30,7 +31,7 @@ def run_new(directory: str) -> str:
         for path, text in parts_of(template):
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_text(text, encoding="utf-8")
-    return f"wrote {directory}; go on with\n  cd {directory}\n  facenet train preset=first trust=./{name}\n  python -m pytest"
+    return f"wrote {shown(directory)}; go on with\n  cd {quoted(directory)}\n  facenet train preset=first trust=./{name}\n  python -m pytest"
 
 
 def parts_of(text: str) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from omegaconf import OmegaConf
 
 from facenet.backbones.embedder import Embedder
 from facenet.backbones.weights import load_weights
+from facenet.config.near import PLACES, filled
+from facenet.config.overrides import parsed, text_of
 from facenet.data.files.annotation import annotate
 from facenet.data.files.pack import pack_folder
 from facenet.data.identities import FolderFaces
-from facenet.data.source import AnnotationData, FolderData, RecordData, ShardData, SyntheticData
+from facenet.data.source import AnnotationData, FolderData, RecordData, ShardData, SyntheticData, way_out
 from facenet.data.transforms import Augment, Preprocess
 from facenet.engine import checkpoint
 from facenet.errors import UserError
@@ -157,3 +160,10 @@ def test_yaml_spells_every_parameter_and_builds(path: Path) -> None:
             changed = built(image, key=(number,))
             assert changed.shape == (48, 48, 3)
             assert changed.dtype == np.uint8
+
+
+def test_another_kind_of_data_is_named_as_hydra_and_a_shell_take_it(tmp_path: Path) -> None:
+    (tmp_path / "人 脸" / "a").mkdir(parents=True)
+    *_, word = shlex.split(way_out("list", str(tmp_path / "人 脸")))
+    assert text_of(word) == str(tmp_path / "人 脸") and parsed(word) is not None
+    assert shlex.split(filled(PLACES["data"], "人 脸")) == ["data=folder", 'data.root="人 脸"']

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,8 @@ def test_the_written_project_trains(project):
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads((project / "run" / "result.json").read_text())["metrics"]["train/compact/spread"] > 0
+
+
+def test_what_to_do_next_can_be_typed(tmp_path):
+    place = str(tmp_path / "it's new")
+    assert shlex.split(run_new(place).splitlines()[1]) == ["cd", place]
