@@ -162,7 +162,7 @@ def report() -> None:
         "name of the sweep's directory, tag sweep_id of its runs; without it those that MLflow has are told",
     )
     parser.take("--uri URI", STORE)
-    parser.take("--out FILE", "page to write (default: report-SWEEP_ID.html)")
+    parser.take("--out FILE", "page to write here (default: report-SWEEP_ID.html)")
     parser.take("--faces DIR", "folder of the benchmark's images: faces in the page, which is then not sent to MLflow")
     parser.take("--open", "show the page in a browser")
     parser.do()

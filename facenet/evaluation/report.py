@@ -102,10 +102,10 @@ def digits(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`75 s`, `12 min`, `1.6 h`."""
+    """`75 s`, `2.3 min`, `12 min`, `1.6 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.{1 if seconds < 570 else 0}f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def tags(name: str, outcome: Outcome) -> dict[str, str]:

@@ -22,7 +22,6 @@ from facenet.reports.figures import Curves, all_figures
 from facenet.reports.pairwise import NOTHING, Found, data_address
 from facenet.reports.ranking import (
     ALPHA,
-    COMPARED,
     Comparison,
     Ranking,
     Setting,
@@ -208,12 +207,14 @@ def tests(ranking: Ranking) -> list[str]:
     if not compared:
         why = why_untested(ranking.settings[0], ranking.study.metric)
         return [f"Whether differences are more than chance cannot be told, since {why}."]
-    folds = compared[0].num_folds
+    folds, left = compared[0].num_folds, len(ranking.settings) - 1 - len(compared)
+    others = f"{'the next ' if left else ''}{len(compared)} other{'s' if len(compared) > 1 else ''}"
     how = (
-        f"The best setting against {len(compared)} other(s), at most {COMPARED - 1}, by Fisher's randomisation test on the accuracies of "
-        f"{folds} folds, averaged over seeds: p is the share of the choices of signs that give a difference as large, times Holm's factor "
-        f"for several comparisons. {folds} folds cannot give less than {least_p(folds):.2g}. Significantly different means p below {ALPHA:g} and, "
-        "where seeds were swept, a difference of more than twice its standard error over seeds."
+        f"The best setting against {others}, by Fisher's randomisation test on the accuracies of {folds} folds, averaged over seeds: p is the "
+        f"share of the choices of signs that give a difference as large, times Holm's factor, {len(compared)} for the least p. {folds} folds "
+        f"cannot give less than {least_p(folds):.2g}, here times {len(compared)}. The test is of the same pairs, so that it may tell settings apart "
+        f"whose intervals overlap. Significantly different means p below {ALPHA:g} and, where seeds were swept, a difference of more than twice its "
+        "standard error over seeds."
     )
     limits = (
         "The folds share the pairs that chose their thresholds, which makes p slightly too small. Without several seeds the test is about "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -63,12 +65,19 @@ def write_report(uri: str, study: Study, path: Path, *, exactly: bool = False, f
     if faces is not None:
         return f"{shown(str(path))} ({size}), with faces in it and therefore not sent to MLflow"
     try:
-        reading.attach(uri, best, path, "report")
+        attach(uri, best, path, name_of(study.sweep_id))
     except UserError as error:
         return f"{shown(str(path))} ({size}); not among the artifacts of run {best}: {error}"
-    tell_best(uri, study, best, f"report/{path.name}")
+    tell_best(uri, study, best, f"report/{name_of(study.sweep_id)}")
     tell_spread(uri, study)
     return f"{shown(str(path))} ({size}), also in the artifacts of run {best}"
+
+
+def attach(uri: str, run_id: str, path: Path, name: str) -> None:
+    """Adds the page to a run under its own name, whatever the file is called: a run has one page of a sweep."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(path, Path(folder) / name)
+        reading.attach(uri, run_id, Path(folder) / name, "report")
 
 
 def home(study: Study) -> str:
@@ -79,11 +88,11 @@ def home(study: Study) -> str:
 
 def tell_best(uri: str, study: Study, best: str, artifact: str) -> None:
     """Puts the answer of a sweep before the best run's description, and takes it from the run that was the best before."""
-    answer = printable(mask(verdict(rank(study)))).replace("```", "'''")
+    answer = printable(mask(verdict(rank(study)))).replace("`", "'")
     for run in reading.runs_of_sweep(uri, study.sweep_id, directory=study.directory):
         note = run.tags.get(NOTE, "")
         rest = note.partition(END)[2] if note.startswith(BEST) else note
-        told = f"{BEST}\n```\n{answer}\n```\nThe whole comparison: artifact `{artifact}`{END}{rest}"
+        told = f"{BEST}: `{answer}`\n\nThe whole comparison: artifact `{artifact}`{END}{rest}"
         if (new := told if run.id == best else rest) != note:
             reading.tag(uri, run.id, {NOTE: new})
 

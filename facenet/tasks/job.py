@@ -38,7 +38,7 @@ from facenet.tasks.registration import keep_model
 from facenet.tasks.rehearsal import check_augment, check_preprocess
 from facenet.tasks.result import Result
 from facenet.tasks.tested import unresolved
-from facenet.tracking.facts import GONE_ON, RunFacts
+from facenet.tracking.facts import GONE_ON, LOWER, RunFacts
 from facenet.tracking.store import NOTE
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,11 @@ def facts_of(
         config=config,
         config_yaml=configs.to_yaml(config),
         plan=plan.as_dict(),
-        tags={NOTE: page.begun(compared, str(plan), tags["command"], tags["code"]), **tags},
+        tags={
+            NOTE: page.begun(compared, str(plan), tags["command"], tags["code"]),
+            **tags,
+            **({LOWER: "true"} if plan.lower_is_better else {}),
+        },
         datasets=datasets(config, material, plan),
         compared=compared,
         select=plan.select,

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from facenet.config.overrides import key_of
 from facenet.files import trusted
 from facenet.files.typed import command
 from facenet.privacy import addresses
@@ -20,7 +21,8 @@ from facenet.privacy import addresses
 def origin(program: str, overrides: list[str], config: dict[str, Any]) -> dict[str, str]:
     """Returns where a run came from: code, machine, versions and the command that repeats it, also of one that a script began."""
     overrides = [*(addresses.mask(override) for override in overrides), *trusted.arguments()]
-    line = command(program, *overrides)
+    alone = [each for each in overrides if not key_of(each).startswith("sweep.")]  # how jobs share a machine
+    line = command(program, *alone)
     tags = {
         "command": line,
         "hydra.overrides": " ".join(overrides),

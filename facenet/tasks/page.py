@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from facenet.tracking.store import NOTE
 from facenet.tracking.tracker import Tracker
 
 LONGEST_REASON = 1500
+WIDTH = 60  # letters of a block beside the panel on the right, in a window of 1,600 pixels
 
 
 def begun(params: Mapping[str, Any], plan: str, command: str, code: str) -> str:
@@ -32,7 +34,8 @@ def begun(params: Mapping[str, Any], plan: str, command: str, code: str) -> str:
         row for row in rows if len(row) == 2 and row[0] in ("data", "benchmark", "device", "batch", "steps", "lr")
     ]
     lines = [f"- {name}: {value}" for name, value in chosen]
-    return cleaned("\n".join([head, "", *lines, "", "Repeat it:", fenced(command), f"Code: {code}"]))
+    whose = code if code.startswith("git ") else f"{code}; the command ran in no git repository"
+    return cleaned("\n".join([head, "", *lines, "", f"Repeat it: {quoted(command)}", "", f"Code: {whose}"]))
 
 
 def ended(result: Mapping[str, Any], run_dir: Path, select: str, longer: str) -> str:
@@ -47,7 +50,9 @@ def ended(result: Mapping[str, Any], run_dir: Path, select: str, longer: str) ->
         span = span_of(run_dir, select, value)
         head = f"**{select} {digits(value)}**{span}, in epoch {metrics['epoch']:.0f}"
     following = next_commands(run_dir, checkpoint, longer)
-    blocks = [f"{what.capitalize()}:\n{fenced(how)}" for what, how in following.items()]
+    blocks = [f"{what.capitalize()}: {quoted(how)}\n" for what, how in following.items()]
+    threshold = metrics.get(f"{select.partition('/')[0]}/threshold")
+    blocks += [f"Threshold: {digits(threshold)}; nearer faces are one identity\n"] if threshold is not None else []
     head += f"; ended early: {result['pruned']}" if result.get("pruned") else ""
     return cleaned("\n".join([head, "", *blocks]))
 
@@ -68,11 +73,9 @@ def of_test(path: str, trained_by: str, command: str) -> str:
     """Of a network's test: which one, and the run that trained it, whose id is the checkpoint's word."""
     known = re.fullmatch("[0-9a-f]{32}", trained_by) is not None
     way = (
-        f"Trained by run `{trained_by}`:\n{fenced(f'facenet-runs show {trained_by}')}"
-        if known
-        else "Trained elsewhere."
+        f"Trained by run `{trained_by}`: {quoted(f'facenet-runs show {trained_by}')}" if known else "Trained elsewhere."
     )
-    return cleaned(f"Test of\n{fenced(path)}\n{way}\n\nRepeat it:\n{fenced(command)}")
+    return cleaned(f"Test of {quoted(path)}\n\n{way}\n\nRepeat it: {quoted(command)}")
 
 
 def longer_than(plan: Mapping[str, Any]) -> str:
@@ -92,10 +95,10 @@ def next_commands(run_dir: Path, checkpoint: str, longer: str) -> dict[str, str]
 
 def stopped(run_dir: Path, reason: str) -> str:
     """Why a run failed, or that it was stopped, and how it goes on."""
-    head = f"**Failed**\n\n{fenced(reason[-LONGEST_REASON:])}" if reason else "**Stopped**"
+    head = f"**Failed**\n\n{fenced(wrapped(reason[-LONGEST_REASON:]))}" if reason else "**Stopped**"
     last = RunDir(run_dir).checkpoints.last.is_file()
     way = (
-        ["Go on with it:", fenced(resume_command(run_dir))]
+        [f"Go on with it: {quoted(resume_command(run_dir))}"]
         if last
         else ["It ended before its first checkpoint; the same command begins anew."]
     )
@@ -110,6 +113,20 @@ def trust_of_load() -> list[str]:
     """What a call of `facenet.load` has to say to trust what this command does."""
     names = [argument.partition("=")[2] for argument in trusted.arguments()]
     return [f"trust={names!r}"] if names else []
+
+
+def quoted(text: str) -> str:
+    """Code that MLflow's page breaks where its column ends and that is copied as it is; a block of it pushes what stands beside it out of the
+    window. Where it has several lines it is a block."""
+    if "\n" in text.strip():
+        return f"\n{fenced(text)}"
+    marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{marks} {text} {marks}" if "`" in text else f"`{text}`"
+
+
+def wrapped(text: str) -> str:
+    """Lines no longer than a column of MLflow's page."""
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""])
 
 
 def fenced(text: str) -> str:

@@ -16,7 +16,7 @@ from facenet.tracking.facts import planned
 from facenet.tracking.journal import header
 from facenet.tracking.reading import RunRecord
 from facenet.tracking.store import NOTE, pages, where
-from facenet.tracking.views import View, share
+from facenet.tracking.views import beside_others, share
 
 COLUMNS = ("run", "name", "state", "lr", "batch", "best", "95 %", "of", "began", "took", "directory")
 
@@ -74,7 +74,9 @@ def run_show(*, uri: str | None, run: str) -> str:
     if error := found.tags.get("error"):
         lines += ["", f"failed: {shown(one_line(error))}"]
     shown_metrics = {
-        key: digits(value) for key, value in sorted(found.metrics.items()) if not key.startswith("system/")
+        key: f"{value:,.0f}" if value > 1 and value.is_integer() else digits(value)
+        for key, value in sorted(found.metrics.items())
+        if not key.startswith("system/")
     }
     for head, values in (("params", found.params), ("metrics", shown_metrics)):
         lines += [
@@ -85,9 +87,8 @@ def run_show(*, uri: str | None, run: str) -> str:
     select, path = found.params.get("plan.select"), f"#/experiments/{found.experiment_id}/runs/{found.id}"
     paths = {"the run": path}
     if select:
-        view = View(name=f"by-{select}", condition="", select=select)
         with contextlib.suppress(UserError):  # a store that is only to be read
-            paths["beside others"] = share(store, found.experiment_id, view)
+            paths["beside others"] = share(store, found.experiment_id, beside_others(found.tags, select))
     return "\n".join([*lines, "", f"in MLflow: {pages(store, paths)}"])
 
 

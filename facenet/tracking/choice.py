@@ -21,7 +21,7 @@ from facenet.tracking.store import Experiment, cause, open_client, page, pages, 
 from facenet.tracking.system import sampled
 from facenet.tracking.tensorboard import check_writer
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker
-from facenet.tracking.views import View, share
+from facenet.tracking.views import beside_others, share
 
 if TYPE_CHECKING:
     from facenet.tracking.model import Best
@@ -156,7 +156,7 @@ class MlflowTracking:
             path, select = f"#/experiments/{run.info.experiment_id}/runs/{run_id}", run.data.params.get("plan.select")
             if select is None:  # of a test
                 return page(uri, path)
-            table = share(uri, run.info.experiment_id, View(name=f"by-{select}", condition="", select=select))
+            table = share(uri, run.info.experiment_id, beside_others(run.data.tags, select))
         except Exception:  # gone since the run began; what it trained is on the disk
             return f"run {run_id} at {masked_address(uri)}, which does not answer now"
         return pages(uri, {"the run": path, "beside others": table})

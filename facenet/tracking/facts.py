@@ -31,6 +31,7 @@ AXES, GIVEN = "sweep.axes", "sweep.given"
 # Of a plan, where it is as asked for.
 ASKED = {"lr": "optimizer.lr", "batch_size": "data.batch_size", "images_per_step": "data.batch_size"}
 GONE_ON = "command.resumed"  # a tag: the command by which a run goes on; `command` is the one that began it
+LOWER = "lower_is_better"  # a tag of runs that are judged by a loss
 JOBS = "sweep.jobs"  # a tag: how many jobs the sweep has
 OF_BENCHMARKS = ("accuracy", "auc", "eer", "tar_at_far_0.001")
 SHOWN = re.compile(  # of the metrics that a run measures; all of them are in its journal

@@ -31,9 +31,12 @@ log = logging.getLogger(__name__)
 FIRST_PORT = 5000  # of mlflow server
 ANSWERS_S = 0.5  # in which one on this machine does
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a description
-ABOUT = """Runs of `facenet-train`: face embeddings, each run named by what differs from the others. A run's description says what came of it and
-what to type next; the command that began it is its tag `command`, all settings are in `config/everything.json`. `best/...` belongs to the epoch of
-the best checkpoint; `interval...` tags are 95 % intervals. `facenet-report SWEEP_ID` ranks a sweep and says what is more than chance."""
+ABOUT = """Face embeddings, trained by facenet.
+
+Each run is named by what differs from the others, and its description says what came of it and what to type next. The command that began it is its
+tag `command`, all settings are in `config/everything.json`. `best/...` belongs to the epoch of the best checkpoint; `interval...` tags are 95 %
+intervals. `facenet-report SWEEP_ID` ranks a sweep and says what is more than chance."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens on its runs, and not on pages of language models
 LONGEST_SLUG = 150
 FILES = "mlartifacts"  # beside a database, for the files of its runs
 PLACES = (  # in a database, where MLflow has them as absolute paths
@@ -90,7 +93,7 @@ def open_experiment(uri: str, experiment: Experiment | str) -> tuple[MlflowClien
         if found is not None:
             return client, str(found.experiment_id)
         location = None if database is None else (database.parent / FILES / slug(name)).as_uri()
-        return client, str(client.create_experiment(name, artifact_location=location, tags={NOTE: ABOUT}))
+        return client, str(client.create_experiment(name, artifact_location=location, tags={NOTE: ABOUT, **KIND}))
 
 
 def deleted(named: str, uri: str, experiment_id: object) -> UserError:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from facenet.tracking.facts import LOWER
 from facenet.tracking.reading import RunRecord, reader
 from facenet.tracking.store import pages, slug
 
 TAG = "mlflow.sharedViewState."
 SECTION = "facenet"  # of charts, before those that MLflow makes by itself
-WIDTH = 150  # of a column, in pixels
+NAME, BEGAN, TOOK = (
+    "attributes.`Run Name`",
+    "runDateAndNestInfo",
+    "duration",
+)  # what MLflow's table calls its own columns
+WIDTHS = {NAME: 210, BEGAN: 130, TOOK: 90}  # in pixels
+NARROWEST = 100  # of the others: six digits
 USUAL = ("optimizer.lr", "data.batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Runs that MLflow's `condition` finds, best by `select` first, or newest where `lower_is_better` is None. `axes`: the params that are columns
+    """Runs that MLflow's `condition` finds, best by `select` first. `axes`: the params that are columns
     and axes. Runs that differ in nothing but the seed are one row if `seeds`, with their mean and `over_seeds`."""
 
     name: str
     condition: str
     select: str
-    lower_is_better: bool | None = None
+    lower_is_better: bool = False
     axes: tuple[str, ...] = USUAL
     seeds: bool = False
 
@@ -37,7 +45,6 @@ class View:
         """What MLflow's page has in its memory when it looks like this."""
         best, benchmark = f"best/{self.select}", self.select.partition("/")[0]
         axes = [axis for axis in self.axes if axis != "seed"]
-        order = "attributes.start_time" if self.lower_is_better is None else f"metrics.`{best}`"
         columns = [*(f"params.`{axis}`" for axis in self.axes), f"metrics.`{best}`"]
         columns.append(f"metrics.`{over_seeds(self.select)}`" if self.seeds else f"tags.`interval.{benchmark}`")
         grouped = {
@@ -53,10 +60,11 @@ class View:
         line["useGlobalLineSmoothing"] = False
         return {
             "searchFilter": self.condition,
-            "orderByKey": order,
-            "orderByAsc": bool(self.lower_is_better),
+            "orderByKey": f"metrics.`{best}`",
+            "orderByAsc": self.lower_is_better,
             "selectedColumns": columns,
-            "columnWidths": dict.fromkeys(columns, WIDTH),
+            "columnOrder": [NAME, *columns, TOOK, BEGAN],  # without an order, MLflow takes no widths
+            "columnWidths": WIDTHS | {column: width_of(column) for column in columns},
             "runsHiddenMode": "SHOW_ALL",
             "groupBy": grouped if self.seeds and axes else None,
             "isAccordionReordered": True,  # else sections are sorted by name
@@ -66,6 +74,16 @@ class View:
                 {**chart, **line, "uuid": f"{SECTION}-1"},
             ],
         }
+
+
+def width_of(column: str) -> int:
+    """Room for the name and the sign that a table is sorted by it."""
+    return max(NARROWEST, 35 + 7 * len(column.partition("`")[2]))
+
+
+def beside_others(run_tags: Mapping[str, str], select: str) -> View:
+    """All runs of an experiment, the best first by what one of them was judged by."""
+    return View(name=f"by-{select}", condition="", select=select, lower_is_better=LOWER in run_tags)
 
 
 def over_seeds(select: str) -> str:
@@ -86,7 +104,9 @@ def charts(table: str) -> str:
 
 
 def compare_pages(uri: str, runs: Sequence[RunRecord], view: View) -> str:
-    """How to open runs as a table, as charts and side by side. Raises UserError where the store cannot be written."""
+    """How to open runs as a table, as charts and side by side, the best first. Raises UserError where the store cannot be written."""
+    best, worst = f"best/{view.select}", math.inf if view.lower_is_better else -math.inf
+    runs = sorted(runs, key=lambda run: run.metrics.get(best, worst), reverse=not view.lower_is_better)
     table = share(uri, runs[0].experiment_id, view)
     return pages(uri, {"as a table": table, "as charts": charts(table), "side by side": compare_path(runs)})
 

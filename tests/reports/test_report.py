@@ -115,6 +115,10 @@ def test_the_command_writes_the_page_and_adds_it_to_the_best_run(store, tmp_path
     assert "p/8.jpg" in text and text.count("data:image/png;base64,") == 1 and "p/9.jpg" not in text
     kept = Path(client.download_artifacts(best, "report/report-s.html"))
     assert kept.read_bytes() == page.read_bytes() and verdict.encode() in page.read_bytes()
+    run_report("s", store, str(tmp_path / "mine.html"))
+    assert [each.path for each in client.list_artifacts(best, "report")] == ["report/report-s.html"]
+    note = client.get_run(best).data.tags[NOTE]
+    assert note.startswith(f"{BEST}: `{verdict}`\n\nThe whole comparison: artifact `report/report-s.html`{END}")
 
 
 def test_faces_are_in_the_page_where_their_folder_is_named_and_nowhere_else(store, tmp_path):
@@ -167,6 +171,6 @@ def test_the_best_run_says_that_it_is(store, tmp_path, monkeypatch):
     notes = {run: client.get_run(run).data.tags[NOTE] for run in (best, second)}
     assert notes[second] == "how it began" and notes[best].endswith(f"{END}what it is")
     assert notes[best].count(BEST) == 1 and "significantly different (p = 0.002 over 10 folds" in notes[best]
-    assert "artifact `report/page.html`" in notes[best]
+    assert "artifact `report/report-s.html`" in notes[best]
     monkeypatch.setattr(webbrowser, "open", lambda address: False)
     assert run_report("s", store, str(tmp_path / "page.html"), open=True).endswith("; no browser was found to open it")

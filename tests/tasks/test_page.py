@@ -1,6 +1,7 @@
 """The description of a run: what it says at each end."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,11 @@ def facts(tmp_path):
 def test_it_says_what_is_trained_and_how_to_repeat_it(facts):
     note = facts.tags[NOTE]
     assert note.startswith("**mobilenet_v1** with **ce** on **folder**") and "- batch: 24 images a step" in note
-    assert "fingerprint" not in note and "hunter2" not in note and "facenet-train data.root=s3://***@host" in note
+    assert (
+        "fingerprint" not in note
+        and "hunter2" not in note
+        and "Repeat it: `facenet-train data.root=s3://***@host`\n" in note
+    )
     assert note.endswith("Code: git 0123456789ab")
 
 
@@ -37,14 +42,15 @@ def test_at_the_end_it_says_what_came_of_it_and_what_to_type(facts):
     tags = Tags()
     (facts.run_dir / "lfw.json").write_text('{"num_pairs": 600}')
     with page.of_run(tags, facts) as result:
-        result.update({"metrics": {"lfw/accuracy": 0.9, "epoch": 3.0}, "checkpoint": "/x/best.pt"})
+        result.update(
+            {"metrics": {"lfw/accuracy": 0.9, "lfw/threshold": 1.25, "epoch": 3.0}, "checkpoint": "/x/best.pt"}
+        )
     note = tags[NOTE]
     assert note.startswith("**lfw/accuracy 0.9000** (95 % interval 0.8734 – 0.9215), in epoch 3") and note.endswith(
         facts.tags[NOTE]
     )
-    assert (
-        "Test it:" in note and "facenet-evaluate checkpoint=/x/best.pt" in note and "facenet.load('/x/best.pt')" in note
-    )
+    assert "\nTest it: `facenet-evaluate checkpoint=/x/best.pt`\n" in note
+    assert "\nUse it: `facenet.load('/x/best.pt')`\n" in note and "\nThreshold: 1.2500; nearer" in note
     assert f"facenet-train resume={facts.run_dir}" in note and tags["closed"]
 
 
@@ -90,3 +96,23 @@ def test_a_description_that_is_too_long_keeps_what_to_type(facts):
     assert (
         tags[NOTE].startswith("**Failed**") and "the same command begins anew" in tags[NOTE] and len(tags[NOTE]) < 500
     )
+
+
+def test_no_line_of_the_page_is_wider_than_its_column():
+    """A block of code does not wrap there, and pushes what stands beside it out of the window."""
+    note = page.stopped(Path("/x"), f"CUDA error: {'an illegal memory access ' * 8}\nsecond line")
+    block = note.partition("```\n")[2].partition("\n```")[0]
+    assert max(map(len, block.splitlines())) <= 60 and block.endswith("\nsecond line")
+    assert " ".join(block.split()) == f"CUDA error: {'an illegal memory access ' * 8}second line"
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("facenet-train a=1", "`facenet-train a=1`"),
+        ("facenet-train 'a=`b``c'", "``` facenet-train 'a=`b``c' ```"),
+        ("facenet-train 'a=b\nc'", "\n```\nfacenet-train 'a=b\nc'\n```"),
+    ],
+)
+def test_a_command_is_code_whatever_is_in_it(command, shown):
+    assert page.quoted(command) == shown

@@ -215,7 +215,7 @@ def test_the_job_returns_what_a_sweep_maximises(compose, tmp_path, capfd):
 def test_where_a_run_came_from(tmp_path, monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: {}["uid 12345 has no name"])  # as in a container
     monkeypatch.chdir(tmp_path)
-    tags = origin("facenet-train", ["optimizer.lr=0.1", "data.root=a b"], {})
+    tags = origin("facenet-train", ["optimizer.lr=0.1", "sweep.jobs_per_node=2", "data.root=a b"], {})
     assert tags["mlflow.user"] == str(os.getuid())
     assert tags["command"] == "facenet-train optimizer.lr=0.1 'data.root=a b'"
     assert torch.__version__.startswith(tags["version.torch"])  # which leaves out "+cpu" or has it, as the wheel says

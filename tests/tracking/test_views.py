@@ -56,7 +56,24 @@ def test_a_view_has_the_columns_that_answer_and_a_row_for_the_seeds_of_a_setting
     assert line["metricKey"] == "lfw/accuracy"
     plain = views.View(name="x", condition="", select="val/loss").state()
     assert plain["selectedColumns"][-1] == "tags.`interval.val`"
-    assert plain["groupBy"] is None and plain["orderByKey"] == "attributes.start_time"
+    assert plain["groupBy"] is None and plain["orderByKey"] == "metrics.`best/val/loss`"
+    order, widths = state["columnOrder"], state["columnWidths"]
+    assert order[0] == "attributes.`Run Name`" and order[1:-2] == state["selectedColumns"]
+    assert {*widths} == {*order} and widths["metrics.`over_seeds/lfw/accuracy_std`"] == 35 + 7 * 28
+
+
+def test_the_best_run_is_the_first_beside_others(mlflow, client, facts):
+    runs = []
+    for loss in (0.5, 0.25, None, 0.75):
+        with mlflow.run(facts()) as run_id:
+            if loss is not None:
+                client.log_metric(run_id, "best/val/loss", loss)
+        runs.append(reading.run(mlflow.uri, run_id))
+    for lower, order in ((True, (1, 0, 3, 2)), (False, (3, 0, 1, 2))):
+        view = views.beside_others({"lower_is_better": "true"} if lower else {}, "val/loss")
+        compare = addresses(views.compare_pages(mlflow.uri, runs, view))[-1]
+        assert json.loads(unquote(compare).partition("runs=")[2].partition("&")[0]) == [runs[n].id for n in order]
+        assert view.state()["orderByAsc"] is lower
 
 
 @pytest.mark.parametrize(
@@ -92,5 +109,7 @@ def test_a_database_that_is_served_needs_no_second_server(tmp_path, said, host, 
 
 
 def test_an_experiment_says_what_its_runs_are(mlflow, client):
-    told = client.get_experiment_by_name("study one").tags["mlflow.note.content"]
-    assert "facenet-train" in told and "facenet-report" in told
+    tags = client.get_experiment_by_name("study one").tags
+    first, _, rest = tags["mlflow.note.content"].partition("\n\n")  # pages with little room show a line
+    assert first == "Face embeddings, trained by facenet." and "facenet-report" in rest
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
