@@ -15,6 +15,8 @@ def rooms(report: Path) -> dict[str, list[int]]:
     counted: defaultdict[str, list[int]] = defaultdict(lambda: [0] * len(PARTS))
     for file, told in json.loads(report.read_text(encoding="utf-8"))["files"].items():
         parts = Path(file).parts
+        if "facenet" not in parts:  # packages that an installation has inside
+            continue
         inside = parts[parts.index("facenet") + 1 :]
         for room in (inside[0] if len(inside) > 1 else "(root)", "all"):
             counted[room] = [a + told["summary"][part] for a, part in zip(counted[room], PARTS, strict=True)]
