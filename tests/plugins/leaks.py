@@ -30,7 +30,7 @@ LIBRARIES = (
     "ThreadPoolExecutor-albumentations",
 )
 VARIABLES = (
-    *(MARK, "PYTEST_CURRENT_TEST", "FACENET_TEST_CONTEXT"),
+    *(MARK, "PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_CONFIG"),
     *("TORCHINDUCTOR_CACHE_DIR", "LD_LIBRARY_PATH"),  # by torch and cv2 when they are imported
     "FACENET_SECRETS",  # what facenet.privacy.addresses hides, as long as the process lives
     # By facenet.tracking.store when a process first opens a store.
