@@ -159,7 +159,7 @@ def report() -> None:
     )
     parser.take(
         "sweep_id [SWEEP_ID]",
-        "name of the sweep's directory, tag sweep_id of its runs; without it those that MLflow has are told",
+        "name of the sweep's directory, tag sweep_id of its runs, or its path where others have that name; without it those that MLflow has are told",
     )
     parser.take("--uri URI", STORE)
     parser.take("--out FILE", "page to write here (default: report-SWEEP_ID.html)")

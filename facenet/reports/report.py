@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import webbrowser
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from facenet.errors import UserError, printable, shown
 from facenet.files.atomic import replacing
+from facenet.files.typed import quoted
 from facenet.privacy.addresses import mask
 from facenet.reports.page import page
 from facenet.reports.pairwise import faces_of, found_in
@@ -31,7 +33,13 @@ def run_report(
     address = where(uri)
     if sweep_id is None:
         raise UserError(f"SWEEP_ID is missing: name a sweep of {sweeps_of(address)}")
-    study = read_study(address, sweep_id)
+    directory = os.path.abspath(sweep_id) if "/" in sweep_id else ""
+    sweep_id = os.path.basename(directory) or sweep_id
+    study = read_study(address, sweep_id, directory)
+    if directory not in ("", study.directory):
+        raise UserError(
+            f"{shown(directory)}: no sweep of MLflow's ran there; name it as facenet-report {quoted(sweep_id)}"
+        )
     path = Path(out or name_of(sweep_id)).absolute()
     told = write_report(address, study, path, exactly=out is not None, faces=faces)
     unfinished = f"{shown(study.incomplete)}\n" if study.incomplete else ""

@@ -176,9 +176,8 @@ def compare(tracking: MlflowTracking, uri: str, directory: Path) -> None:
         say(f"\n{ranked_table(study)}")
         with told("the page of this sweep"):  # a full disk, or a store that takes no files
             say(f"the page of this sweep: {write_report(uri, study, directory / name_of(sweep_id))}")
-        say(
-            f"again, or opened: {command('facenet-report', sweep_id, '--uri', addresses.masked_address(uri), '--open')}"
-        )
+        named = sweep_id if read_study(uri, sweep_id).directory == study.directory else str(directory)
+        say(f"again, or opened: {command('facenet-report', named, '--uri', addresses.masked_address(uri), '--open')}")
         view = views.View(
             name=f"sweep-{sweep_id}",
             condition=reading.of_sweep(sweep_id),

@@ -92,8 +92,10 @@ class MlflowTracking:
 
     def __post_init__(self) -> None:
         check_writer(self.tensorboard)
-        if self.register is not None and not re.fullmatch(r"[^/:]+", self.register):
-            raise UserError(f"tracking.register: a name without / and : is expected, got {shown(self.register)!r}")
+        if self.register is not None and (not re.fullmatch(r"[^/:]+", self.register) or self.register in (".", "..")):
+            raise UserError(
+                f"tracking.register: a name without / and : is expected, and not . or .., got {shown(self.register)!r}"
+            )
 
     def where(self) -> str:
         """The address of the store: `uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory."""

@@ -248,7 +248,7 @@ def address_of_server(uri: str) -> str | None:
             if same_store(said.get("--backend-store-uri", ""), uri, (process / "cwd").readlink()):
                 port = int(said.get("--port") or said.get("-p") or FIRST_PORT)
                 host = said.get("--host") or said.get("-h") or "127.0.0.1"
-                host = "127.0.0.1" if host == "0.0.0.0" else host  # all of this machine's
+                host = host if host.strip("0.:") else "127.0.0.1"  # all of this machine's addresses
                 with socket.create_connection((host, port), ANSWERS_S):
                     secure = "s" if "--ssl-certfile" in said.get("--uvicorn-opts", "") else ""
                     return f"http{secure}://{host}:{port}{said.get('--static-prefix', '')}"

@@ -174,3 +174,24 @@ def test_the_best_run_says_that_it_is(store, tmp_path, monkeypatch):
     assert "artifact `report/report-s.html`" in notes[best]
     monkeypatch.setattr(webbrowser, "open", lambda address: False)
     assert run_report("s", store, str(tmp_path / "page.html"), open=True).endswith("; no browser was found to open it")
+
+
+def test_of_two_sweeps_of_one_name_a_path_says_which(store, tmp_path):
+    client, experiment = open_experiment(store, "study")
+    for start, place, values in ((1, "a", (0.9, 0.8, 0.7)), (10, "b", (0.5, 0.4))):
+        for number, value in enumerate(values):
+            tags = {
+                "sweep_id": "lr",
+                "job_num": str(number),
+                "run_dir": f"/{place}/lr/{number}",
+                "hydra.overrides": f"a={number}",
+            }
+            run = client.create_run(experiment, start_time=1000 * (start + number), tags=tags).info.run_id
+            client.log_param(run, "plan.select", "lfw/accuracy")
+            client.log_metric(run, "best/lfw/accuracy", value)
+            client.set_terminated(run)
+    for named, best, jobs in (("lr", "0.5000", 2), ("/a/lr", "0.9000", 3), ("/b/lr", "0.5000", 2)):
+        assert f"highest lfw/accuracy, {best}" in run_report(named, store, str(tmp_path / "x.html"))
+        assert f"{jobs} jobs;" in (tmp_path / "x.html").read_text()
+    with pytest.raises(UserError, match="^/c/lr: no sweep of MLflow's ran there; name it as facenet-report lr"):
+        run_report("/c/lr", store, str(tmp_path / "x.html"))

@@ -28,7 +28,7 @@ def test_a_database_that_is_no_file_keeps_nothing_and_is_refused(uri):
 
 def test_a_name_that_the_registry_does_not_take_is_refused_at_the_start():
     assert MlflowTracking(register="faces v2").register == "faces v2"
-    for name in ("a/b", "a:b", ""):
+    for name in ("a/b", "a:b", "", ".", ".."):
         with pytest.raises(UserError, match="^tracking.register: a name without / and : is expected"):
             MlflowTracking(register=name)
 
