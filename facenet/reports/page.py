@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
@@ -18,6 +19,8 @@ from markupsafe import Markup
 
 from facenet.errors import printable
 from facenet.evaluation.report import digits, duration
+from facenet.files.run_dir import RunDir
+from facenet.files.typed import command, override
 from facenet.reports.figures import Curves, all_figures
 from facenet.reports.pairwise import NOTHING, Found, data_address
 from facenet.reports.ranking import (
@@ -77,6 +80,7 @@ def page(study: Study, curves: Mapping[str, Curves], served: tuple[str, str] = (
         tests=tests(ranking),
         served=served,
         runs=show_runs(ranking, served[1]),
+        following=go_on(ranking),
         commands=[command_of(job) for job in study.jobs],
         policy=policy(script),
         style=Markup(style),
@@ -197,6 +201,21 @@ def command_of(job: Job) -> tuple[str, str, str]:
     """What a job is called, the command that repeats it, and where MLflow has it."""
     value = "" if job.value is None else f", {digits(job.value)}"
     return summary_of(job, f"{job.status.lower()}{value}"), job.ran.command, f"MLflow run {job.run_id}"
+
+
+def go_on(ranking: Ranking) -> str:
+    """What to type for the best network, and to see its faces here; empty where no run says where it lies."""
+    place = ranking.settings[0].jobs[0].ran.directory if ranking.settings else ""
+    if not place:
+        return ""
+    best = override("checkpoint", RunDir(Path(place)).checkpoints.best)
+    return "\n".join(
+        [
+            command("facenet-evaluate", best, "benchmark=lfw", "benchmark.root=LFW"),
+            command("facenet-train", override("resume", place), "trainer.epochs=N", "resume_changed=true"),
+            command("facenet-report", ranking.study.sweep_id, "--faces", "FOLDER"),
+        ]
+    )
 
 
 def tests(ranking: Ranking) -> list[str]:

@@ -44,6 +44,7 @@ class Ran:
     collapsed: str = ""  # why no epoch of it has an accuracy
     experiment_id: str = ""
     heldout: int | None = None
+    directory: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +194,7 @@ def ran(record: RunRecord, benchmark: str) -> Ran:
         collapsed=record.tags.get("collapsed", ""),
         experiment_id=record.experiment_id,
         heldout=whole_number_in(params.get(HELDOUT, "")) if is_heldout(params, benchmark) else None,
+        directory=record.tags.get("run_dir", ""),
     )
 
 

@@ -85,7 +85,14 @@ def study(*jobs, metric="lfw/accuracy", sweep_id="s"):
     return Study(sweep_id=sweep_id, metric=metric, jobs=jobs)
 
 
-RAN = {"images": 24000, "seconds": 754.0, "device": "cpu", "code": "git 0123abc", "experiment_id": "7"}
+RAN = {
+    "images": 24000,
+    "seconds": 754.0,
+    "device": "cpu",
+    "code": "git 0123abc",
+    "experiment_id": "7",
+    "directory": "/runs/a b/2",
+}
 GRID = study(
     job(0, "1e-4", "30", 0.80),
     job(1, "1e-4", "96", 0.85, folds=(0.84, 0.86)),
@@ -189,6 +196,16 @@ def test_folds_are_drawn_for_each_comparison(grid):
 def test_failures_and_commands_are_there(grid):
     assert "job 3: optimizer.lr=1e-3, data.batch_size=96: failed: RuntimeError: <b>no memory</b>" in grid.text
     assert all(f"facenet-train {' '.join(f'{k}={v}' for k, v in job.axes.items())}" in grid.text for job in GRID.jobs)
+
+
+def test_the_best_has_its_next_commands(grid):
+    for line in (
+        "facenet-evaluate 'checkpoint=\"/runs/a b/2/checkpoints/best.pt\"' benchmark=lfw benchmark.root=LFW",
+        "facenet-train 'resume=\"/runs/a b/2\"' trainer.epochs=N resume_changed=true",
+        "facenet-report s --faces FOLDER",
+    ):
+        assert line in grid.text
+    assert "Go on with the best" not in Reader(page(study(job(0, "1e-4", "30", 0.8)), {})).text
 
 
 def test_the_page_needs_nothing_else_and_is_small(grid, source):
