@@ -10,6 +10,7 @@ import pytest
 
 from facenet.reports.page import page as report_page
 from facenet.reports.ranking import rank, verdict
+from facenet.reports.report import name_of
 from facenet.reports.study import Job, Ran, Study
 
 pytestmark = pytest.mark.slow
@@ -125,7 +126,7 @@ def test_mlflow_shows_it_among_the_artifacts_of_the_best_run(browser, server, sw
     run_id = rank(sweep.study).settings[0].jobs[0].run_id
     page = browser.new_page(base_url=server)
     page.set_default_timeout(300_000)  # ms; a page takes 5 s alone
-    page.goto(f"/#/experiments/{sweep.experiment}/runs/{run_id}/artifacts/report/{written.name}")
+    page.goto(f"/#/experiments/{sweep.experiment}/runs/{run_id}/artifacts/report/{name_of(sweep.study.sweep_id)}")
     inside = page.frame_locator("iframe")
     inside.locator(".answer").wait_for(timeout=120_000)
     assert inside.locator(".answer").inner_text() == verdict(rank(sweep.study))
