@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +21,10 @@ import torch
 from facenet import config
 from facenet.commands import torchrun
 from facenet.engine import checkpoint
+from facenet.errors import UserError
+from facenet.files import trusted
+from facenet.launch.failure import Failure
+from facenet.tasks import train, worker
 
 BIN = Path(sys.executable).parent
 JOB = [
@@ -300,3 +306,43 @@ def test_torchruns_number_of_processes_is_the_configs(monkeypatch: pytest.Monkey
         "distributed": {"num_processes": 3, "grace_s": 2.0},
     }
     assert torchrun.of_this_size({"distributed": "typo"}) == {"distributed": "typo"}
+
+
+class Shared(dict[str, bytes]):
+    """torch's store as far as it is used, in this process."""
+
+    def set(self, key: str, value: str) -> None:
+        self[key] = value.encode()
+
+    def add(self, key: str, by: int) -> int:
+        self[key] = str(int(self.get(key, b"0")) + by).encode()
+        return int(self[key])
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("no image can be read"), 2), (ValueError("a fault"), None)])
+def test_another_rank_tells_the_first_why_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int | None
+):
+    def fails(run: object) -> None:
+        raise error
+
+    group, job = Shared(), {"config": {"distributed": {"grace_s": 1.0}}, "run_dir": str(tmp_path), "run_id": None}
+    group.set("job", json.dumps({**job, "secrets": None, "trusted": trusted.told()}))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(torchrun, "store", lambda: group)
+    monkeypatch.setattr(torchrun, "StopFlag", lambda *given, **named: SimpleNamespace(signal=None))
+    monkeypatch.setattr(torchrun, "end_with_others", lambda store: None)
+    monkeypatch.setattr(worker, "start_logging", lambda run_dir, rank: None)
+    monkeypatch.setattr(train, "run", fails)
+    if code is None:
+        with pytest.raises(ValueError, match="a fault"):
+            torchrun.follow()
+    else:
+        assert torchrun.follow() == code  # the first rank tells it, so that no traceback does
+    torchrun.report(Failure.of(2, error))
+    told = torchrun.failures(group)
+    assert [(each.rank, each.user) for each in told] == [(1, code == 2), (2, code == 2)]
+    assert all(str(error) in each.text for each in told)
