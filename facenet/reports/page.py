@@ -35,6 +35,7 @@ from facenet.reports.ranking import (
     why_untested,
 )
 from facenet.reports.study import Job, Study
+from facenet.tracking.store import address
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def link_to(job: Job, root: str) -> str:
     """The address of a run's page in MLflow; its ids are a store's word."""
     if not root:
         return ""
-    return f"{root}/#/experiments/{quote(job.ran.experiment_id, safe='')}/runs/{quote(job.run_id, safe='')}"
+    return address(root, f"#/experiments/{quote(job.ran.experiment_id, safe='')}/runs/{quote(job.run_id, safe='')}")
 
 
 def count_jobs(ranking: Ranking) -> str:

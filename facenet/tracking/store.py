@@ -36,7 +36,9 @@ ABOUT = """Face embeddings, trained by facenet.
 Each run is named by what differs from the others, and its description says what came of it and what to type next. The command that began it is its
 tag `command`, all settings are in `config/everything.json`. `best/...` belongs to the epoch of the best checkpoint; `interval...` tags are 95 %
 intervals. `facenet-report SWEEP_ID` ranks a sweep and says what is more than chance."""
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens on its runs, and not on pages of language models
+TRAINING = (
+    "workflowType=machine_learning"  # which menu MLflow's pages have: that of training, and not of language models
+)
 LONGEST_SLUG = 150
 FILES = "mlartifacts"  # beside a database, for the files of its runs
 PLACES = (  # in a database, where MLflow has them as absolute paths
@@ -93,7 +95,7 @@ def open_experiment(uri: str, experiment: Experiment | str) -> tuple[MlflowClien
         if found is not None:
             return client, str(found.experiment_id)
         location = None if database is None else (database.parent / FILES / slug(name)).as_uri()
-        return client, str(client.create_experiment(name, artifact_location=location, tags={NOTE: ABOUT, **KIND}))
+        return client, str(client.create_experiment(name, artifact_location=location, tags={NOTE: ABOUT}))
 
 
 def deleted(named: str, uri: str, experiment_id: object) -> UserError:
@@ -211,7 +213,7 @@ def cause(error: BaseException, uri: str) -> str:
 def page(uri: str, path: str) -> str:
     """How to open a page of MLflow's: its address, or for a database also the command that serves it."""
     command, root = served(uri)
-    return f"{command}\n    then open {root}/{path}" if command else f"{root}/{path}"
+    return f"{command}\n    then open {address(root, path)}" if command else address(root, path)
 
 
 def pages(uri: str, paths: dict[str, str]) -> str:
@@ -219,7 +221,12 @@ def pages(uri: str, paths: dict[str, str]) -> str:
     command, root = served(uri)
     width = max(map(len, paths))
     head = f"{command}\n    then open" if command else ""
-    return "\n".join([head, *(f"    {name:<{width}}  {root}/{path}" for name, path in paths.items())])
+    return "\n".join([head, *(f"    {name:<{width}}  {address(root, path)}" for name, path in paths.items())])
+
+
+def address(root: str, path: str) -> str:
+    """Of one of MLflow's pages, with the menu for training."""
+    return f"{root}/{path}{'&' if '?' in path else '?'}{TRAINING}"
 
 
 def served(uri: str) -> tuple[str, str]:

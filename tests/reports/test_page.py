@@ -140,7 +140,10 @@ def test_each_run_says_what_it_took_and_links_to_mlflow(grid):
     assert best == ["24000", "754.0", "cpu", "git 0123abc"]
     assert "24,000" in grid.text and "13 min" in grid.text and "mlflow server --port 5000" in grid.text
     links = [attributes["href"] for tag, attributes in grid.elements if tag == "a"]
-    assert len(links) == 3 + 4 and links[0] == f"http://127.0.0.1:5000/#/experiments/7/runs/{2:032x}"
+    assert (
+        len(links) == 3 + 4
+        and links[0] == f"http://127.0.0.1:5000/#/experiments/7/runs/{2:032x}?workflowType=machine_learning"
+    )
 
 
 def test_an_effective_lr_that_is_another_has_a_column():

@@ -115,7 +115,10 @@ def test_how_to_look_at_a_run(mlflow, client, facts):
     experiment_id = client.get_run(run_id).info.experiment_id
     command, page = mlflow.view(run_id).splitlines()
     assert command.startswith(f"mlflow server --backend-store-uri {shlex.quote(mlflow.uri)} ")
-    assert page.endswith(f"/#/experiments/{experiment_id}/runs/{run_id}") and "http://127.0.0.1:50" in page
+    assert (
+        page.endswith(f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning")
+        and "http://127.0.0.1:50" in page
+    )
     assert MlflowTracking().view(None) is None
 
 

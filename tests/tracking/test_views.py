@@ -30,11 +30,16 @@ def test_the_links_of_a_sweep_are_encoded_and_open_what_they_say(mlflow, client,
     run = reading.run(mlflow.uri, run_id)
     text = views.compare_pages(mlflow.uri, [run], VIEW)
     table, charts, compare = addresses(text.partition("then open")[2])
-    assert not any(letter in text.partition("then open")[2] for letter in '[]"') and table in charts
+    assert (
+        not any(letter in text.partition("then open")[2] for letter in '[]"')
+        and table.partition("&workflowType")[0] in charts
+    )
     key = parse_qs(urlsplit(urlsplit(table).fragment).query)["viewStateShareKey"][0]
     state = json.loads(client.get_experiment(run.experiment_id).tags[f"mlflow.sharedViewState.{key}"])
-    assert state == VIEW.state() and charts.endswith("&compareRunsMode=CHART")
-    assert unquote(compare).endswith(f'/#/compare-runs?runs=["{run_id}"]&experiments=["{run.experiment_id}"]')
+    assert state == VIEW.state() and charts.endswith("&compareRunsMode=CHART&workflowType=machine_learning")
+    assert unquote(compare).endswith(
+        f'/#/compare-runs?runs=["{run_id}"]&experiments=["{run.experiment_id}"]&workflowType=machine_learning'
+    )
 
 
 def test_a_view_has_the_columns_that_answer_and_a_row_for_the_seeds_of_a_setting():
@@ -103,13 +108,15 @@ def test_a_database_that_is_served_needs_no_second_server(tmp_path, said, host, 
         listening.close()
         nobody = pages(f"sqlite:///{tmp_path}/mlflow.db", {"the run": "#/a"})
         server.communicate(b"end\n")
-    assert addresses(text) == [f"{scheme}://{host}:{port}/#/a"] and "mlflow server" not in text
+    assert (
+        addresses(text) == [f"{scheme}://{host}:{port}/#/a?workflowType=machine_learning"]
+        and "mlflow server" not in text
+    )
     assert "mlflow server" in other and str(port) not in other
     assert "mlflow server" in nobody and str(port) not in nobody  # as of a container, whose ports are its own
 
 
 def test_an_experiment_says_what_its_runs_are(mlflow, client):
-    tags = client.get_experiment_by_name("study one").tags
-    first, _, rest = tags["mlflow.note.content"].partition("\n\n")  # pages with little room show a line
+    told = client.get_experiment_by_name("study one").tags["mlflow.note.content"]
+    first, _, rest = told.partition("\n\n")  # pages with little room show a line
     assert first == "Face embeddings, trained by facenet." and "facenet-report" in rest
-    assert tags["mlflow.experimentKind"] == "custom_model_development"
