@@ -43,13 +43,15 @@ def dead(tmp_path_factory):
     failure = {"rank": 1, "time": 1.0, "user": False, "induced": False, "text": "ValueError: boom"}
     (folder / "failed" / "failure-1.json").write_text(json.dumps(failure))
     (folder / "moved").rename(folder / "elsewhere")
+    shutil.copy(folder / "mlflow.db", folder / "died.db")
     return folder
 
 
 @pytest.fixture
 def stored(dead, tmp_path):
-    """uri of a copy of that database, and a run of this process that lives."""
-    shutil.copy(dead / "mlflow.db", tmp_path)
+    """uri of a copy of that database, as it was when the process died; a test may have sent to it since."""
+    shutil.copy(dead / "died.db", dead / "mlflow.db")
+    shutil.copy(dead / "died.db", tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for path in journal.journals(dead):
         journal.mark_path(path).unlink(missing_ok=True)
