@@ -26,7 +26,7 @@ def mark(config: dict[str, Any]) -> str | None:
 def is_own(content: dict[str, Any]) -> bool:
     """Whether a loaded checkpoint was written by this user's own training."""
     stored = content.get("own")
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
+    with contextlib.suppress(KeyError, ValueError, TypeError, RecursionError):
         expected = mark(content["config"])
         return (
             isinstance(stored, str) and expected is not None and hmac.compare_digest(expected.encode(), stored.encode())

@@ -72,7 +72,10 @@ def test_newer_number_types(tmp_path: Path) -> None:
     if not hasattr(torch, "uint16"):
         pytest.skip("this torch has none")
     content = [torch.arange(5).to(torch.uint16), torch.ones(3).to(torch.float8_e5m2).view(torch.uint8)]
-    torch.save(content, tmp_path / "a.pt")
+    try:
+        torch.save(content, tmp_path / "a.pt")
+    except KeyError:  # torch 2.4
+        pytest.skip("this torch has them and cannot write them")
     assert same(load(tmp_path / "a.pt"), content)
 
 

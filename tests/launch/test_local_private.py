@@ -48,7 +48,8 @@ def listeners(said: str) -> set[str]:
 def test_the_group_of_a_job_listens_on_this_machine_alone():
     store = local_store()
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "LISTENING": LISTENING}
-    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", **loopback_only()}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}  # torch 2.4 asks for both
+    place |= loopback_only()
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", GROUP],

@@ -38,6 +38,7 @@ def test_a_mark_holds_for_its_config_and_its_user(cache, monkeypatch, tmp_path):
     assert [path.name for path in cache.iterdir()] == [own_runs.NAME]  # and no half-written one
     assert not is_own({**found, "config": {**found["config"], "benchmark": {**LFW, "root": "/etc"}}})
     assert not is_own({**found, "own": None}) and not is_own({**found, "own": "é"}) and not is_own({"config": {}})
+    assert not is_own({})  # a file of weights
     monkeypatch.setenv("FACENET_CACHE", str(tmp_path / "of another user"))
     assert not is_own(found)
     own = key()
