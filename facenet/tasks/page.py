@@ -35,7 +35,7 @@ def begun(params: Mapping[str, Any], plan: str, command: str, code: str) -> str:
     ]
     lines = [f"- {name}: {value}" for name, value in chosen]
     whose = code if code.startswith("git ") else f"{code}; the command ran in no git repository"
-    return cleaned("\n".join([head, "", *lines, "", f"Repeat it: {quoted(command)}", "", f"Code: {whose}"]))
+    return cleaned("\n".join([head, "", *lines, "", f"Repeat it: {as_code(command)}", "", f"Code: {whose}"]))
 
 
 def ended(result: Mapping[str, Any], run_dir: Path, select: str, longer: str) -> str:
@@ -50,7 +50,7 @@ def ended(result: Mapping[str, Any], run_dir: Path, select: str, longer: str) ->
         span = span_of(run_dir, select, value)
         head = f"**{select} {digits(value)}**{span}, in epoch {metrics['epoch']:.0f}"
     following = next_commands(run_dir, checkpoint, longer)
-    blocks = [f"{what.capitalize()}: {quoted(how)}\n" for what, how in following.items()]
+    blocks = [f"{what.capitalize()}: {as_code(how)}\n" for what, how in following.items()]
     threshold = metrics.get(f"{select.partition('/')[0]}/threshold")
     blocks += [f"Threshold: {digits(threshold)}; nearer faces are one identity\n"] if threshold is not None else []
     head += f"; ended early: {result['pruned']}" if result.get("pruned") else ""
@@ -73,9 +73,11 @@ def of_test(path: str, trained_by: str, command: str) -> str:
     """Of a network's test: which one, and the run that trained it, whose id is the checkpoint's word."""
     known = re.fullmatch("[0-9a-f]{32}", trained_by) is not None
     way = (
-        f"Trained by run `{trained_by}`: {quoted(f'facenet-runs show {trained_by}')}" if known else "Trained elsewhere."
+        f"Trained by run `{trained_by}`: {as_code(f'facenet-runs show {trained_by}')}"
+        if known
+        else "Trained elsewhere."
     )
-    return cleaned(f"Test of {quoted(path)}\n\n{way}\n\nRepeat it: {quoted(command)}")
+    return cleaned(f"Test of {as_code(path)}\n\n{way}\n\nRepeat it: {as_code(command)}")
 
 
 def longer_than(plan: Mapping[str, Any]) -> str:
@@ -98,7 +100,7 @@ def stopped(run_dir: Path, reason: str) -> str:
     head = f"**Failed**\n\n{fenced(wrapped(reason[-LONGEST_REASON:]))}" if reason else "**Stopped**"
     last = RunDir(run_dir).checkpoints.last.is_file()
     way = (
-        [f"Go on with it: {quoted(resume_command(run_dir))}"]
+        [f"Go on with it: {as_code(resume_command(run_dir))}"]
         if last
         else ["It ended before its first checkpoint; the same command begins anew."]
     )
@@ -115,7 +117,7 @@ def trust_of_load() -> list[str]:
     return [f"trust={names!r}"] if names else []
 
 
-def quoted(text: str) -> str:
+def as_code(text: str) -> str:
     """Code that MLflow's page breaks where its column ends and that is copied as it is; a block of it pushes what stands beside it out of the
     window. Where it has several lines it is a block."""
     if "\n" in text.strip():

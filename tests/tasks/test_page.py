@@ -115,4 +115,4 @@ def test_no_line_of_the_page_is_wider_than_its_column():
     ],
 )
 def test_a_command_is_code_whatever_is_in_it(command, shown):
-    assert page.quoted(command) == shown
+    assert page.as_code(command) == shown
