@@ -1,4 +1,4 @@
-"""The parsers of files from outside, fed with damage: each returns or raises UserError, in bounded time. A million inputs: tests/nightly."""
+"""The parsers of files from outside, fed with damage: each returns or raises UserError, in bounded time. A million inputs: data/test_fuzz.py."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def commands_of(page: str, *programs: str) -> list[list[str]]:
 
 def test_data_commands_write_what_they_say(folder: Path):
     for words in commands_of("docs/data.md", "facenet-data"):
-        if "--weights" not in words:  # a network made elsewhere: tests/nightly/test_pages.py
+        if "--weights" not in words:  # a network made elsewhere: test_every_block.py
             done = run(words, folder)
             assert done.returncode == 0, (words, done.stderr[-2000:])
     assert (

@@ -1,6 +1,6 @@
 """Kill anything, anywhere: real runs are hit at random moments, and go on as if nothing had happened.
 
-FACENET_NIGHTLY=1 pytest -s tests/nightly/test_chaos.py -m nightly
+FACENET_NIGHTLY=1 pytest -s tests/tasks/test_chaos.py -m nightly
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A long run with everything on: memory, open files, threads and processes stay flat, and a step costs at the end what it cost before.
 
-FACENET_NIGHTLY=1 FACENET_SOAK_MINUTES=30 pytest -s tests/nightly/test_soak.py; one minute of it comes first.
+FACENET_NIGHTLY=1 FACENET_SOAK_MINUTES=30 pytest -s tests/engine/test_soak.py; one minute of it comes first.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Configs of strangers, drawn at random: which container, at which depth, in which slot, under which name. FACENET_NIGHTLY=1"""
+"""Configs of strangers, drawn at random: which container, at which depth, in which slot, under which name."""
 
 from __future__ import annotations
 
 import collections
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +17,7 @@ from facenet.engine import checkpoint as checkpoints
 from facenet.errors import UserError
 from facenet.tools.overlap import restore_network
 
-pytestmark = [
-    pytest.mark.nightly,
-    pytest.mark.skipif(os.environ.get("FACENET_NIGHTLY") != "1", reason="long; set FACENET_NIGHTLY=1"),
-    pytest.mark.timeout(1800),
-]
+pytestmark = pytest.mark.nightly
 DRAWS = 200
 FACENET, TRUNK = "facenet.backbones.FaceNet", "facenet.backbones.MobileNetV1"
 WRAPS: list[Callable[[Any], Any]] = [

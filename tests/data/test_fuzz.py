@@ -1,4 +1,4 @@
-"""A million inputs for the parsers of files from outside: FACENET_NIGHTLY=1 pytest tests/nightly/test_fuzz.py"""
+"""A million inputs for the parsers of files from outside: FACENET_NIGHTLY=1 pytest tests/data/test_fuzz.py"""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""A stranger's class and words of trust at drawn places of checkpoints, presets and commands on record. FACENET_NIGHTLY=1"""
+"""A stranger's class and words of trust at drawn places of checkpoints, presets and commands on record."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 from collections.abc import Iterator
@@ -19,11 +18,7 @@ from facenet.errors import UserError
 from facenet.files import trusted
 from facenet.tasks.restore import from_checkpoint
 
-pytestmark = [
-    pytest.mark.nightly,
-    pytest.mark.skipif(os.environ.get("FACENET_NIGHTLY") != "1", reason="long; set FACENET_NIGHTLY=1"),
-    pytest.mark.timeout(1800),
-]
+pytestmark = pytest.mark.nightly
 DRAWS = 200
 NAME = "package_of_a_stranger"
 WORDS: list[dict[str, Any]] = [
