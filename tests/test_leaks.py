@@ -47,6 +47,7 @@ def test_left_file(): os.mkdir("mlruns")
 def test_left_directory(tmp_path): os.chdir(tmp_path)
 def test_clean_file(tmp_path): (tmp_path / "mlruns").mkdir(); open("written", "w").close(); os.remove("written")
 def test_left_level(): logging.getLogger().setLevel(5)
+def test_left_log_handler(): logging.getLogger().addHandler(logging.StreamHandler())
 def test_left_dtype(): torch.set_default_dtype(torch.float64)
 def test_left_group(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
@@ -95,6 +96,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("directory", "working directory"),
         ("file", "file mlruns in "),
         ("level", "level of the root logger: 30, now 5"),
+        ("log_handler", 'handlers of the root logger: [], now ["<StreamHandler <'),
         ("dtype", "torch's default dtype: torch.float32, now torch.float64"),
         ("group", "a process group"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import shlex
 import sys
@@ -198,6 +199,9 @@ def test_the_command_says_the_same_of_all(line, monkeypatch, capsys, tmp_path):
 
 
 def whole_command(line, monkeypatch, capsys, tmp_path) -> None:
+    root = logging.getLogger()  # which Hydra sets up for a sweep
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(root, "handlers", [*root.handlers])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["facenet-train", *shlex.split(line)])
     monkeypatch.setattr(job, "run_job", lambda values, **others: configs.check(values, Recipe))

@@ -98,7 +98,13 @@ def settings() -> dict[str, Any]:
     """What a test may change and must put back."""
     found: dict[str, Any] = {f"variable {name}": value for name, value in os.environ.items() if name not in VARIABLES}
     found |= {f"handler of {number.name}": signal.getsignal(number) for number in SIGNALS}
-    found |= {"working directory": os.getcwd(), "level of the root logger": logging.getLogger().level}
+    root = logging.getLogger()
+    handlers = [repr(handler) for handler in root.handlers if not type(handler).__module__.startswith("_pytest")]
+    found |= {
+        "working directory": os.getcwd(),
+        "level of the root logger": root.level,
+        "handlers of the root logger": handlers,
+    }
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "distributed"):
         found |= {

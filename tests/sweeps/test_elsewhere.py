@@ -100,7 +100,7 @@ def test_a_preempted_job_saves_is_requeued_and_goes_on_in_the_same_run(tmp_path)
     process = start(tmp_path, "hydra/launcher=submitit_local", "seed=1", "trainer.epochs=12", "trainer.log_every=1")
     journal = tmp_path / "sweep" / "0" / "metrics.jsonl"
     while not (journal.is_file() and '"train/loss"' in journal.read_text()):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, (process.communicate(), said_in(tmp_path / "sweep" / ".submitit"))
         time.sleep(0.2)
     os.kill(submitted(tmp_path), signal.SIGUSR2)  # as a batch system does before the limit, or to make room
     _, err = process.communicate(timeout=600)
@@ -114,6 +114,11 @@ def test_a_preempted_job_saves_is_requeued_and_goes_on_in_the_same_run(tmp_path)
     assert (run.status, run.tags["resumed"]) == ("FINISHED", "1")
     steps = [step for step, _ in reading.history(f"sqlite:///{tmp_path / 'mlflow.db'}", run.id, "train/loss")]
     assert steps == list(range(1, len(steps) + 1)) and run.metrics["epoch"] == 12, "every step once"
+
+
+def said_in(folder: Path) -> dict[str, str]:
+    """What submitit's jobs wrote, by file."""
+    return {str(path): path.read_text()[-3000:] for path in sorted(folder.rglob("*_log.*"))}
 
 
 def submitted(directory: Path) -> int:

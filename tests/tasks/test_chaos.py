@@ -92,12 +92,13 @@ class Run:
         many = ("distributed=ddp", f"distributed.num_processes={processes}") if processes > 1 else ()
         self.command = [str(Path(sys.executable).parent / "facenet-train"), *JOB, *many]
         self.command += [f"tracking.uri={self.uri}", f"hydra.run.dir={self.dir}"]
-        folder.mkdir()
+        self.site = folder / "site"  # of its own: a path with anything called mlflow on it starts no warm process
+        self.site.mkdir(parents=True)
         shutil.copy(database, folder / "mlflow.db")
-        shutil.copy(HERE / "chaos_site.py", folder / "sitecustomize.py")
+        shutil.copy(HERE / "chaos_site.py", self.site / "sitecustomize.py")
 
     def start(self, phase: str = "", nth: int = 1) -> subprocess.Popen[bytes]:
-        places = os.pathsep.join([str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+        places = os.pathsep.join([str(self.site), *filter(None, [os.environ.get("PYTHONPATH")])])
         own = {"PYTHONPATH": places, "FACENET_CHAOS_PHASE": phase, "FACENET_CHAOS_NTH": str(nth)}
         own |= {"FACENET_CHAOS_SAYS": str(self.said), "FACENET_CHAOS_RUN": str(self.folder)}
         with (self.folder / "output.txt").open("ab") as output:
