@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,45 +12,129 @@ import pytest
 
 TESTS = Path(__file__).parent
 CI = TESTS.parent / ".ci"
-COMMANDS = ("python3", "python", "pytest", "ruff", "mypy", "lint-imports", "sphinx-build", "chromium")
+COMMANDS = ("python3", "python", "pytest", "ruff", "mypy", "lint-imports", "sphinx-build")
 SAYS = """#!/bin/sh
 line="$(basename "$0") $*"
 echo "$line" >> "$CALLS"
-case "$line" in *"$FAILS"*) exit 1 ;; esac
+case "$line" in *"$WAITS"*) echo "$$" > "$STARTED"; exec sleep 600 ;; esac
+IFS='|'
+for part in $FAILS; do
+    case "$line" in *"$part"*) exit "${CODE:-1}" ;; esac
+done
 """
 
 
-def run(tmp_path: Path, fails: str, *command: str) -> tuple[int, list[str], str]:
-    """Exit code of .ci/run, or of another command there, lines of what it called, and what it said; a command whose line holds `fails` fails."""
-    for name in COMMANDS:
+def started(
+    tmp_path: Path, fails: str, *command: str, waits: str = "nothing waits", **variables: str
+) -> subprocess.Popen[str]:
+    """.ci/run, or another command there; of its commands those fail whose line holds a part of `fails`, and that waits which holds `waits`."""
+    for name in (*COMMANDS, *([variables["BROWSER"]] if variables.setdefault("BROWSER", "chromium") else [])):
         (tmp_path / name).write_text(SAYS)
         (tmp_path / name).chmod(0o755)
-    calls = tmp_path / "calls"
-    calls.write_text("")
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "CALLS": str(calls), "FAILS": fails}
+    (tmp_path / "calls").write_text("")
+    (tmp_path / "a place").mkdir(exist_ok=True)
+    if not (tmp_path / "started").exists():
+        os.mkfifo(tmp_path / "started")
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "a place")}
+    env |= {"CALLS": str(tmp_path / "calls"), "STARTED": str(tmp_path / "started"), "FAILS": fails, "WAITS": waits}
     env["FACENET_NIGHTLY_STATE"] = str(tmp_path / "state")
     script, *arguments = command or ("run",)
-    ended = subprocess.run([CI / script, *arguments], env=env, capture_output=True, text=True, timeout=60)
-    return ended.returncode, calls.read_text().splitlines(), ended.stdout + ended.stderr
+    out = subprocess.PIPE
+    return subprocess.Popen(
+        [CI / script, *arguments], env=env | variables, stdout=out, stderr=out, text=True, start_new_session=True
+    )
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+def ended(tmp_path: Path, process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
+    """Exit code, lines of what was called, and what was said."""
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return process.returncode, (tmp_path / "calls").read_text().splitlines(), out + err
+
+
+def run(tmp_path: Path, fails: str, *command: str, **variables: str) -> tuple[int, list[str], str]:
+    return ended(tmp_path, started(tmp_path, fails, *command, **variables))
+
+
+def told(said: str) -> list[str]:
+    """What is said to have failed, each by its beginning."""
+    failed = [line.removeprefix("failed: ") for line in said.splitlines() if line.startswith("failed: ")]
+    return [line.partition(": pytest")[0].partition(" -")[0] for line in failed]
+
+
+GROUPS = ["fast tests", "ratios, alone on the machine", "runs", "everything else", "joblib, optuna, submitit", "ray"]
+
+
 @pytest.mark.parametrize(
-    ("fails", "code", "groups"),
+    ("fails", "groups", "failed"),
     [
-        ("nothing fails", 0, 6),
-        ("-m not slow", 1, 1),  # told at once: no slow group is waited for
-        ("tests/bench", 1, 6),  # told at the end, with all others
-        ("ruff format", 1, 0),
-        ("mypy", 1, 0),
+        ("nothing fails", 6, []),
+        ("-m not slow", 1, GROUPS[:1]),  # told at once: no slow group is waited for
+        ("-n0 tests/bench", 6, [GROUPS[1]]),  # told at the end, with all others
+        ("-m slow", 6, GROUPS[1:]),
+        ("-n0 tests/bench|spent.py --slowest", 6, [GROUPS[1], "python .ci/spent.py"]),
+        ("-n0 tests/bench|joblib", 5, [GROUPS[1], "python"]),  # Ray is tested all the same
+        ("ruff format", 0, ["ruff format"]),
+        ("mypy", 0, ["mypy"]),
+        ("ruff check|lint-imports|sphinx-build", 0, ["ruff check .", "lint-imports", "sphinx-build"]),
+        ("venv", 0, ["python3"]),
+        ("install --quiet torch", 0, ["python"]),
     ],
 )
-def test_ends_as_its_parts_ended(tmp_path: Path, fails: str, code: int, groups: int) -> None:
+def test_ends_as_its_parts_ended(tmp_path: Path, fails: str, groups: int, failed: list[str]) -> None:
     returned, calls, said = run(tmp_path, fails)
-    assert returned == code, said
     assert len([line for line in calls if line.startswith("pytest -p spent")]) == groups
-    if groups:
-        assert ("failed: " in said) == (code == 1)
+    assert told(said) == failed and returned == bool(failed), said
+    assert not failed or said.splitlines()[-1] == f".ci/run: {len(failed)} failed, exit code 1"
+    assert list((tmp_path / "a place").iterdir()) == []
+
+
+@pytest.mark.parametrize("code", ["2", "3", "5", "137"])  # interrupted, a fault of pytest's, nothing collected, killed
+def test_a_group_fails_by_any_exit_code_but_0(tmp_path: Path, code: str) -> None:
+    returned, _, said = run(tmp_path, "-n0 tests/bench|-k ray", CODE=code)
+    assert returned == 1 and told(said) == [GROUPS[1], GROUPS[5]]
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("waits", ["mypy", "pytest -p spent --spent"])
+def test_a_signal_ends_it_at_once_with_all_that_it_started(tmp_path: Path, how: int, code: int, waits: str) -> None:
+    """Ctrl-C was not heard until the group that ran had ended."""
+    process = started(tmp_path, "ruff check" if waits == "mypy" else "nothing fails", waits=waits)
+    child = int((tmp_path / "started").read_text())
+    os.kill(process.pid, how)
+    returned, _, said = ended(tmp_path, process)
+    assert returned == code and not Path(f"/proc/{child}").exists()
+    assert told(said) == (["ruff check ."] if waits == "mypy" else [])
+    assert said.endswith(f"failed, exit code {code}\n") and list((tmp_path / "a place").iterdir()) == []
+
+
+def test_tests_that_take_too_long_are_ended_and_told(tmp_path: Path) -> None:
+    process = started(tmp_path, "-n0 tests/bench", waits="-m slow tests/tasks", FACENET_CI_STOP_S="2")
+    child = int((tmp_path / "started").read_text())
+    returned, calls, said = ended(tmp_path, process)
+    assert returned == 1 and not Path(f"/proc/{child}").exists()
+    assert told(said) == [
+        *GROUPS[1:3],
+        "the groups after this one, which were not run: the tests take more than 2 s here",
+    ]
+    assert "the slowest that ended" in said and any("spent.py --slowest 20" in line for line in calls)
+
+
+@pytest.mark.parametrize("user", ["root", "another"])
+def test_no_browser_is_told_at_the_end(tmp_path: Path, user: str) -> None:
+    """Root's apt-get fails, too, where no server of packages is reached."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "sh", "env", "basename", "dirname", "mktemp", "rm", "xargs", "timeout", "sleep"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    for name, code in (("id", f"echo {0 if user == 'root' else 1000}"), ("apt-get", "exit 100")):
+        (tools / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tools / name).chmod(0o755)
+    code, calls, said = run(tmp_path, "nothing fails", PATH=f"{tmp_path}:{tools}", BROWSER="")
+    assert code == 0 and len(calls) > 10
+    assert said.splitlines()[-1] == "left out: tests/browser, which want a browser: install chromium"
 
 
 def test_statics_come_before_any_test(tmp_path: Path) -> None:
@@ -75,6 +161,16 @@ def test_a_stopped_night_goes_on(tmp_path: Path) -> None:
     _, calls, said = run(tmp_path, "-m venv", "nightly")
     assert [line for line in calls if "pytest -m nightly" in line] == ["pytest -m nightly -n0 tests/engine"]
     assert "=== data: passed before" in said
+
+
+def test_a_signal_ends_the_night_and_tells_what_failed_before(tmp_path: Path) -> None:
+    process = started(tmp_path, "tests/data", "nightly", waits="tests/engine")
+    child = int((tmp_path / "started").read_text())
+    os.kill(process.pid, signal.SIGINT)
+    code, calls, said = ended(tmp_path, process)
+    assert code == 130 and not Path(f"/proc/{child}").exists() and "tests/engine" in calls[-1]
+    assert told(said) == ["data"] and not (tmp_path / "state" / "engine").exists()
+    assert list((tmp_path / "a place").iterdir()) == []
 
 
 def test_a_room_that_is_not_there_is_told(tmp_path: Path) -> None:
