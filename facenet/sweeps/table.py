@@ -1,4 +1,4 @@
-"""The table of a sweep's jobs: what each will really do, in text and CSV; and how long it takes."""
+"""The table of a sweep's jobs: what each will really do, in text and CSV; and how long it takes. It is made before any starts, and stays so."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from facenet.evaluation.report import duration
 from facenet.sweeps.plans import Job
 from facenet.tasks import pace
 
+AT_START = "at start"  # the column of states: that of a job when the command began
 STATES = {
     "new": "new",
     "finished": "finished, skipped",
@@ -40,7 +41,7 @@ def row(job: Job, axes: list[str], skip_duplicates: bool) -> dict[str, str]:
     state = "impossible" if job.problem else STATES[job.state.kind]
     if skip_duplicates and job.twin is not None:
         state = "duplicate, skipped"
-    found = {"job": str(job.num), "state": state, **{key: job.changed.get(key, "") for key in axes}}
+    found = {"job": str(job.num), AT_START: state, **{key: job.changed.get(key, "") for key in axes}}
     plan = job.plan
     if plan is None:
         return {**found, **dict.fromkeys(("lr", "batch", "per process", "steps", "epochs", "images", "device"), "")}

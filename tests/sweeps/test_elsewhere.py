@@ -75,7 +75,7 @@ def test_two_jobs_are_planned_run_and_tracked(launcher, tmp_path):
     code, out, err = sweep(tmp_path, *launcher, "seed=1,2")
     assert code == 0, err[-3000:]
     table = [line.split() for line in out.splitlines() if line.split()[:1] in (["job"], ["0"], ["1"])][:3]
-    assert table[0][:3] == ["job", "state", "seed"]
+    assert table[0][:4] == ["job", "at", "start", "seed"]
     assert [row[:3] for row in table[1:]] == [["0", "new", "1"], ["1", "new", "2"]]
     assert runs(tmp_path) == {"0": "FINISHED", "1": "FINISHED"}
     assert "sweep sweep: 1 setting of 2 jobs" in out and "(2 seeds)" in out and "compare the runs: mlflow server" in out

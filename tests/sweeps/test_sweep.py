@@ -62,7 +62,7 @@ def models(directory: Path) -> list[Any]:
 
 def table(out: str) -> list[list[str]]:
     lines = out.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith("job  state"))
+    start = next(number for number, line in enumerate(lines) if line.startswith("job  at start"))
     return [line.split() for line in lines[start : lines.index("", start)]]
 
 
@@ -84,6 +84,8 @@ def test_a_failing_job_is_told_the_others_run_and_the_same_command_tries_it_alon
     assert states(tmp_path) == {"0": "FINISHED", "1": "FAILED", "2": "FINISHED", "3": "FAILED"}
     assert "sweep sweep: 2 settings of 4 jobs" in done.stdout and "compare the runs: " in done.stdout
     assert (tmp_path / "sweep" / "plan.csv").read_text().count("\n") == 5
+    left = (tmp_path / "sweep" / "plan.txt").read_text()  # and it ended otherwise
+    assert [row.split()[:3] for row in left.splitlines()][:2] == [["job", "at", "start"], ["0", "new", "0.001"]]
     kept = models(tmp_path)
     assert [each.source_run_id for each in kept] == [best_of(tmp_path).id]
     assert f"the best network is in its run: models:/{kept[0].model_id}, " in done.stdout
