@@ -112,7 +112,7 @@ def count_jobs(ranking: Ranking) -> str:
     direction = "lower" if ranking.study.lower_is_better else "higher"
     jobs, unranked = len(ranking.study.jobs), len(ranking.unranked)
     missing = f", {unranked} of them without a rank" if unranked else ""
-    unfinished = f" {ranking.study.incomplete}." if ranking.study.incomplete else ""
+    unfinished = "".join(f" {line}." for line in ranking.study.left_out)
     return f"{jobs} jobs{missing}; {ranking.study.metric} of the best epoch, {direction} is better.{unfinished}"
 
 

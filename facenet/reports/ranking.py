@@ -244,7 +244,7 @@ def ranked_table(study: Study) -> str:
             f"sweep {shown(study.sweep_id)}: {settings} of {len(study.jobs)} jobs",
             *(f"  {line}" for line in lines[: len(rows) if ranking.settings else 0]),
             *left_out,
-            *([f"  {shown(study.incomplete)}"] if study.incomplete else []),
+            *(f"  {shown(line)}" for line in study.left_out),
             shown(verdict(ranking)),
         ]
     )

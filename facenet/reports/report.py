@@ -42,7 +42,7 @@ def run_report(
         )
     path = Path(out or name_of(sweep_id)).absolute()
     told = write_report(address, study, path, exactly=out is not None, faces=faces)
-    unfinished = f"{shown(study.incomplete)}\n" if study.incomplete else ""
+    unfinished = "".join(f"{shown(line)}\n" for line in study.left_out)
     if open and not webbrowser.open(path.as_uri()):
         told += "; no browser was found to open it"
     return f"{shown(verdict(rank(study)))}\n{unfinished}{told}"

@@ -8,8 +8,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from facenet.errors import UserError, shown
 from facenet.evaluation.report import lower_is_better
@@ -19,10 +19,9 @@ from facenet.privacy.addresses import masked_address
 from facenet.tracking import reading
 from facenet.tracking.facts import AXES, GIVEN, JOBS, planned, values_in
 from facenet.tracking.names import axes_name
-from facenet.tracking.reading import RunRecord
+from facenet.tracking.reading import MOST_NAMED, RunRecord
 
 NOT_NUMBERS = 1e100  # no figure of a run is as large: MLflow stores an infinity as the largest float, and no axis has room for that
-MOST_NAMED = 10
 LARGEST = 1e15  # of whole numbers that a store may tell
 MOST_JOBS = 1_000_000
 HELDOUT = "plan.num_heldout_identities"
@@ -89,12 +88,15 @@ class Job:
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """The jobs of one sweep in the order of their numbers, judged by `metric`. `missing`: numbers of those that have no run, as far as the others
-    know of them; `directory`: where the sweep ran, empty where that is not known."""
+    know of them; `deleted`: of those whose runs were deleted in MLflow, and `way_back` what brings these back; `directory`: where the sweep ran,
+    empty where that is not known."""
 
     sweep_id: str
     metric: str
     jobs: tuple[Job, ...]
     missing: tuple[int, ...] = ()
+    deleted: tuple[int, ...] = ()
+    way_back: str = ""
     directory: str = ""
     lower: bool | None = None  # is better; None in runs of earlier versions, whose metrics say it by their names
 
@@ -103,22 +105,42 @@ class Study:
         return tuple(dict.fromkeys(key for job in self.jobs for key in job.axes))
 
     @property
+    def left_out(self) -> list[str]:
+        """What is not known of all jobs, a line each: that some are missing, that runs of some were deleted."""
+        return [line for line in (self.incomplete, self.lost) if line]
+
+    @property
+    def num_jobs(self) -> int:
+        return len(self.jobs) + len(self.missing) + len(self.deleted)
+
+    @property
+    def lost(self) -> str:
+        if not self.deleted:
+            return ""
+        count = f"the runs of {len(self.deleted)} of {self.num_jobs} jobs were deleted in MLflow"
+        return f"{count} ({numbers(self.deleted)}), which are left out here; {self.way_back}"
+
+    @property
     def incomplete(self) -> str:
         """That jobs are missing, in one line; empty where none is."""
         if not self.missing:
             return ""
-        named = ", ".join(map(str, self.missing[:MOST_NAMED])) + (", ..." if len(self.missing) > MOST_NAMED else "")
-        total = len(self.jobs) + len(self.missing)
         way = (
             f"; go on with: {command('facenet-train', override('sweep.resume', self.directory))}"
             if self.directory
             else ""
         )
-        return f"{len(self.missing)} of {total} jobs have no run yet, or never will ({named}){way}"
+        return (
+            f"{len(self.missing)} of {self.num_jobs} jobs have no run yet, or never will ({numbers(self.missing)}){way}"
+        )
 
     @property
     def lower_is_better(self) -> bool:
         return lower_is_better(self.metric) if self.lower is None else self.lower
+
+
+def numbers(jobs: Sequence[int]) -> str:
+    return ", ".join(map(str, jobs[:MOST_NAMED])) + (", ..." if len(jobs) > MOST_NAMED else "")
 
 
 def read_study(uri: str, sweep_id: str, directory: str = "") -> Study:
@@ -130,7 +152,11 @@ def read_study(uri: str, sweep_id: str, directory: str = "") -> Study:
         if lost := reading.deleted_with(uri, sweep_id):
             raise lost from None
         raise UserError(f"{shown(sweep_id)}: no such sweep in {sweeps_of(uri)}") from None
-    return study_of(sweep_id, records)
+    study, deleted = study_of(sweep_id, records), reading.deleted_jobs(uri, sweep_id, records)
+    if not deleted:
+        return study
+    missing, way_back = set(study.missing) - deleted.keys(), reading.restoring(uri, [*deleted.values()])
+    return replace(study, missing=tuple(sorted(missing)), deleted=tuple(deleted), way_back=way_back)
 
 
 def sweeps_of(uri: str) -> str:

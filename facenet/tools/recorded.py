@@ -27,6 +27,8 @@ def run_list(*, uri: str | None, experiment: str | None, sweep: str | None, limi
     condition = reading.of_sweep(sweep) if sweep else ""
     runs = reading.search(store, condition, experiment)
     if not runs:
+        if sweep and experiment is None and (lost := reading.deleted_with(store, sweep)):
+            raise lost
         raise UserError(
             f"no run {f'of sweep {shown(sweep)} ' if sweep else ''}in MLflow here; set --uri or MLFLOW_TRACKING_URI"
         )
@@ -99,9 +101,18 @@ def named(store: str, run: str) -> RunRecord:
         if not isinstance(run_id, str):
             raise UserError(f"{shown(run)}: has no {RunDir.journal} of a run in MLflow; name a run by its id or name")
         return reading.run(store, run_id)
-    found = [each for each in reading.search(store) if each.id.startswith(run) or each.name == run]
+    found = [each for each in reading.search(store) if is_called(each, run)]
     if len(found) == 1:
         return found[0]
+    if not found and (gone := [each for each in reading.search(store, deleted=True) if is_called(each, run)]):
+        told = "this run was" if len(gone) == 1 else f"{len(gone)} runs were"
+        raise UserError(
+            f"{shown(run)}: {told} deleted in MLflow; {reading.restoring(store, [each.id for each in gone])}"
+        )
     several = ", ".join(each.id[:8] for each in found[-5:])
     told = f"{len(found)} runs, the newest {several}" if found else "no such run in MLflow"
     raise UserError(f"{shown(run)}: {told}; see facenet-runs list")
+
+
+def is_called(found: RunRecord, run: str) -> bool:
+    return found.id.startswith(run) or found.name == run

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from facenet.errors import UserError, shown
+from facenet.files.typed import command
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import as_named
 from facenet.tracking.facts import safe_name
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Accuracy of each fold in the epoch of best/<benchmark>/accuracy: tag folds.<benchmark>, JSON; earlier metrics folds/<benchmark>/<number>.
 FOLDS, FOLDS_TAG = "folds/", "folds."
+MOST_NAMED = 10  # in one line
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,27 @@ def deleted_with(uri: str, sweep_id: str) -> UserError | None:
             if found and each.lifecycle_stage == "deleted":
                 return deleted(f"{shown(sweep_id)}: its experiment {shown(each.name)}", uri, each.experiment_id)
             if found:
-                command = f"{mlflow_command(uri)} runs restore --run-id {found[0].info.run_id}"
-                return UserError(
-                    f"{shown(sweep_id)}: its {len(found)} runs were deleted in MLflow; bring each back with: {command}"
-                )
+                way = restoring(uri, [run.info.run_id for run in found])
+                return UserError(f"{shown(sweep_id)}: its {len(found)} runs were deleted in MLflow; {way}")
     return None
+
+
+def deleted_jobs(uri: str, sweep_id: str, runs: Sequence[RunRecord]) -> dict[int, str]:
+    """Job number -> id of its newest run, of jobs of the sweep of these runs that have none but deleted ones."""
+    places, there = {sweep_dir(run) for run in runs}, {job_number(run) for run in runs}
+    found = [run for run in search(uri, of_sweep(sweep_id), deleted=True) if run.tags.get("sweep_id") == sweep_id]
+    own = {job_number(run): run.id for run in found if sweep_dir(run) in places}
+    return {number: own[number] for number in sorted(own.keys() - there)}
+
+
+def restoring(uri: str, run_ids: Sequence[str]) -> str:
+    """How deleted runs come back: a line to type, of many one for each."""
+    restore = f"{mlflow_command(uri)} runs restore --run-id"
+    if len(run_ids) == 1:
+        return f"bring it back with: {restore} {command(*run_ids)}"
+    if len(run_ids) <= MOST_NAMED:
+        return f"bring them back with: for run in {command(*run_ids)}; do {restore} $run; done"
+    return f"bring each back with: {restore} {command(run_ids[0])}"
 
 
 def running(uri: str, experiment: str | None = None) -> list[RunRecord]:
@@ -105,8 +123,11 @@ def running(uri: str, experiment: str | None = None) -> list[RunRecord]:
     return search(uri, "attributes.status = 'RUNNING'", experiment)
 
 
-def search(uri: str, condition: str = "", experiment: str | None = None) -> list[RunRecord]:
-    """Runs that MLflow's filter finds, of one experiment or of all, oldest first."""
+def search(uri: str, condition: str = "", experiment: str | None = None, *, deleted: bool = False) -> list[RunRecord]:
+    """Runs that MLflow's filter finds, of one experiment or of all, oldest first; those that were deleted, or all others."""
+    from mlflow.entities import ViewType
+
+    kind = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     found: list[RunRecord] = []
     with reader(uri) as client:
         experiments = [each.experiment_id for each in client.search_experiments() if experiment in (None, each.name)]
@@ -114,7 +135,9 @@ def search(uri: str, condition: str = "", experiment: str | None = None) -> list
             raise UserError(f"{shown(str(experiment))}: no experiment of this name in MLflow at {masked_address(uri)}")
         token = None
         while True:
-            part = client.search_runs(experiments, condition, order_by=["attributes.start_time"], page_token=token)
+            part = client.search_runs(
+                experiments, condition, kind, order_by=["attributes.start_time"], page_token=token
+            )
             found.extend(record(run) for run in part)
             if not (token := part.token):
                 return found
