@@ -184,6 +184,8 @@ def test_what_is_advised_is_taken(base):
 )
 def test_what_hydra_takes_is_no_mistake(arguments):
     mistakes.refuse_flags(shlex.split(arguments), "train")
+    with pytest.raises(UserError, match="^--epochs 3: facenet-train takes key=value; write trainer.epochs=3$"):
+        mistakes.refuse_flags([*shlex.split(arguments), "--epochs", "3"], "train")
 
 
 @pytest.mark.slow

@@ -171,7 +171,9 @@ def test_a_choice_builds(group: str, choice: str):
 
 def test_every_preset_composes_and_fits():
     """What a preset leaves to the user may be missing; nothing else may be wrong."""
-    for preset in sorted(Path(str(files(PACKAGES[1]))).glob("preset/*.yaml")):
+    presets = sorted(Path(str(files(PACKAGES[1]))).glob("preset/*.yaml"))
+    assert "real_faces" in [preset.stem for preset in presets]
+    for preset in presets:
         config = composed(preset=preset.stem)
         problems = configs.problems_of(config, Recipe)
         assert all(": needs a value" in problem for problem in problems), (preset.stem, problems)

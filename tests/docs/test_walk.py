@@ -121,7 +121,9 @@ def test_blocks_of_the_pages_in_python(walked: Path, monkeypatch: pytest.MonkeyP
 def commands_of(page: str, *programs: str) -> list[list[str]]:
     """Those of a page that begin with one of these words."""
     bash = [words for block in blocks(page) if block.language == "bash" for words in block.commands()]
-    return [words for words in bash if words[0] in programs]
+    found = [words for words in bash if words[0] in programs]
+    assert found, f"{page} has no {' or '.join(programs)}"
+    return found
 
 
 def test_data_commands_write_what_they_say(folder: Path):
@@ -143,7 +145,7 @@ def test_the_walk_s_runs_are_tested_and_read_as_the_pages_say(walked: Path, monk
     (walked / "outputs/DATE/TIME").symlink_to(walked / "runs/losses/0")
     for words in commands_of("docs/evaluation.md", "facenet-evaluate"):
         tested = facenet.evaluate([*words[1:], "accelerator=cpu"])
-        assert tested.metrics["lfw/accuracy" if "benchmark.root=LFW" in words else "heldout/accuracy"] <= 1
+        assert ("lfw/accuracy" if "benchmark.root=LFW" in words else "heldout/accuracy") in tested.metrics
     for words in commands_of("docs/mlflow.md", "facenet-runs"):
         assert run(words, walked).returncode == 0
     (walked / "run").symlink_to(walked / "runs/losses/0")

@@ -41,8 +41,10 @@ def test_a_process_reads_its_order_from_a_pipe_and_no_descriptor_is_left(tmp_pat
 
 
 def test_a_process_that_reads_nothing_is_no_error_of_its_launcher():
+    before = os.listdir("/proc/self/fd")
     with ORDER.handed():
         pass
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_run_is_what_its_order_says():

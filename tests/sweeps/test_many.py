@@ -48,3 +48,5 @@ def test_a_large_one_is_not():
         config("seed=1,2", params={"seed": "range(0,100000)"})
     )  # the command's stands in place of the preset's
     check_number(config("trainer.epochs=3"))
+    with pytest.raises(UserError, match="2,501 values make this a sweep of 5,002 jobs"):  # one value more
+        check_number(config("seed=range(0,2501)", "optimizer.lr=1e-3,1e-4"))

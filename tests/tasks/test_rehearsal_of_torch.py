@@ -62,9 +62,14 @@ def test_a_schedule_that_cannot_teach_is_refused(scheduler, told):
 
 
 def test_schedules_that_touch_zero_are_played():
-    for scheduler in (partial("CosineAnnealingLR", T_max=5), partial("CyclicLR", base_lr=0.0, max_lr=0.1)):
-        check_rates(started(scheduler), steps=STEPS)
-    check_rates(started(partial("LinearLR", start_factor=1e-4, total_iters=10 * STEPS)), steps=STEPS)
+    for scheduler, step in (
+        (partial("CosineAnnealingLR", T_max=5), 5),
+        (partial("CyclicLR", base_lr=0.0, max_lr=0.1), 0),
+    ):
+        check_rates(schedule := started(scheduler), steps=STEPS)
+        assert schedule.lr_at(step) == pytest.approx(0, abs=1e-12) and schedule.lr_at(step + 1) > 0
+    check_rates(schedule := started(partial("LinearLR", start_factor=1e-4, total_iters=10 * STEPS)), steps=STEPS)
+    assert schedule.lr_at(0) == pytest.approx(1e-5)
 
 
 def adam(**options):
@@ -90,13 +95,18 @@ def test_an_optimizer_that_could_not_step_here_is_refused(optimizer, told):
 def test_optimizers_of_torch_are_tried(name):
     if not hasattr(torch.optim, name):
         pytest.skip(f"this torch has no {name}")
-    trial(functools.partial(getattr(torch.optim, name), lr=1e-3))
+    assert moved(trial(functools.partial(getattr(torch.optim, name), lr=1e-3)))
+
+
+def moved(optimizer):
+    """From ones, by its step."""
+    return all((weight < 1).all() for group in optimizer.param_groups for weight in group["params"])
 
 
 def test_options_of_another_device_are_left_to_it():
-    trial(adam(capturable=True), on_host=False)
-    trial(functools.partial(torch.optim.ASGD, lr=1e-3, alpha=1.0))  # a power there, no share
-    trial(adam(foreach=True))
+    assert moved(trial(adam(capturable=True), on_host=False))
+    assert moved(trial(functools.partial(torch.optim.ASGD, lr=1e-3, alpha=1.0)))  # a power there, no share
+    assert moved(trial(adam(foreach=True)))
 
 
 @pytest.mark.parametrize("wrong", [None, ["x"], "flip", 3])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from facenet import config as configs
+from facenet.backbones import Embedder
 from facenet.config.slots import locate
 from facenet.tasks.evaluate import run_evaluation
 from facenet.tasks.recipe import Recipe
@@ -72,7 +73,8 @@ def test_a_name_that_configs_have_is_still_that_of_an_object(name, place):
 def test_a_config_on_record_is_one(unpacked, run):
     config = configs.read(unpacked / run / "resolved.yaml")
     configs.check(config, Recipe)
-    configs.build({name: node for name, node in config.items() if name != "tracking"})
+    built = configs.build({name: node for name, node in config.items() if name != "tracking"})
+    assert isinstance(built["backbone"], Embedder) and built.keys() == config.keys() - {"tracking"}
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
