@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import itertools
 import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from facenet.errors import FAILURE, USER, fail, printable, told
-from facenet.files import trusted
+from facenet.files import trusted, typed
 from facenet.launch.surroundings import settle
 from facenet.privacy.logs import guard_logs
 
@@ -85,8 +86,19 @@ class Parser(argparse.ArgumentParser):
         if missing := re.fullmatch(r"the following arguments are required: (?:\{(.+)\}|([^,]+).*)", message):
             commands, name = missing.groups()
             told = f"{name} is missing: {self.said[name]}" if name else f"name a command: {commands.replace(',', ', ')}"
-            fail(f"{self.prog}: {told}; for example: {self.examples()[0]}", USER)
-        fail(f"{self.prog}: {message}; {self.prog} --help shows what there is", USER)
+            fail(f"{self.prog}: {told}; for example: {self.examples()[0]}{self.dashed_name()}", USER)
+        dashed = self.dashed_name() if message.startswith("unrecognized") else dashed_value(message)
+        fail(f"{self.prog}: {message}; {self.prog} --help shows what there is{dashed}", USER)
+
+    def dashed_name(self) -> str:
+        """How to give a name that begins with a dash, where a word of the command may be meant as one; else nothing."""
+        inner = (each.choices.get("".join(sys.argv[1:2])) for each in self._actions if isinstance(each.choices, dict))
+        taking = next((each for each in inner if isinstance(each, Parser)), self)
+        flags = [flag for each in taking._actions for flag in each.option_strings]
+        odd = [word for word in sys.argv[1:] if word.startswith("-") and not any(is_flag(word, each) for each in flags)]
+        if "--" in sys.argv or not odd or all(each.option_strings for each in taking._actions):
+            return ""
+        return f"; a name that begins with - goes last, after --: {typed.command(*taking.prog.split(), '--', odd[0])}"
 
     def do(self) -> NoReturn:
         """Does the `job` of the arguments with all others by name, and ends the process: with 1 where that says that something is wrong."""
@@ -96,6 +108,20 @@ class Parser(argparse.ArgumentParser):
         with told(), trusted.also(given.pop("trust", ())):
             fine = job(given)
         sys.exit(0 if fine else FAILURE)
+
+
+def is_flag(word: str, flag: str) -> bool:
+    """Whether a word gives this flag, also in short as argparse takes it, and with its value."""
+    return flag.startswith(word.partition("=")[0])
+
+
+def dashed_value(message: str) -> str:
+    """How to give a flag a value that begins with a dash, where one may be meant; else nothing."""
+    flag = message.removeprefix("argument ").removesuffix(": expected one argument")
+    for word, value in itertools.pairwise(sys.argv):
+        if word == flag and value.startswith("-"):
+            return f"; a value that begins with - is given as {typed.quoted(f'{flag}={value}')}"
+    return ""
 
 
 def command(name: str, description: str, epilog: str | None = None, job: Job | None = None) -> Parser:

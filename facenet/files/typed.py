@@ -15,6 +15,11 @@ def command(*words: str) -> str:
     return " ".join(map(quoted, words))
 
 
+def naming(program: str, name: str, *flags: str) -> str:
+    """The line for a program with flags of its own that takes this name, also one that begins as a flag does."""
+    return command(program, *flags, "--", name) if name.startswith("-") else command(program, name, *flags)
+
+
 def quoted(word: str) -> str:
     """A word for a shell, as printed: what a terminal does not show (line breaks, joiners of emoji, bytes that are no UTF-8) is spelled in bytes."""
     if word.isprintable():

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from facenet.errors import printable
 from facenet.evaluation.report import digits, duration
 from facenet.files.run_dir import RunDir
-from facenet.files.typed import command, override
+from facenet.files.typed import command, naming, override
 from facenet.reports.figures import Curves, all_figures
 from facenet.reports.pairwise import NOTHING, Found, data_address
 from facenet.reports.ranking import (
@@ -214,7 +214,7 @@ def go_on(ranking: Ranking) -> str:
         [
             command("facenet-evaluate", best, "benchmark=lfw", "benchmark.root=LFW"),
             command("facenet-train", override("resume", place), "trainer.epochs=N", "resume_changed=true"),
-            command("facenet-report", ranking.study.sweep_id, "--faces", "FOLDER"),
+            naming("facenet-report", ranking.study.sweep_id, "--faces", "FOLDER"),
         ]
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from facenet.errors import UserError, printable, shown
 from facenet.files.atomic import replacing
-from facenet.files.typed import quoted
+from facenet.files.typed import naming
 from facenet.privacy.addresses import mask
 from facenet.reports.page import page
 from facenet.reports.pairwise import faces_of, found_in
@@ -38,7 +38,7 @@ def run_report(
     study = read_study(address, sweep_id, directory)
     if directory not in ("", study.directory):
         raise UserError(
-            f"{shown(directory)}: no sweep of MLflow's ran there; name it as facenet-report {quoted(sweep_id)}"
+            f"{shown(directory)}: no sweep of MLflow's ran there; name it as {naming('facenet-report', sweep_id)}"
         )
     path = Path(out or name_of(sweep_id)).absolute()
     told = write_report(address, study, path, exactly=out is not None, faces=faces)

@@ -16,7 +16,7 @@ from facenet.evaluation.report import digits, duration
 from facenet.files import trusted
 from facenet.files.atomic import alone_in
 from facenet.files.run_dir import RunDir
-from facenet.files.typed import command, override
+from facenet.files.typed import command, naming, override
 from facenet.launch.failure import one_line
 from facenet.privacy import addresses
 from facenet.sweeps import table
@@ -177,7 +177,7 @@ def compare(tracking: MlflowTracking, uri: str, directory: Path) -> None:
         with told("the page of this sweep"):  # a full disk, or a store that takes no files
             say(f"the page of this sweep: {write_report(uri, study, directory / name_of(sweep_id))}")
         named = sweep_id if read_study(uri, sweep_id).directory == study.directory else str(directory)
-        say(f"again, or opened: {command('facenet-report', named, '--uri', addresses.masked_address(uri), '--open')}")
+        say(f"again, or opened: {naming('facenet-report', named, '--uri', addresses.masked_address(uri), '--open')}")
         view = views.View(
             name=f"sweep-{sweep_id}",
             condition=reading.of_sweep(sweep_id),

@@ -195,6 +195,36 @@ def test_what_is_no_command_is_told(said, told, monkeypatch, capsys):
             "facenet-runs list: argument --limit: expected 1 or more, got 0; facenet-runs list --help shows what there is",
         ),
         ("new", "facenet new: DIR is missing: directory to make; it must not exist; for example: facenet new faces"),
+        (
+            "new -x",
+            "facenet new: DIR is missing: directory to make; it must not exist; for example: facenet new faces; "
+            "a name that begins with - goes last, after --: facenet new -- -x",
+        ),
+        (
+            "runs show --uri sqlite:///x.db -x",
+            "facenet-runs show: RUN is missing: its id or how that begins, its name, or its directory, which facenet-runs list shows; "
+            "for example: facenet-runs show 244df88c; a name that begins with - goes last, after --: facenet-runs show -- -x",
+        ),
+        (
+            "runs sync -x",
+            "facenet-runs: unrecognized arguments: -x; facenet-runs --help shows what there is; "
+            "a name that begins with - goes last, after --: facenet-runs sync -- -x",
+        ),
+        (
+            "report -x --uri sqlite:///x.db",
+            "facenet-report: unrecognized arguments: -x; facenet-report --help shows what there is; "
+            "a name that begins with - goes last, after --: facenet-report -- -x",
+        ),
+        ("runs list -x", "facenet-runs: unrecognized arguments: -x; facenet-runs --help shows what there is"),
+        (
+            "runs list --sweep -x",
+            "facenet-runs list: argument --sweep: expected one argument; facenet-runs list --help shows what there is; "
+            "a value that begins with - is given as --sweep=-x",
+        ),
+        (
+            "runs list --sweep",
+            "facenet-runs list: argument --sweep: expected one argument; facenet-runs list --help shows what there is",
+        ),
     ],
 )
 def test_a_command_with_flags_is_told_in_one_line_what_it_lacks(said, told, monkeypatch, capsys):
@@ -202,6 +232,20 @@ def test_a_command_with_flags_is_told_in_one_line_what_it_lacks(said, told, monk
     with pytest.raises(SystemExit, match="2"):
         front.facenet()
     assert capsys.readouterr() == ("", f"{told}\n")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["report -- -x", "report --uri sqlite:///x.db -- -x", "runs show -- -x", "runs sync -- -x", "runs list --sweep=-x"],
+)
+def test_a_name_that_begins_with_a_dash_is_taken_so(said, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "argv", ["facenet", *said.split()])
+    with pytest.raises(SystemExit, match="2"):
+        front.facenet()
+    found = capsys.readouterr().err
+    assert found.startswith((f"no MLflow database {tmp_path}/", f"{tmp_path}/-x: no such directory")), found
 
 
 def completed(shell: str, directory: Path, *lines: str) -> list[str]:

@@ -8,7 +8,7 @@ import subprocess
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from facenet.config.overrides import text_of
-from facenet.files.typed import command, override
+from facenet.files.typed import command, naming, override
 
 NAMES = (
     *(
@@ -31,6 +31,11 @@ NAMES = (
     *("it's", 'it\'s "q"', "a\\b", "a\\'b", 'a\\"b', 'end"', "end\\", "große", "训练", "1", ".5", "null", "True", ""),
     *("👨\u200d👩", "a\nb", "a\tb\x1b'", "\u202eabc\\", "no utf-8 \udcff1"),
 )
+
+
+def test_a_name_like_a_flag_comes_last() -> None:
+    assert naming("facenet-report", "a b", "--open") == "facenet-report 'a b' --open"
+    assert naming("facenet-report", "-x", "--uri", "U") == "facenet-report --uri U -- -x"
 
 
 def test_names_are_read_back_by_shell_and_hydra() -> None:
