@@ -63,9 +63,9 @@ def keep_model(
 ) -> None:
     """Adds the best network to its run in MLflow, where that is wanted, in place of that of its `rivals`, other runs. A stop meanwhile says how to do
     so later: the run has ended before."""
+    again = command("facenet-train", override("resume", checkpoint.parent.parent), "tracking.model=true")
     try:
-        tracking.keep_model(run_id, functools.partial(best_of, checkpoint), rivals)
+        tracking.keep_model(run_id, functools.partial(best_of, checkpoint), rivals, again)
     except (KeyboardInterrupt, SystemExit):
-        again = command("facenet-train", override("resume", checkpoint.parent.parent), "tracking.model=true")
         print(printable(f"the run has finished; its network is not in MLflow. To add it: {again}"), flush=True)
         raise

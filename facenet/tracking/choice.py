@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from facenet.privacy.addresses import masked_address
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.journal import begin, is_alone
 from facenet.tracking.run import RUN_ID, open_run
-from facenet.tracking.store import Experiment, cause, open_client, page, pages, where
+from facenet.tracking.store import Experiment, cause, is_full, open_client, page, pages, where
 from facenet.tracking.system import sampled
 from facenet.tracking.tensorboard import check_writer
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker
@@ -66,7 +67,9 @@ class NoTracking:
         """None: there is nothing to look at."""
         return None
 
-    def keep_model(self, run_id: str | None, best: Callable[[], Best], rivals: Collection[str] = ()) -> None:
+    def keep_model(
+        self, run_id: str | None, best: Callable[[], Best], rivals: Collection[str] = (), again: str = ""
+    ) -> None:
         """Nothing: there is no run to keep it in."""
 
 
@@ -163,9 +166,11 @@ class MlflowTracking:
             return f"run {run_id} at {masked_address(uri)}, which does not answer now"
         return pages(uri, {"the run": path, "beside others": table})
 
-    def keep_model(self, run_id: str | None, best: Callable[[], Best], rivals: Collection[str] = ()) -> None:
+    def keep_model(
+        self, run_id: str | None, best: Callable[[], Best], rivals: Collection[str] = (), again: str = ""
+    ) -> None:
         """Of a run that has ended well, adds its best network to it as MLflow's logged model, in place of that of its `rivals`, other runs, and
-        registers it where that is asked for. A failure is told and costs the model alone."""
+        registers it where that is asked for. A failure is told and costs the model alone. `again`: the command that does it later."""
         if run_id is None or (self.model is False and self.register is None):
             return
         from facenet.tracking.model import ALIAS, TRIAL, keep, register
@@ -185,4 +190,9 @@ class MlflowTracking:
             asked, what = (
                 ("model=true", "in its run") if self.register is None else (f"register={self.register}", "registered")
             )
-            log.warning("tracking.%s: the network was not %s (%s)", asked, what, cause(error, uri))
+            way = f"; free space{elsewhere(error)}, then: {again}" if is_full(error) else ""
+            log.warning("tracking.%s: the network was not %s (%s)%s", asked, what, cause(error, uri), way)
+
+
+def elsewhere(error: BaseException) -> str:
+    return " or set TMPDIR" if getattr(error, "filename", None) == tempfile.gettempdir() else ""

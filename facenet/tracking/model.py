@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facenet.tracking.facts import LONGEST_TAG, shorten
-from facenet.tracking.store import NOTE
+from facenet.tracking.store import NOTE, is_full
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +32,7 @@ embeddings are nearer than the threshold: {threshold}.
 ```python
 embeddings = mlflow.pyfunc.load_model("models:/{model_id}").predict(images)
 ```"""
+ROOM = 16_000_000  # bytes beside the weights, for graph and examples: 0.6 MB of the built-in network
 TRIAL = 200  # optimizer steps; of a shorter run nobody wants a model whose making takes longer than the run
 
 
@@ -122,6 +123,7 @@ def save(best: Best, model: Any, folder: Path) -> None:
     import mlflow.pytorch
     from mlflow.models import Model, infer_signature
 
+    check_room(sum(each.nbytes for each in best.network.state_dict().values()) + ROOM)
     logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
     mlflow.pytorch.save_model(
         best.network,
@@ -137,6 +139,17 @@ def save(best: Best, model: Any, folder: Path) -> None:
         signature=infer_signature(best.example),
         pip_requirements=[f"torch=={metadata.version('torch').split('+')[0]}", "mlflow"],
     )
+
+
+def check_room(size: int) -> None:
+    """Raises the OSError of a disk for temporary files that has not so many bytes: torch.export's writer raises there too, and then ends the process,
+    since its destructor tries once more."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if is_full(error):
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
 
 
 def measured(client: MlflowClient, run: Any, model_id: str, best: Best) -> list[Any]:

@@ -129,6 +129,22 @@ def test_a_disk_without_a_byte_ends_the_run_in_one_line(started, finished, job, 
     assert recorded(tmp_path)[0] == "FAILED"
 
 
+@pytest.mark.cold  # a process keeps the place of temporary files that it has once looked for
+def test_a_full_disk_for_temporary_files_costs_the_model_alone(started, finished, job, disk, tmp_path, monkeypatch):
+    """torch's writer ended the process with SIGABRT and a page of addresses."""
+    mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs", disk)
+    monkeypatch.setenv("TMPDIR", str(disk))
+    run_dir = tmp_path / "run"
+    done = finished(started("facenet-train", run_dir, *job, "trainer.epochs=1", "tracking.model=true"), run_dir)
+    told = f"tracking.model=true: the network was not in its run ([Errno 28] No space left on device: '{disk}')"
+    words = ["facenet-train", f"resume={run_dir}", "tracking.model=true"]
+    assert (done.code, recorded(tmp_path)[0]) == (0, "FINISHED"), done.err
+    assert f"{told}; free space or set TMPDIR, then: {' '.join(words)}\n" in done.err + done.out
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    again = finished(started(words[0], tmp_path / "no", *words[1:]), run_dir)
+    assert again.code == 0 and "the best network is in its run: models:/m-" in again.err + again.out, again.err
+
+
 @pytest.mark.parametrize("fault", ["read-only", "vanished"])
 def test_a_disk_that_is_lost_ends_the_run_and_costs_no_checkpoint(started, finished, job, disk, tmp_path, fault):
     store = tmp_path / "store"

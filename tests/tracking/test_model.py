@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import resource
+import tempfile
 
 import numpy as np
 import pytest
@@ -142,6 +145,43 @@ def test_a_network_that_cannot_be_kept_costs_the_model_alone(mlflow, client, fac
     assert "tracking.model=true: the network was not in its run (the checkpoint is gone)" in caplog.text
     assert "tracking.register=faces: the network was not registered (the checkpoint is gone)" in caplog.text
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("error", "way"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/model.pt2", None, "b/model.pt2"),
+            "; free space, then: DO",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "b"), "; free space, then: DO"),
+        (OSError(errno.ENOSPC, "No space", tempfile.gettempdir()), "; free space or set TMPDIR, then: DO"),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "; free space, then: DO"),
+        (OSError(errno.EACCES, "Permission denied", "b"), ""),
+    ],
+)
+def test_a_full_disk_is_told_with_the_way_out(mlflow, facts, caplog, error, way):
+    def full():
+        raise error
+
+    with mlflow.run(facts()) as run_id:
+        pass
+    mlflow.keep_model(run_id, full, again="DO")
+    assert caplog.messages[-1] == f"tracking.model=true: the network was not in its run ({error}){way}"
+
+
+def test_room_is_asked_for_before_torch_writes(monkeypatch, tmp_path):
+    model.check_room(1000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        model.check_room(1000)
+        with pytest.raises(OSError, match="File too large") as raised:
+            model.check_room(1001)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.filename == str(tmp_path) and not [*tmp_path.iterdir()]
 
 
 def test_without_a_run_nothing_is_asked_for(mlflow, caplog):
