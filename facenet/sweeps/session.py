@@ -178,16 +178,16 @@ def compare(tracking: MlflowTracking, uri: str, directory: Path) -> None:
             say(f"the page of this sweep: {write_report(uri, study, directory / name_of(sweep_id))}")
         named = sweep_id if read_study(uri, sweep_id).directory == study.directory else str(directory)
         say(f"again, or opened: {naming('facenet-report', named, '--uri', addresses.masked_address(uri), '--open')}")
-        view = views.View(
-            name=f"sweep-{sweep_id}",
-            condition=reading.of_sweep(sweep_id),
-            select=study.metric,
-            lower_is_better=study.lower_is_better,
-            axes=study.axes or views.USUAL,
-            seeds=any(len(each.jobs) > 1 for each in rank(study).settings),
-        )
         with told("compare the runs"):
             runs = reading.runs_of_sweep(uri, sweep_id, directory=str(directory))
+            view = views.View(
+                name=views.name_of_sweep(directory, shared=reading.is_shared(uri, sweep_id, runs)),
+                condition=reading.of_own(sweep_id, runs, str(directory)),
+                select=study.metric,
+                lower_is_better=study.lower_is_better,
+                axes=study.axes or views.USUAL,
+                seeds=any(len(each.jobs) > 1 for each in rank(study).settings),
+            )
             say(f"compare the runs: {views.compare_pages(uri, runs, view)}")
         keep_winner(tracking, uri, study, directory)
 

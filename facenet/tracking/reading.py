@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # Accuracy of each fold in the epoch of best/<benchmark>/accuracy: tag folds.<benchmark>, JSON; earlier metrics folds/<benchmark>/<number>.
 FOLDS, FOLDS_TAG = "folds/", "folds."
 MOST_NAMED = 10  # in one line
+LONGEST_PLACE = 1000  # characters of a directory in a filter, which is in a tag of at most 5,000
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,21 @@ def of_sweep(sweep_id: str) -> str:
     if "'" in sweep_id and '"' in sweep_id:
         return f"""tags.sweep_id LIKE '{sweep_id.replace("'", "_")}'"""
     return f"tags.sweep_id = {quoted(sweep_id)}"
+
+
+def of_own(sweep_id: str, runs: Sequence[RunRecord], directory: str) -> str:
+    """The filter for the runs of a sweep alone, where all of them say that they ran in its directory; one that was moved shares its name. MLflow may
+    take LIKE for GLOB, whose signs no escape writes either."""
+    inside = all(run.tags.get("run_dir", "").startswith(f"{directory}/") for run in runs)
+    if not inside or len(directory) > LONGEST_PLACE:
+        return of_sweep(sweep_id)
+    place = re.sub(r"""['"%*?\[\]\\]""", "_", directory)
+    return f"{of_sweep(sweep_id)} AND tags.run_dir LIKE '{place}/%'"
+
+
+def is_shared(uri: str, sweep_id: str, runs: Sequence[RunRecord]) -> bool:
+    """Whether another sweep than that of these runs has its name."""
+    return not {run.id for run in search(uri, of_sweep(sweep_id))} <= {run.id for run in runs}
 
 
 def of_one_sweep(runs: list[RunRecord], directory: str = "") -> list[RunRecord]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -79,6 +82,12 @@ class View:
 def width_of(column: str) -> int:
     """Room for the name and the sign that a table is sorted by it."""
     return max(NARROWEST, 35 + 7 * len(column.partition("`")[2]))
+
+
+def name_of_sweep(directory: Path, *, shared: bool) -> str:
+    """Of the view of a sweep that ran there; `shared`: another one has its name, and its view stays that one's."""
+    mark = f"-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:8]}" if shared else ""
+    return f"sweep-{directory.name}{mark}"
 
 
 def beside_others(run_tags: Mapping[str, str], select: str) -> View:

@@ -1,5 +1,6 @@
 """Printed links, and the state of MLflow's pages that they open."""
 
+import dataclasses
 import json
 import socket
 import subprocess
@@ -8,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from facenet.tracking import reading, views
-from facenet.tracking.store import pages
+from facenet.tracking.store import open_client, pages
 
 VIEW = views.View(
     name="sweep-a b/c",
@@ -65,6 +66,29 @@ def test_a_view_has_the_columns_that_answer_and_a_row_for_the_seeds_of_a_setting
     order, widths = state["columnOrder"], state["columnWidths"]
     assert order[0] == "attributes.`Run Name`" and order[1:-2] == state["selectedColumns"]
     assert {*widths} == {*order} and widths["metrics.`over_seeds/lfw/accuracy_std`"] == 35 + 7 * 28
+
+
+@pytest.mark.parametrize("folder", ["plain", 'it\'s [a] 100%_"q"*\\', "训练"])
+def test_the_table_of_a_sweep_has_no_runs_of_another_of_its_name(own, facts, tmp_path, folder):
+    places = [tmp_path / above / "same" for above in (folder, "other")]
+    ids = []
+    for number, directory in enumerate([*(places[0] / n for n in "01"), places[1] / "0"]):
+        directory.mkdir(parents=True)
+        with own.run(facts(run_dir=directory, tags={"sweep_id": "same", "job_num": str(number % 2)})) as run_id:
+            ids.append(run_id)
+    store = open_client(own.uri)
+    for place, expected in zip(places, (ids[:2], ids[2:]), strict=True):
+        runs = reading.runs_of_sweep(own.uri, "same", directory=str(place))
+        assert [run.id for run in runs] == expected and reading.is_shared(own.uri, "same", runs)
+        found = store.search_runs([runs[0].experiment_id], reading.of_own("same", runs, str(place)))
+        assert sorted(run.info.run_id for run in found) == sorted(expected)
+    moved = reading.runs_of_sweep(own.uri, "same", directory=str(places[0]))
+    assert reading.of_own("same", moved, "/elsewhere/same") == "tags.sweep_id = 'same'"
+    long = [dataclasses.replace(run, tags={"run_dir": f"/{'x' * 4000}/same/0"}) for run in moved]
+    assert reading.of_own("same", long, f"/{'x' * 4000}/same") == "tags.sweep_id = 'same'"
+    assert not reading.is_shared(own.uri, "same", [*moved, *runs])
+    keys = [views.name_of_sweep(place, shared=shared) for place in places for shared in (False, True)]
+    assert keys[0] == keys[2] == "sweep-same" and len({*keys}) == 3
 
 
 def test_the_best_run_is_the_first_beside_others(mlflow, client, facts):
