@@ -132,3 +132,10 @@ def writable(directory: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or directory
         raise UserError(f"{where}: cannot be written ({error.strerror}); free space or set hydra.run.dir") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit of files is used up, by the system's words or a database's."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(words in str(error) for words in (os.strerror(errno.ENOSPC), "database or disk is full"))

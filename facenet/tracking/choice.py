@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facenet.errors import UserError, shown
+from facenet.files.atomic import is_full
 from facenet.files.run_dir import RunDir
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.facts import RunFacts
 from facenet.tracking.journal import begin, is_alone
 from facenet.tracking.run import RUN_ID, open_run
-from facenet.tracking.store import Experiment, cause, is_full, open_client, page, pages, where
+from facenet.tracking.store import Experiment, cause, open_client, page, pages, where
 from facenet.tracking.system import sampled
 from facenet.tracking.tensorboard import check_writer
 from facenet.tracking.tracker import JournalTracker, NullTracker, Tracker

@@ -15,8 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facenet.files.atomic import is_full
 from facenet.tracking.facts import LONGEST_TAG, shorten
-from facenet.tracking.store import NOTE, is_full
+from facenet.tracking.store import NOTE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import itertools
@@ -209,13 +208,6 @@ def cause(error: BaseException, uri: str) -> str:
     if "error code 403" in str(error):
         return "it does not allow this account to do that"
     return "it does not answer" if "failed with exception" in str(error).partition("\n")[0] else first_line(error, uri)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a disk, a quota or a limit of files is used up, by the system's words or a database's."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return any(words in str(error) for words in (os.strerror(errno.ENOSPC), "database or disk is full"))
 
 
 def page(uri: str, path: str) -> str:
