@@ -2,6 +2,7 @@
 
     PYTHONPATH=.ci pytest -p spent --spent notes.jsonl ...      may be given to several runs, also under xdist
     python .ci/spent.py notes.jsonl...                          tables in Markdown
+    python .ci/spent.py --imports notes.jsonl                   with what a fresh process spends on imports, timed now
     python .ci/spent.py --slowest 20 notes.jsonl                the tests that took longest
 
 A test's notes: seconds of setup, call and teardown; processor seconds of its own process and of the children that ended; seconds slept; and for
@@ -167,6 +168,9 @@ def tables(notes: list[dict[str, Any]]) -> Iterator[str]:
     for name, row in sorted(kinds.items(), key=lambda item: -item[1]["lived"]):
         yield f"| {name} | {row['processes']} | {row['lived']:.1f} |"
     yield f"| sleeping in tests | | {total['slept']:.1f} |"
+
+
+def imports() -> Iterator[str]:
     yield "\n| import in a fresh process | s |\n|---|---|"
     for name in HEAVY:
         yield f"| {name} | {min(import_seconds(name) for _ in range(3)):.2f} |"
@@ -189,7 +193,12 @@ def slowest(notes: list[dict[str, Any]], count: int) -> Iterator[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slowest", type=int, metavar="N")
+    parser.add_argument("--imports", action="store_true")
     parser.add_argument("notes", type=Path, nargs="+")
     given = parser.parse_args()
+    if missing := [str(path) for path in given.notes if not path.is_file()]:
+        parser.error(f"no file {', '.join(missing)}")
     lines = [json.loads(line) for path in given.notes for line in path.read_text(encoding="utf-8").splitlines()]
     print("\n".join(tables(lines) if given.slowest is None else slowest(lines, given.slowest)))
+    if given.imports:
+        print("\n".join(imports()))

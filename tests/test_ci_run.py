@@ -176,3 +176,28 @@ def test_a_signal_ends_the_night_and_tells_what_failed_before(tmp_path: Path) ->
 def test_a_room_that_is_not_there_is_told(tmp_path: Path) -> None:
     code, calls, said = run(tmp_path, "nothing fails", "nightly", "nowhere")
     assert (code, calls) == (2, []) and "no tests/nowhere; rooms: " in said and "tests/" in said
+
+
+@pytest.mark.parametrize("asked", ["data", "data/", "root"])
+def test_one_room_of_the_night(tmp_path: Path, asked: str) -> None:
+    """Of `data/`, as the list of rooms and a shell's completion say it, the mark could not be made: the part passed and the night failed."""
+    code, calls, said = run(tmp_path, "nothing fails", "nightly", asked)
+    name = asked.rstrip("/")
+    assert code == 0 and len(calls) == 1 and f"=== {name}: 0 s" in said and (tmp_path / "state" / name).is_file()
+    assert calls[0].startswith("pytest -m nightly -n0 tests/" + ("test_" if asked == "root" else "data"))
+
+
+@pytest.mark.parametrize("leg", ["newest", "floors", "python3.10", "python3.13"])
+def test_one_leg_of_the_night(tmp_path: Path, leg: str) -> None:
+    """Two of the four could not be asked for by name."""
+    (tmp_path / leg).write_text(SAYS)
+    (tmp_path / leg).chmod(0o755)
+    _, calls, said = run(tmp_path, "-m venv", "nightly", leg)
+    assert len(calls) == 1 and "-m venv" in calls[0] and told(said) == [f"{leg}: bash"]
+
+
+@pytest.mark.parametrize("command", [("nightly", "--help"), ("coverage", "--help"), ("coverage",)])
+def test_commands_say_how_they_are_called(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """`--help` was taken for a room; without a folder there was a message of the shell's."""
+    code, calls, said = run(tmp_path, "nothing fails", *command)
+    assert (code, calls) == (2, []) and f".ci/{command[0]} " in said.splitlines()[0]
