@@ -39,7 +39,7 @@ from facenet.tasks.progress import image_bar
 from facenet.tasks.records import draw_all
 from facenet.tasks.restore import Restored, checkpoint_named, from_weights, restored
 from facenet.tasks.result import Result
-from facenet.tasks.tested import opened_of
+from facenet.tasks.tested import opened_of, unresolved
 from facenet.tracking import reading
 from facenet.tracking.choice import MlflowTracking, NoTracking
 from facenet.tracking.facts import RunFacts, safe_name
@@ -132,6 +132,7 @@ def evaluate(evaluation: Evaluation, network: Restored, *, run_dir: Path, overri
             )
             for each in opened
         },
+        unresolved=tuple(unresolved(opened)),
     )
     with tracking.run(facts) as run_id, contextlib.closing(tracking.tracker(run_id, run_dir)) as tracker:
         with Accelerator.start(evaluation.accelerator, evaluation.precision, alone=True) as device, image_bar() as bar:

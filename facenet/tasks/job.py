@@ -141,6 +141,7 @@ def facts_of(
         datasets=datasets(config, material, plan),
         compared=compared,
         select=plan.select,
+        unresolved=tuple(unresolved(material.benchmarks)),
     )
 
 

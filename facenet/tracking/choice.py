@@ -110,7 +110,7 @@ class MlflowTracking:
         """The id of a new MLflow run, of the one given, or of the one `begun` for the same training, that ends FINISHED, FAILED on an exception, or
         KILLED on Ctrl-C and stop signals. Raises UserError when the store cannot be used."""
         uri, outer = self.where(), os.environ.get(RUN_ID) or None if run_id is None else None
-        facts = replace(facts, select=None) if self.every_metric else facts
+        facts = replace(facts, select=None, unresolved=()) if self.every_metric else facts
         if outer and in_sweep(facts):
             facts, outer = replace(facts, tags={**facts.tags, PARENT: outer}), None
         opened = open_run(uri, self.chosen_experiment(), self.chosen_name(facts), facts, run_id, outer, begun)

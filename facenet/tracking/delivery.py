@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from facenet.errors import UserError
@@ -61,11 +61,12 @@ def deliver(client: MlflowClient, path: Path) -> Delivered:
     """Sends what MLflow has not. Raises what the client raises when the store is away; what it took until then stays marked as sent."""
     delivered = Delivered()
     first = header(path)
-    run_id, select = str(first["run"]), first.get("select")
+    run_id, select, hidden = str(first["run"]), first.get("select"), first.get("hidden")
+    select, hidden = select if isinstance(select, str) else None, hidden if isinstance(hidden, list) else []
     with marked(path) as mark:
         for records, end in batches(path, mark):
             try:
-                send(client, run_id, path.parent, records, delivered, select if isinstance(select, str) else None)
+                send(client, run_id, path.parent, records, delivered, select, hidden)
             except Exception as error:
                 if not hopeless(error):
                     raise
@@ -102,6 +103,7 @@ def send(
     records: list[Record],
     delivered: Delivered,
     select: str | None = None,
+    hidden: Collection[Any] = (),
 ) -> None:
     first = records[0]
     if "metrics" in first:
@@ -111,7 +113,7 @@ def send(
             for name, value in sorted(
                 each["metrics"].items(), key=lambda one: (one[0] != select, one[0].startswith("system/"))
             )
-            if is_shown(name, select)
+            if is_shown(name, select) and name not in hidden
         ]
         log_points(client, run_id, points)
         delivered.points += len(points)

@@ -44,7 +44,8 @@ UNSHOWN = ("train/embedding_variance", "train/embedding_rank")
 @dataclass(frozen=True)
 class RunFacts:
     """`run_dir` is where the run's journal and the files are that it logs. `compared`: the params, None for all of config and plan. `select`: the
-    metric beside which MLflow gets those that people compare, None for all metrics."""
+    metric beside which MLflow gets those that people compare, None for all metrics. `unresolved`: metrics that so few images cannot tell, which it
+    does not get."""
 
     name: str
     run_dir: Path
@@ -55,6 +56,12 @@ class RunFacts:
     datasets: dict[str, tuple[str, str, str]]  # context -> (name, source, fingerprint)
     compared: dict[str, Any] | None = None
     select: str | None = None
+    unresolved: tuple[str, ...] = ()
+
+    @property
+    def hidden(self) -> list[str]:
+        """The unresolved metrics that MLflow would get, by the names that it knows. One that chooses the best epoch is compared all the same."""
+        return [safe_name(name) for name in self.unresolved if name != self.select and is_shown(name, self.select)]
 
 
 def is_shown(name: str, select: str | None) -> bool:

@@ -1,9 +1,9 @@
 """What a run records, first of all on disk: `metrics.jsonl` in its directory, one JSON object a line, for MLflow and for anybody else.
 
-The first line names the run, {"run": id, "store": address, "select": metric}, or with `tracking=none` none. The others are {"time": ms,
-"step": n, "metrics": {...}}, {"time", "tag", "value"}, {"time", "artifact": path, "folder"} and {"time", "end": state, "error"}.
+The first line names the run, {"run": id, "store": address, "select": metric, "hidden": [metric, ...]}, or with `tracking=none` none. The others
+are {"time": ms, "step": n, "metrics": {...}}, {"time", "tag", "value"}, {"time", "artifact": path, "folder"} and {"time", "end": state, "error"}.
 `metrics.jsonl.sent` holds how many bytes of it MLflow has, which gets the metrics that `facts.is_shown` beside the selected one, or all
-where the first line names none.
+where the first line names none, and never those that it hides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
@@ -59,7 +59,9 @@ class Journal:
         os.close(self.descriptor)
 
 
-def begin(run_dir: Path, run_id: str | None, store: str | None, select: str | None = None) -> Path:
+def begin(
+    run_dir: Path, run_id: str | None, store: str | None, select: str | None = None, hidden: Sequence[str] = ()
+) -> Path:
     """The journal of a run: the one it has, else a new one. Another run's stays beside it while MLflow lacks some of it."""
     path = RunDir(run_dir).journal
     if path.is_file() and not path.is_symlink():
@@ -73,7 +75,10 @@ def begin(run_dir: Path, run_id: str | None, store: str | None, select: str | No
                 mark_path(path).rename(mark_path(other))
     mark_path(path).unlink(missing_ok=True)
     with open(path, "w", encoding="utf-8", opener=own) as file:
-        file.write(json.dumps({"run": run_id, "store": store, **({"select": select} if select else {})}) + "\n")
+        more: Record = {"select": select} if select else {}
+        if hidden and len(json.dumps(hidden)) < LONGEST / 2:  # as of any number of benchmarks
+            more |= {"hidden": [*hidden]}
+        file.write(json.dumps({"run": run_id, "store": store, **more}) + "\n")
     return path
 
 

@@ -86,7 +86,7 @@ def new_run(client: MlflowClient, experiment_id: str, uri: str, name: str, facts
     try:
         describe(client, run_id, facts)
         name_first(client, run_id, facts.select)
-        return run_id, begin(facts.run_dir, run_id, uri, facts.select)
+        return run_id, begin(run_id, uri, facts)
     except BaseException:
         with contextlib.suppress(Exception):
             client.set_terminated(run_id, "FAILED")
@@ -138,9 +138,9 @@ def whereabouts(facts: RunFacts) -> dict[str, str]:
     return {**this_process(), "run_dir": str(facts.run_dir.absolute())}
 
 
-def begin(run_dir: Path, run_id: str, uri: str, select: str | None = None) -> Path:
+def begin(run_id: str, uri: str, facts: RunFacts) -> Path:
     """Opens the run's journal, which names the store."""
-    return journal.begin(run_dir, run_id, addresses.masked_address(uri), select)
+    return journal.begin(facts.run_dir, run_id, addresses.masked_address(uri), facts.select, facts.hidden)
 
 
 def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts, origin: str = "resume") -> Path:
@@ -159,7 +159,7 @@ def take_up(client: MlflowClient, uri: str, run_id: str, facts: RunFacts, origin
             f"{mlflow_command(uri)} runs restore --run-id {run_id}, or set tracking=none"
         )
     check_place(uri, info.artifact_uri)
-    path = begin(facts.run_dir, run_id, uri, facts.select)
+    path = begin(run_id, uri, facts)
     deliver(client, path)
     return path
 

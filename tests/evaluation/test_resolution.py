@@ -9,6 +9,8 @@ from facenet.evaluation.report import as_dict, metrics, table
 from facenet.evaluation.verification import evaluate_pairs, fewest_different, unresolved
 from facenet.tasks import job
 from facenet.tasks.rehearsal import tell
+from facenet.tracking import reading
+from facenet.tracking.journal import header
 
 
 def judged(num_pairs, num_folds=10):
@@ -39,6 +41,20 @@ def test_the_table_says_what_is_not_measured():
     assert "cannot be resolved" not in table("lfw", enough)
     assert as_dict("heldout", few)["unresolved"] == ["0.001"] and as_dict("lfw", enough)["unresolved"] == []
     assert "heldout/tar_at_far_0.001" in metrics("heldout", few)  # recorded runs go on being compared by it
+
+
+@pytest.mark.slow
+def test_mlflow_gets_no_rate_that_is_not_resolved(tiny_run, facenet_evaluate):
+    """Of 20 pairs. Beside a run with enough of them it looked like a rate."""
+    store = f"sqlite:///{tiny_run.run_dir.parent}/mlflow.db"
+    tested = facenet_evaluate(f"checkpoint={tiny_run.run_dir}", f"tracking.uri={store}")
+    assert tested.code == 0, tested.err
+    for done, rates in ((tiny_run, {}), (tested, {"heldout/tar_at_far_0.1"})):
+        path = done.run_dir / "metrics.jsonl"
+        metrics = reading.run(store, header(path)["run"]).metrics
+        assert {name for name in metrics if "tar_at" in name} == {*rates} and "heldout/auc" in metrics
+        assert '"heldout/tar_at_far_0.001": ' in path.read_text()
+        assert "resolved: " in done.out, "the terminal shows it, with that word"
 
 
 def test_the_plan_and_the_summary_of_a_run_say_it(compose, caplog, tmp_path):

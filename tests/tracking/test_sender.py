@@ -1,5 +1,7 @@
 import contextlib
+import dataclasses
 import http.server
+import json
 import math
 import shutil
 import sqlite3
@@ -13,6 +15,7 @@ from facenet.tools.runs import run_sync
 from facenet.tracking import journal, sender
 from facenet.tracking.choice import MlflowTracking
 from facenet.tracking.delivery import METRICS_PER_BATCH, batches, deliver
+from facenet.tracking.facts import safe_name
 from facenet.tracking.journal import Journal, Mark
 
 
@@ -48,6 +51,38 @@ def test_metrics_artifacts_and_tags_of_rank_0(mlflow, client, facts, tmp_path):
     assert math.isnan(run.data.metrics["train/nan"]) and run.data.metrics["train/inf"] > 1e300
     assert run.data.tags["note"] == "seen"
     assert [item.path for item in client.list_artifacts(run_id, "curves")] == ["curves/roc.png"]
+
+
+@pytest.mark.parametrize("select", ["lfw/accuracy", "lfw/tar_at_far_0.001", None, "every"])
+def test_a_rate_that_the_pairs_cannot_resolve_stays_in_the_journal_unless_it_selects(
+    mlflow, client, facts, tmp_path, select
+):
+    """In MLflow's tables it stood beside those of runs with enough pairs, without a word."""
+    values = {"lfw/accuracy": 0.5, "lfw/tar_at_far_0.001": 0.25, "my set+/tar_at_far_0.001": 1.0, "lfw/auc": 0.75}
+    few = ("lfw/tar_at_far_0.001", "my set+/tar_at_far_0.001")
+    mlflow = dataclasses.replace(mlflow, every_metric=select == "every")
+    with mlflow.run(facts(select=select, unresolved=few)) as run_id:
+        tracker = mlflow.tracker(run_id, tmp_path)
+        tracker.metrics(values, step=1)
+        tracker.close()
+    there = {name for name in client.get_run(run_id).data.metrics if not name.startswith("best/")}
+    named = {safe_name(name) for name in values}
+    gone = {safe_name(name) for name in few if name != select} if select != "every" else set()
+    assert there == named - gone and of_the_journal(tmp_path / "metrics.jsonl").keys() == named
+
+
+def test_what_is_hidden_may_be_of_any_length_and_anybodys(mlflow, client, facts, tmp_path):
+    many = tuple(f"{'x' * 200}{number}/auc" for number in range(100))
+    with mlflow.run(facts(select="lfw/auc", unresolved=many)) as run_id:
+        pass
+    assert journal.header(tmp_path / "metrics.jsonl")["run"] == run_id
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    for hidden in ("lfw/auc", 3, {"lfw/auc": 1}, [[], {}, None, "lfw/eer"]):
+        line = '{"time": 1, "step": 1, "metrics": {"lfw/auc": 0.5, "lfw/eer": 0.1}}'
+        first = json.dumps({**json.loads(lines[0]), "hidden": hidden})
+        (tmp_path / "metrics.jsonl").write_text(f"{first}\n{line}\n")
+        journal.mark_path(tmp_path / "metrics.jsonl").unlink()
+        assert deliver(client, tmp_path / "metrics.jsonl").points == (1 if isinstance(hidden, list) else 2)
 
 
 def test_points_arrive_while_the_run_goes_on(mlflow, client, facts, tmp_path, monkeypatch):
