@@ -193,7 +193,24 @@ def test_one_leg_of_the_night(tmp_path: Path, leg: str) -> None:
     (tmp_path / leg).write_text(SAYS)
     (tmp_path / leg).chmod(0o755)
     _, calls, said = run(tmp_path, "-m venv", "nightly", leg)
-    assert len(calls) == 1 and "-m venv" in calls[0] and told(said) == [f"{leg}: bash"]
+    assert (
+        ["-m venv" in call for call in calls].count(True) == 1
+        and "-m venv" in calls[-1]
+        and told(said) == [f"{leg}: bash"]
+    )
+
+
+def test_a_python_of_which_only_the_shim_is_there_is_looked_for_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "python3.10").write_text("#!/bin/sh\nexit 127\n")
+    (tmp_path / "python3.10").chmod(0o755)
+    _, _, said = run(tmp_path, "nothing fails", "nightly", "python3.10")
+    assert said.splitlines() == ["=== python3.10: no such Python here, left out"]
+    there = tmp_path / ".pyenv/versions/3.10.2/bin/python"
+    there.parent.mkdir(parents=True)
+    there.write_text(SAYS)
+    there.chmod(0o755)
+    _, calls, _ = run(tmp_path, "-m venv", "nightly", "python3.10")
+    assert calls[0].startswith("python -c") and calls[1].startswith("python -m venv")
 
 
 @pytest.mark.parametrize("command", [("nightly", "--help"), ("coverage", "--help"), ("coverage",)])

@@ -139,7 +139,9 @@ def check(folder: Path, minutes: float) -> None:
         found["rss_mib change"] < 0.03 * found["rss_mib"]
     )  # of about 2 GiB in all; a leak of a batch per step is 10 MiB a minute
     assert abs(found["files change"]) < 3 and abs(found["threads change"]) < 3 and abs(found["processes change"]) < 0.5
-    assert abs(found["cpu_ms_per_step change"]) < 0.25 * found["cpu_ms_per_step"]
+    assert (
+        found["cpu_ms_per_step change"] < 0.25 * found["cpu_ms_per_step"]
+    )  # beside other programs the first steps are the dear ones
     tags = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines() if '"tag"' in line]
     assert [tag for tag in tags if tag["tag"] in ("watch.nonfinite", "watch.hang", "watch.frozen")] == []
 
