@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,18 +18,38 @@ COMMANDS = ("python3", "python", "pytest", "ruff", "mypy", "lint-imports", "sphi
 SAYS = """#!/bin/sh
 line="$(basename "$0") $*"
 echo "$line" >> "$CALLS"
+case "$line" in *"$HEARS"*) exec "$PYTHON" -c "$LISTENS" ;; esac
 case "$line" in *"$WAITS"*) echo "$$" > "$STARTED"; exec sleep 600 ;; esac
 IFS='|'
 for part in $FAILS; do
     case "$line" in *"$part"*) exit "${CODE:-1}" ;; esac
 done
 """
+LISTENS = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+with open(os.environ["STARTED"], "w") as out:
+    out.write(str(os.getpid()))
+heard = [signal.sigwait([signal.SIGINT])]
+while signal.sigtimedwait([signal.SIGINT], 1) is not None:  # what comes twice comes at once
+    heard.append(signal.SIGINT)
+with open(os.environ["CALLS"], "a") as out:
+    out.write(f"heard {len(heard)}\\n")
+raise SystemExit(2)
+"""
+TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 
 
 def started(
-    tmp_path: Path, fails: str, *command: str, waits: str = "nothing waits", **variables: str
+    tmp_path: Path,
+    fails: str,
+    *command: str,
+    waits: str = "nothing waits",
+    before: Sequence[str] = (),
+    **variables: str,
 ) -> subprocess.Popen[str]:
-    """.ci/run, or another command there; of its commands those fail whose line holds a part of `fails`, and that waits which holds `waits`."""
+    """.ci/run, or another command there; of its commands those fail whose line holds a part of `fails`, and that waits which holds `waits`. `before`:
+    words before the command."""
     for name in (*COMMANDS, *([variables["BROWSER"]] if variables.setdefault("BROWSER", "chromium") else [])):
         (tmp_path / name).write_text(SAYS)
         (tmp_path / name).chmod(0o755)
@@ -37,11 +59,12 @@ def started(
         os.mkfifo(tmp_path / "started")
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "a place")}
     env |= {"CALLS": str(tmp_path / "calls"), "STARTED": str(tmp_path / "started"), "FAILS": fails, "WAITS": waits}
-    env["FACENET_NIGHTLY_STATE"] = str(tmp_path / "state")
+    env |= {"FACENET_NIGHTLY_STATE": str(tmp_path / "state"), "HEARS": "nothing hears", "LISTENS": LISTENS}
+    env["PYTHON"] = sys.executable
     script, *arguments = command or ("run",)
-    out = subprocess.PIPE
+    words, pipe = [*before, str(CI / script), *arguments], subprocess.PIPE
     return subprocess.Popen(
-        [CI / script, *arguments], env=env | variables, stdout=out, stderr=out, text=True, start_new_session=True
+        words, env=env | variables, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
 
 
@@ -108,6 +131,33 @@ def test_a_signal_ends_it_at_once_with_all_that_it_started(tmp_path: Path, how: 
     assert returned == code and not Path(f"/proc/{child}").exists()
     assert told(said) == (["ruff check ."] if waits == "mypy" else [])
     assert said.endswith(f"failed, exit code {code}\n") and list((tmp_path / "a place").iterdir()) == []
+
+
+@pytest.mark.cold
+@pytest.mark.parametrize(
+    ("command", "hears", "who"),
+    [
+        (["run"], "pytest -p spent", "terminal"),
+        (["run"], "pytest -p spent", "shell"),
+        (["nightly", "data"], "tests/data", "terminal"),
+        (["nightly", "data"], "tests/data", "shell"),
+        (["nightly", "floors"], "-m venv", "terminal"),
+        (["nightly", "floors"], "-m venv", "shell"),
+    ],
+)
+def test_an_interrupt_is_heard_once(tmp_path: Path, command: list[str], hears: str, who: str) -> None:
+    """Ctrl-C at a terminal came twice, the second amid pytest's cleaning up; sent to .ci/nightly alone it was not heard within a leg."""
+    before = [sys.executable, "-c", TERMINAL] if who == "terminal" else []
+    process = started(tmp_path, "nothing fails", *command, before=before, HEARS=hears)
+    (tmp_path / "started").read_text()
+    if who == "terminal":
+        assert process.stdin is not None
+        process.stdin.write("\x03")
+        process.stdin.flush()
+    else:
+        os.kill(process.pid, signal.SIGINT)
+    code, calls, said = ended(tmp_path, process)
+    assert (code, calls[-1]) == (130, "heard 1"), said
 
 
 def test_tests_that_take_too_long_are_ended_and_told(tmp_path: Path) -> None:
