@@ -195,12 +195,15 @@ def current_store(uri: str) -> Iterator[None]:
     others, so that the next job of a sweep does not record there."""
     import mlflow
 
-    before, variable = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)
+    variable = os.environ.pop(VARIABLE, None)
+    before = (
+        mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    )  # else the variable, read anew at each use
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(before)  # None: as if it had never been said
         if variable is None:
             os.environ.pop(VARIABLE, None)
         else:

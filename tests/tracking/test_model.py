@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import resource
 import tempfile
 
@@ -188,6 +189,22 @@ def test_without_a_run_nothing_is_asked_for(mlflow, caplog):
     dataclasses.replace(mlflow, register="faces").keep_model(None, lambda: 1 / 0)
     dataclasses.replace(mlflow, model=False).keep_model("whatever", lambda: 1 / 0)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("said", [None, "sqlite:////said/mlflow.db"])
+def test_another_store_is_current_for_a_while_alone(own, monkeypatch, tmp_path, said):
+    """Where none had been said, the one of that working directory was from then on."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////variable/mlflow.db")
+    if said is not None:
+        mlflow.set_tracking_uri(said)
+    with current_store(own.uri):
+        assert mlflow.get_tracking_uri() == own.uri
+    assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == (said or "sqlite:////variable/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////later/mlflow.db")
+    assert mlflow.get_tracking_uri() == (said or "sqlite:////later/mlflow.db")
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.mark.slow
