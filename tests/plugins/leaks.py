@@ -5,6 +5,7 @@ that fixture.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -49,12 +50,27 @@ def ours(number: str) -> bool:
     """Whether this process started it, or something that it started did; also one that ended and was not waited for."""
     try:
         status = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        command = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+        if warm.__file__.encode() in command and int(status[1]) not in (1, os.getpid()):
+            return False  # the warm parent of a process that is left itself
         if int(status[1]) == os.getpid():
             return True
         environment = Path(f"/proc/{number}/environ").read_bytes()
     except OSError:
         return False
     return f"{MARK}={os.getpid()}".encode() in environment.split(b"\0")
+
+
+def pytest_keyboard_interrupt() -> None:
+    """A test that was stopped could put nothing back: its failure came as a page of pytest's own calls."""
+    watchers.clear()
+
+
+def pytest_unconfigure() -> None:
+    """What tests left behind and were told of, and what a run that was stopped was amid, does not outlive the run."""
+    for number in filter(ours, processes()):
+        with contextlib.suppress(OSError):
+            os.kill(int(number), signal.SIGTERM)
 
 
 def shown(number: str) -> str:
@@ -178,6 +194,8 @@ def nothing_left_behind() -> Iterator[None]:
     os.environ[MARK] = str(os.getpid())
     watchers.append(Watcher())
     yield
+    if not watchers:
+        return
     watcher, end = watchers.pop(), time.monotonic() + GRACE_S
     while (left := watcher.left()) and time.monotonic() < end:
         time.sleep(0.02)
