@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import shutil
 import socket
@@ -20,9 +21,15 @@ from xdist.scheduler import LoadFileScheduling
 
 # Before torch is imported, and for the processes that tests start: threads that spin on two shared cores cost ten times what they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What tests and the processes they start keep for next time does not outlive them, nor does it come from the user's own runs.
-CACHE = tempfile.TemporaryDirectory(prefix="facenet-test-cache-")
-os.environ["FACENET_CACHE"] = CACHE.name
+# What tests and the processes they start keep for next time does not outlive them, nor does it come from the user's own runs. Their temporary
+# files are apart from those of other processes, so that plugins/leaks.py sees whose they are; pytest's and what torch compiled stay where they were.
+TEMPORARY = tempfile.gettempdir()
+OWN = tempfile.TemporaryDirectory(prefix="facenet-test-")
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", TEMPORARY)
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{TEMPORARY}/torchinductor_{getpass.getuser()}")
+os.environ["FACENET_CACHE"] = f"{OWN.name}/cache"
+os.environ["TMPDIR"] = tempfile.tempdir = f"{OWN.name}/tmp"
+os.mkdir(tempfile.tempdir)
 
 pytest_plugins = ["jobs", "leaks"]
 

@@ -12,10 +12,10 @@ import pytest
 
 PLUGINS = Path(__file__).parent / "plugins"
 TESTS = """
-import os, signal, socket, subprocess, sys, threading, logging
-import pytest, torch
+import colorsys, ctypes, locale, logging, os, random, resource, shutil, signal, socket, subprocess, sys, tempfile, threading, types
+import matplotlib, numpy, pytest, torch
 
-kept = []
+kept, drawn = [], []
 
 @pytest.fixture(scope="module")
 def server():
@@ -46,11 +46,45 @@ def test_left_handler(): signal.signal(signal.SIGUSR2, lambda *_: None)
 def test_left_file(): os.mkdir("mlruns")
 def test_left_directory(tmp_path): os.chdir(tmp_path)
 def test_clean_file(tmp_path): (tmp_path / "mlruns").mkdir(); open("written", "w").close(); os.remove("written")
+def test_left_removed_directory(tmp_path): os.chdir(tmp_path); os.rmdir(tmp_path)
+def test_left_temporary(): tempfile.mkdtemp()
+def test_clean_temporary():
+    with tempfile.TemporaryDirectory(): pass
+def test_left_descriptor(): kept.append(open(__file__))
+def test_left_path(): sys.path.append("/x")
+def test_left_stub(): sys.modules["stub"] = types.ModuleType("stub")
+def test_left_removed_module(): del sys.modules["colorsys"]
+def test_clean_module(): import wave
+def test_left_function(): shutil.which = lambda name: None
+def test_clean_function(monkeypatch): monkeypatch.setattr(shutil, "which", lambda name: None)
+def test_left_umask(): os.umask(0o007)
+def test_left_blocked(): signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+def test_left_subreaper(): ctypes.CDLL(None).prctl(36, 1)
+def test_left_limit():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+def test_left_locale(): locale.setlocale(locale.LC_CTYPE, "C" if "UTF" in locale.setlocale(locale.LC_CTYPE) else "C.UTF-8")
+def test_left_picture_setting(): matplotlib.rcParams["lines.linewidth"] = 9.0
+def test_left_array_setting(): numpy.seterr(all="raise")
+def draw(): drawn.append((random.random(), numpy.random.random(), torch.rand(1).item()))
+def test_clean_random(): draw()
+def test_clean_random_again():
+    draw()
+    assert drawn[0] == drawn[1]
 def test_left_level(): logging.getLogger().setLevel(5)
 def test_left_log_handler(): logging.getLogger().addHandler(logging.StreamHandler())
 def test_left_dtype(): torch.set_default_dtype(torch.float64)
 def test_left_group(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+"""
+WIDE = """
+import os, pytest
+
+@pytest.fixture(scope="module")
+def kept():
+    os.environ["KEPT"] = "1"
+
+def test_left_by_a_wider_fixture(kept): pass
 """
 
 
@@ -59,13 +93,15 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a run of these tests says of each."""
     folder = tmp_path_factory.mktemp("leaks")
     (folder / "test_these.py").write_text(TESTS)
+    (folder / "test_wide.py").write_text(WIDE)
+    (folder / "temporary").mkdir()
     (folder / "conftest.py").write_text(
         f"import sys\nsys.path.insert(0, {str(PLUGINS)!r})\nimport leaks\nleaks.GRACE_S = 0.3\nfrom leaks import *\n"
     )
     flags = ("-q", "-rA", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist")
     with (folder / "said").open("w") as out:  # no pipe, which what is left behind would hold open
-        command = [sys.executable, "-m", "pytest", *flags, "test_these.py"]
-        wide = {**os.environ, "COLUMNS": "1000"}
+        command = [sys.executable, "-m", "pytest", *flags, "test_these.py", "test_wide.py"]
+        wide = {**os.environ, "COLUMNS": "1000", "TMPDIR": str(folder / "temporary")}
         process = subprocess.Popen(command, cwd=folder, env=wide, stdout=out, stderr=out, start_new_session=True)
         try:
             process.wait(300)
@@ -78,7 +114,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         name, _, reason = rest.partition(" - ")
         if word in ("PASSED", "ERROR") and "::" in name:
             said[name.split("::")[1]] = reason if word == "ERROR" else said.get(name.split("::")[1], "")
-    assert len(said) == TESTS.count("def test_"), (folder / "said").read_text()
+    assert len(said) == TESTS.count("def test_") + 1, (folder / "said").read_text()
     return said
 
 
@@ -89,15 +125,30 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("orphan", "process "),
         ("zombie", "(ended, not waited for)"),
         ("thread", "thread mine"),
-        ("port", "listening port "),
+        ("port", "open listening port "),
         ("variable", "variable LEFT: None, now '1'"),
         ("removed_variable", "variable LEFT: '1', now None"),
         ("handler", "handler of SIGUSR2"),
         ("directory", "working directory"),
-        ("file", "file mlruns in "),
+        ("removed_directory", "now 'removed'"),
+        ("temporary", "/temporary/tmp"),
+        ("descriptor", "/test_these.py"),
+        ("path", "sys.path: ['"),
+        ("stub", "module stub, which was made by hand"),
+        ("removed_module", "module colorsys is gone"),
+        ("function", "shutil.which: <function which "),
+        ("umask", "umask: '00"),
+        ("blocked", "blocked signals: set(), now {<Signals.SIGUSR1"),
+        ("subreaper", "subreaper: False, now True"),
+        ("limit", "limits: {"),
+        ("locale", "locale: '"),
+        ("picture_setting", "matplotlib's rcParams: {"),
+        ("array_setting", "NumPy's errors: {"),
+        ("by_a_wider_fixture", "variable KEPT: None, now '1'"),
+        ("file", "/mlruns"),
         ("level", "level of the root logger: 30, now 5"),
         ("log_handler", 'handlers of the root logger: [], now ["<StreamHandler <'),
-        ("dtype", "torch's default dtype: torch.float32, now torch.float64"),
+        ("dtype", "torch's default dtype: 'torch.float32', now 'torch.float64'"),
         ("group", "a process group"),
     ],
 )
@@ -107,4 +158,4 @@ def test_what_a_test_leaves_behind_fails_it(lines: dict[str, str], name: str, sa
 
 def test_what_a_test_puts_back_and_what_a_wider_fixture_holds_is_fine(lines: dict[str, str]):
     clean = {name: reason for name, reason in lines.items() if name.startswith("test_clean")}
-    assert len(clean) == 6 and not any(clean.values()), clean
+    assert len(clean) == 11 and not any(clean.values()), clean

@@ -51,12 +51,14 @@ if os.environ.get("RANK") == "1":
 
 
 def start(directory: Path, *arguments: str, said: str = "said", **environment: str) -> subprocess.Popen[bytes]:
-    """torchrun with these arguments; all that its processes say goes to the file `said`."""
+    """torchrun with these arguments; all that its processes say goes to the file `said`. It leaves a folder among the temporary ones."""
+    temporary = directory.with_name(f"{directory.name}-temporary")
+    temporary.mkdir(exist_ok=True)
     with (directory / said).open("wb") as output:
         return subprocess.Popen(
             [str(BIN / "torchrun"), *arguments],
             cwd=directory,
-            env={**os.environ, **environment},
+            env={**os.environ, "TMPDIR": str(temporary), **environment},
             stdout=output,
             stderr=output,
         )

@@ -1,43 +1,37 @@
-"""Fails a test that leaves something behind for the next one: a process, a thread, a listening port, an environment variable, a signal's handler,
-a working directory, a file where the tests were started, a process group or a setting of torch. What a fixture of a wider scope makes belongs to
-that fixture.
+"""Fails a test that leaves something behind for the next one: a process, a thread, a port, an open file, a file where the tests were started or among
+the temporary ones, and what plugins/put_back.py reads: settings of the process, of Python and of libraries, modules and what stands in them. What a
+fixture of a wider scope makes belongs to that fixture, and is looked for when its file of tests ends. The states of random generators are put back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import gc
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import put_back
 import pytest
 import warm
 
 MARK = "FACENET_TEST_PROCESS"  # in the environment of all that this process starts
 GRACE_S = 5.0  # for what is about to end
 START = os.getcwd()  # most often the checkout, which git keeps silent about where it ignores a name
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LIBRARIES = (
     "tqdm_monitor",  # lives on after the first bar
     "MlflowLocalArtifactRepository",  # MLflow's executors, which it keeps
     "asyncio_",  # executors that loops of libraries keep
     "ThreadPoolExecutor-albumentations",
 )
-VARIABLES = (
-    *(MARK, "PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_CONFIG"),
-    *("TORCHINDUCTOR_CACHE_DIR", "LD_LIBRARY_PATH"),  # by torch and cv2 when they are imported
-    "FACENET_SECRETS",  # what facenet.privacy.addresses hides, as long as the process lives
-    # By facenet.tracking.store when a process first opens a store.
-    *("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"),
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
-)
+DATABASES = (".db", ".db-wal", ".db-shm", ".db-journal")  # MLflow keeps its engines as long as the process lives
+SCOPES = ("function", "class", "module", "package", "session")
 
 
 def processes() -> set[str]:
@@ -89,115 +83,132 @@ def threads() -> dict[int, str]:
     }
 
 
-def listening() -> set[str]:
-    """Sockets of this process that wait for connections. Each is asked itself: the kernel's list of all takes 10 ms, three times a test."""
-    found = set()
-    for number in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
-        try:
-            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(number))) as held:
-                waits = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if waits and held.family in (socket.AF_INET, socket.AF_INET6):
-                    found.add(f"port {held.getsockname()[1]}")
-        except OSError:
+def descriptors() -> dict[int, str]:
+    """Open ones of this process and what they are, but for that to our warm parent; sockets that wait for connections with their port."""
+    found, known = {}, {parent.talk.fileno() for parent in warm.parents}
+    for number in map(int, os.listdir("/proc/self/fd")) if sys.platform == "linux" else ():
+        if number in known:
             continue
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}").removesuffix(" (deleted)")
+            if found[number].startswith("socket:"):
+                found[number] = port(number) or found[number]
+        except OSError:
+            found.pop(number, None)
     return found
+
+
+def port(number: int) -> str:
+    """Each socket is asked itself: the kernel's list of all takes 10 ms, three times a test."""
+    with socket.socket(fileno=os.dup(number)) as held:
+        waits = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return (
+            f"listening port {held.getsockname()[1]}"
+            if waits and held.family in (socket.AF_INET, socket.AF_INET6)
+            else ""
+        )
 
 
 def files() -> set[str]:
-    """Where the tests were started, but for what tools keep there."""
-    return {name for name in os.listdir(START) if not name.startswith((".", "__pycache__"))}
-
-
-def settings() -> dict[str, Any]:
-    """What a test may change and must put back."""
-    found: dict[str, Any] = {f"variable {name}": value for name, value in os.environ.items() if name not in VARIABLES}
-    found |= {f"handler of {number.name}": signal.getsignal(number) for number in SIGNALS}
-    root = logging.getLogger()
-    handlers = [repr(handler) for handler in root.handlers if not type(handler).__module__.startswith("_pytest")]
-    found |= {
-        "working directory": os.getcwd(),
-        "level of the root logger": root.level,
-        "handlers of the root logger": handlers,
-    }
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "distributed"):
-        found |= {
-            "torch's default dtype": torch.get_default_dtype(),
-            "torch's threads": torch.get_num_threads(),
-            "torch's gradients": torch.is_grad_enabled(),
-            "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-            "a process group": torch.distributed.is_available() and torch.distributed.is_initialized(),
-        }
-    return found
+    """Where the tests were started, but for what tools keep there, and the temporary ones of this process."""
+    kept = {f"{START}/{name}" for name in os.listdir(START) if not name.startswith((".", "__pycache__"))}
+    return kept | {f"{put_back.TEMPORARY}/{name}" for name in os.listdir(put_back.TEMPORARY)}
 
 
 class Watcher:
-    """What was there before a test, and what wider fixtures have made since."""
+    """What was there before a test, or another scope, and what wider fixtures have made since.
 
-    def __init__(self) -> None:
-        self.before = (processes(), threads(), listening(), settings(), files())
+    Modules are not looked at before each test again: what has changed in them since the last one is a wider fixture's, which says so.
+    """
 
-    def absorb(self) -> Callable[[], None]:
-        """Call what it returns to count all that has come since as not the test's."""
-        then = (processes(), threads(), listening(), settings(), files())
+    def __init__(self, scope: str, modules: put_back.Modules | None = None) -> None:
+        self.scope, self.modules = scope, modules or put_back.Modules()
+        self.whole = True
+        self.processes, self.threads, self.descriptors = processes(), threads(), descriptors()
+        self.settings, self.files = put_back.settings(), files()
 
-        def since() -> None:
-            now = (processes(), threads(), listening(), settings(), files())
-            self.before[0].update(now[0] - then[0])
-            self.before[1].update({key: now[1][key] for key in now[1].keys() - then[1].keys()})
-            self.before[2].update(now[2] - then[2])
-            changed = {name for name in now[3].keys() | then[3].keys() if now[3].get(name) != then[3].get(name)}
-            for name in changed:
-                self.before[3][name] = now[3].get(name)
-            self.before[4].update(now[4] - then[4])
-
-        return since
+    def absorb(self, then: Watcher) -> None:
+        """Count all that has come since as not the test's."""
+        now = Watcher(self.scope, self.modules)
+        self.processes |= now.processes - then.processes
+        self.threads |= dict(now.threads.items() - then.threads.items())
+        self.descriptors |= dict(now.descriptors.items() - then.descriptors.items())
+        self.files |= now.files - then.files
+        for name in now.settings.keys() | then.settings.keys():
+            if now.settings.get(name) != then.settings.get(name):
+                self.settings[name] = now.settings.get(name)
+        self.modules.absorb(then.modules)
 
     def left(self) -> list[str]:
-        numbers = {number for number in processes() - self.before[0] if ours(number)}
-        names = [name for key, name in threads().items() if key not in self.before[1]]
-        before, now = self.before[3], settings()
-        fresh = {"torch's", "a process"}  # there once torch is imported
-        changed = [
-            f"{name}: {before.get(name)!r}, now {now.get(name)!r}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-            and not (name not in before and name.startswith(tuple(fresh)) and now[name] is not True)
-        ]
+        numbers = {number for number in processes() - self.processes if ours(number)}
+        names = [name for key, name in threads().items() if key not in self.threads]
+        fresh = {name for number, name in descriptors().items() if self.descriptors.get(number) != name}
         return [
             *(f"process {shown(number)}" for number in sorted(numbers)),
             *(f"thread {name}" for name in names),
-            *(f"listening {name}" for name in sorted(listening() - self.before[2])),
-            *(f"file {name} in {START}" for name in sorted(files() - self.before[4])),
-            *changed,
+            *(f"open {name}" for name in sorted(fresh) if name.startswith("listening") or self.counts(name)),
+            *(f"file {name}" for name in sorted(files() - self.files) if name.startswith(START) or self.whole),
+            *put_back.changed(self.settings),
+            *self.modules.changed(),
         ]
 
+    def counts(self, name: str) -> bool:
+        return self.whole and not (name.endswith(DATABASES) or "/site-packages/" in name)
 
-watchers: list[Watcher] = []  # of the test that runs
+    def ended(self) -> None:
+        """Fails where something is left, once what is about to end has."""
+        end = time.monotonic() + GRACE_S
+        while (left := self.left()) and time.monotonic() < end:
+            gc.collect()
+            time.sleep(0.02)
+        if left:
+            if put_back.directory() == put_back.REMOVED:
+                os.chdir(START)  # pytest ends where there is none
+            for wider in watchers:  # told once
+                wider.absorb(self)
+            self.modules.renew()
+            pytest.fail("left behind: " + "; ".join(left), pytrace=False)
+
+
+watchers: list[Watcher] = []  # of the file and of the test that runs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Of a run that was stopped within a file: its fixtures end without a test that could fail."""
+    watchers.clear()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any) -> Any:
-    if fixturedef.scope == "function" or not watchers:
-        return (yield)
-    since = watchers[-1].absorb()
+    wider = SCOPES.index(fixturedef.scope)
+    narrower = [watcher for watcher in watchers if SCOPES.index(watcher.scope) < wider]
+    then = Watcher(fixturedef.scope) if narrower else None
     try:
         return (yield)
     finally:
-        since()
+        for watcher in narrower:
+            watcher.absorb(then)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_by_fixtures() -> Iterator[put_back.Modules]:
+    os.environ[MARK] = str(os.getpid())
+    watchers.append(Watcher("module"))
+    yield put_back.Modules()
+    if watchers:
+        watchers.pop().ended()
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(nothing_left_by_fixtures: put_back.Modules, request: pytest.FixtureRequest) -> Iterator[None]:
     os.environ[MARK] = str(os.getpid())
-    watchers.append(Watcher())
+    states = put_back.Random()
+    watchers.append(Watcher("function", nothing_left_by_fixtures))
+    if any(request.node.get_closest_marker(name) for name in ("slow", "nightly")):
+        for watcher in watchers:  # whole commands, of which some are killed: they leave open and temporary files
+            watcher.whole = False
     yield
-    if not watchers:
-        return
-    watcher, end = watchers.pop(), time.monotonic() + GRACE_S
-    while (left := watcher.left()) and time.monotonic() < end:
-        time.sleep(0.02)
-    if left:
-        pytest.fail("left behind: " + "; ".join(left), pytrace=False)
+    states.put_back()
+    if watchers:
+        watchers.pop().ended()

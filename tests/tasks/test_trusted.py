@@ -62,11 +62,17 @@ ALLOWS_HERE = f"say on the command line: trust=./{NAME}; "
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strangers") / NAME
     folder.mkdir()
     (folder / "__init__.py").write_text(CODE.format(mark=str(folder / "imported")))
-    yield folder
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What a test has imported of it, for the next one."""
+    yield
     trusted.finder.packages.pop(NAME, None)
     sys.modules.pop(NAME, None)
 
@@ -75,8 +81,6 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def unseen(package: Path) -> Path:
     """The package, as if nobody had imported it."""
     (package / "imported").unlink(missing_ok=True)
-    sys.modules.pop(NAME, None)
-    trusted.finder.packages.pop(NAME, None)
     return package
 
 

@@ -30,7 +30,9 @@ def store(tmp_path_factory):
         facts = RunFacts(name, directory, {}, "", {}, tags, {}, compared)
         try:
             with mlflow.run(facts) as run_id:
-                mlflow.tracker(run_id, directory).metrics({"best/lfw/accuracy": 0.1 * number, "system/x": 1.0}, step=8)
+                tracker = mlflow.tracker(run_id, directory)
+                tracker.metrics({"best/lfw/accuracy": 0.1 * number, "system/x": 1.0}, step=8)
+                tracker.close()
                 if number == 1:
                     raise ValueError("boom\nat rank 1")
         except ValueError:

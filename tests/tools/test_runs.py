@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 import subprocess
@@ -128,7 +129,8 @@ def test_sync_goes_on_where_one_store_is_away(stored, dead, tmp_path):
     for uri in (stored, f"sqlite:///{tmp_path}/gone.db"):
         known.remember(uri)
     path = journal.begin(tmp_path, "c" * 32, f"sqlite:///{tmp_path}/gone.db")
-    journal.Journal(path).add(end="FINISHED", error="")
+    with contextlib.closing(journal.Journal(path)) as written:
+        written.add(end="FINISHED", error="")
     with pytest.raises(UserError) as raised:
         run_sync([str(tmp_path)], None)
     assert f"{tmp_path}: no MLflow database {tmp_path}/gone.db; set --uri" in str(raised.value)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -79,8 +80,9 @@ def test_lines_of_several_writers_stay_whole(path):
 
 
 def test_a_full_disk_is_told():
-    with pytest.raises(UserError, match="^/dev/full: cannot be written .No space left on device.; free space or set"):
-        Journal(Path("/dev/full")).add(step=1, metrics={"loss": 0.5})
+    full = "^/dev/full: cannot be written .No space left on device.; free space or set"
+    with contextlib.closing(Journal(Path("/dev/full"))) as log, pytest.raises(UserError, match=full):
+        log.add(step=1, metrics={"loss": 0.5})
 
 
 def test_one_sender_at_a_time(path):

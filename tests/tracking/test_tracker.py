@@ -41,6 +41,8 @@ def test_a_killed_process_repeats_nothing_and_leaves_no_gap(path, tmp_path):
         *[(step, {"loss": 1 / step}) for step in (10, 20, 30, 40)],
         (20, {"val": 1.0}),
     ]
+    first.close()
+    again.close()
 
 
 def test_files_of_the_run_are_named_from_its_directory(path, tmp_path, monkeypatch):

@@ -153,7 +153,8 @@ def test_no_more_than_the_buffer_is_held(written: Path) -> None:
         for row in range(30):
             time.sleep(0.002)
             assert len(stream.held) <= 7
-            assert stream.take(row) == faces.read(faces.open(faces.shard_of(row)), row)
+            with faces.open(faces.shard_of(row)) as shard:
+                assert stream.take(row) == faces.read(shard, row)
     with Stream(faces, np.arange(30), limit=2):
         pass  # full, and closed by somebody who takes nothing
     assert not reading_threads()
