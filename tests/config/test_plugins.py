@@ -111,7 +111,13 @@ def test_it_says_no_more_than_a_file_of_a_directory(install: Callable[..., Path]
         composed(tmp_path, "preset=mine")
 
 
-@pytest.mark.parametrize("value", ["yaml_faces.absent", "no_such_package.conf", "yaml_faces/../conf", "os.path"])
+ENDS_ALL = pytest.mark.skipif(sys.version_info < (3, 11), reason="entry_points() raises for it there, MLflow's own too")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["yaml_faces.absent", "no_such_package.conf", pytest.param("yaml_faces/../conf", marks=ENDS_ALL), "os.path"],
+)
 def test_one_without_its_folder_is_said_and_costs_nothing_else(
     install: Callable[..., Path], caplog: pytest.LogCaptureFixture, value: str
 ) -> None:

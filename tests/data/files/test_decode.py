@@ -80,7 +80,10 @@ def test_32_bit_pixels_are_refused(mode: str) -> None:
     ],
 )
 def test_other_colours_become_rgb(mode: str, colour: int | tuple[int, ...], kind: str, expected: list[int]) -> None:
-    assert DEFAULT(coded(Image.new(mode, (2, 2), colour), kind))[0, 0].tolist() == expected
+    options = (
+        {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    )  # Pillow 12 writes a plain one of YCbCr that it cannot read
+    assert DEFAULT(coded(Image.new(mode, (2, 2), colour), kind, **options))[0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize(
