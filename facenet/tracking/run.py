@@ -199,7 +199,7 @@ def sent_until_its_end(uri: str, run_id: str, path: Path) -> Iterator[None]:
         with postpone():
             noted = note_end(path, state, reason)
             sender.close()
-            if not noted:
+            if not noted or sender.full:
                 end_without_journal(uri, run_id, state, reason)
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+from facenet.files.atomic import is_full
 from facenet.files.typed import command
 from facenet.privacy.addresses import masked_address
 from facenet.tracking.delivery import deliver
@@ -25,11 +26,11 @@ FAREWELL_S = 30.0  # at most, at the end of a run; what is left then stays on th
 
 class Sender:
     """Sends until closed. A store that goes away is told once, and once that it is back, not more often than every QUIET_S where it comes and
-    goes; nothing is lost by it."""
+    goes; nothing is lost by it. `full`: the last delivery met a full disk, most often the run's, where its mark found no place."""
 
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self.path = uri, path
-        self.away, self.told, self.told_at = False, False, -math.inf
+        self.away, self.full, self.told, self.told_at = False, False, False, -math.inf
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.work, name="mlflow", daemon=True)
         self.thread.start()
@@ -62,13 +63,13 @@ class Sender:
                 cause(error, self.uri),
                 self.path,
             )
-        self.away = True
+        self.away, self.full = True, is_full(error)
 
     def tell_back(self) -> None:
         if self.told:
             self.told = False
             log.warning("MLflow at %s is back and has all records until now", masked_address(self.uri))
-        self.away = False
+        self.away = self.full = False
 
     def close(self) -> None:
         """Sends the rest. Gives up after FAREWELL_S, and says how to send it later."""

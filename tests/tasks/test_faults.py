@@ -126,7 +126,7 @@ def test_a_disk_without_a_byte_ends_the_run_in_one_line(started, finished, job, 
     assert done.code == 2 and "free space or set hydra.run.dir" in done.err and str(run_dir) in done.err, done.err
     assert "Traceback" not in done.err and "Logging error" not in done.err, done.err
     assert resume.find("auto", run_dir).content["epoch"] >= 1
-    assert recorded(tmp_path)[0] == "FAILED"
+    assert recorded(tmp_path)[0] == "FAILED", done.err
 
 
 @pytest.mark.cold  # a process keeps the place of temporary files that it has once looked for

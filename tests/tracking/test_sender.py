@@ -1,8 +1,10 @@
 import contextlib
 import dataclasses
+import errno
 import http.server
 import json
 import math
+import os
 import shutil
 import sqlite3
 import threading
@@ -193,6 +195,28 @@ def test_a_file_that_is_gone_costs_only_itself(mlflow, client, facts, tmp_path, 
         tracker.close()
     assert f"MLflow refused a record of run {run_id}: " in caplog.text and "absent.png" in caplog.text
     assert client.get_run(run_id).data.metrics == {"a": 1.0} and client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_full_disk_of_the_run_leaves_no_run_that_seems_to_go_on(mlflow, client, facts, tmp_path, monkeypatch, caplog):
+    """Its journal takes the end, its mark of what was sent finds no place."""
+
+    def full(mark, place):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(UserError), mlflow.run(facts()) as run_id:
+        patch.setattr(Mark, "move", full)
+        tracker = mlflow.tracker(run_id, tmp_path)
+        tracker.metrics({"a": 1.0}, step=1)
+        tracker.metrics({"b": 2.0}, step=2)
+        tracker.tag("note", "seen")
+        tracker.close()
+        raise UserError("no space")
+    ended = client.get_run(run_id)
+    assert (ended.info.status, ended.data.tags["error"]) == ("FAILED", "no space")
+    assert f"send them later: facenet-runs sync {tmp_path}" in caplog.text and "note" not in ended.data.tags
+    deliver(client, tmp_path / "metrics.jsonl")
+    whole = client.get_run(run_id)
+    assert (whole.info.status, whole.data.metrics, whole.data.tags["note"]) == ("FAILED", {"a": 1.0, "b": 2.0}, "seen")
 
 
 def test_a_run_that_was_deleted_meanwhile_does_not_hold_anything_up(mlflow, client, facts, tmp_path, caplog):
