@@ -142,7 +142,8 @@ def run_ranks(
                 rank.process.kill()
                 with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver
                     rank.process.wait(10)
-    failure = failure_of(run_dir, ranks, elsewhere())
+        # In here: torchrun's signal, for the same rank that failed, may come while they are asked why they ended.
+        failure = failure_of(run_dir, ranks, elsewhere())
     numbers = received or [rank.code - 128 for rank in ranks if failure is None and rank.code != 0]
     if not numbers:
         return failure, None

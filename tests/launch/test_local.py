@@ -22,7 +22,7 @@ from facenet.distributed.choice import Distributed
 from facenet.engine import checkpoint
 from facenet.errors import UserError
 from facenet.launch.failure import Failure, RankFailed, cause, note_failure, noted_failures
-from facenet.launch.local import launch, silent_end
+from facenet.launch.local import launch, run_ranks, silent_end
 from facenet.launch.order import Order
 from facenet.launch.signals import STOP_SIGNALS, StopFlag, postpone, stop_signals_raise
 from facenet.sweeps.settings import split
@@ -99,6 +99,25 @@ def test_a_rank_that_raises_is_named_with_its_own_traceback(launched, tmp_path):
     assert text.count("Traceback") == 1 and "rank 0" not in text  # not what the failure did to the others
     assert text.endswith(f"\nlog of rank 1: {tmp_path}/run/ranks/1.log")
     assert str(pickle.loads(pickle.dumps(raised.value))) == text  # parallel sweep launchers send it on
+
+
+def test_a_signal_while_a_failure_is_read_does_not_take_its_place(tmp_path):
+    """torchrun's, for the rank that took this one down: the run was KILLED then, without a reason."""
+
+    def elsewhere():
+        if noted_failures(tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        with stop_signals_raise():
+            failure, stop = run_ranks(tmp_path, "train", [{"RANK": "0"}], Order(), grace_s=20, elsewhere=elsewhere)
+    finally:  # later ones are ignored, as the command is about to end
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert isinstance(failure, (RankFailed, UserError)) and "resolved.yaml" in str(failure)
+    assert isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
 
 
 def test_a_mistake_of_the_user_that_a_rank_finds_stays_one(launched):
