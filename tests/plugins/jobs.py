@@ -164,3 +164,18 @@ def composed_once(name: str, *chosen: str) -> Any:
     assert cli.own_experiments  # its import registers a resolver of the config
     with initialize_config_module("facenet.conf", version_base="1.3"):
         return compose(name, overrides=[*chosen])
+
+
+def unequal(first: object, second: object, path: str = "") -> list[str]:
+    """Where two nested structures differ, tensors bit for bit."""
+    import torch  # after conftest.py has bounded its threads
+
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [path]
+    if isinstance(first, dict):
+        names = dict.fromkeys([*first, *second])
+        return [found for key in names for found in unequal(first.get(key), second.get(key), f"{path}/{key}")]
+    if isinstance(first, (list, tuple)):
+        inner = [f for i, (a, b) in enumerate(zip(first, second, strict=False)) for f in unequal(a, b, f"{path}/{i}")]
+        return inner or ([] if len(first) == len(second) else [path])
+    return [] if first == second else [path]

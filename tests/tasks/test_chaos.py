@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
+from jobs import unequal
 
 from facenet.engine import checkpoint
 from facenet.tasks import resume
@@ -216,19 +216,6 @@ def check_it_is_the_reference(run: Run, reference: Reference) -> None:
     states = run.states()
     assert states.pop(ids[1]) == "FINISHED" and "RUNNING" not in states.values(), states
     assert not list(run.dir.rglob(".*-partial"))
-
-
-def unequal(first: object, second: object, path: str = "") -> list[str]:
-    """Where two nested structures differ, tensors bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [path]
-    if isinstance(first, dict):
-        names = dict.fromkeys([*first, *second])
-        return [found for key in names for found in unequal(first.get(key), second.get(key), f"{path}/{key}")]
-    if isinstance(first, (list, tuple)):
-        inner = [f for i, (a, b) in enumerate(zip(first, second, strict=False)) for f in unequal(a, b, f"{path}/{i}")]
-        return inner or ([] if len(first) == len(second) else [path])
-    return [] if first == second else [path]
 
 
 def trial(hit: Hit, folder: Path, reference: Reference, database: Path) -> tuple[Hit, str, str]:

@@ -8,7 +8,7 @@ import sqlite3
 import time
 
 import pytest
-import torch
+from jobs import unequal
 
 from facenet.engine import checkpoint
 from facenet.errors import UserError
@@ -22,19 +22,6 @@ SAMPLED = (
     *("loss=arcface_sharded", "loss.terms.arcface.loss.sample=0.5", "loss.terms.arcface.loss.warmup_steps=9"),
 )
 LONG = ("trainer.epochs=6", "trainer.ema_decay=0.5", "trainer.log_every=1", "trainer.accumulate=2")
-
-
-def unequal(first, second, path=""):
-    """Where two nested structures differ, tensors bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [path]
-    if isinstance(first, dict):
-        names = dict.fromkeys([*first, *second])
-        return [found for key in names for found in unequal(first.get(key), second.get(key), f"{path}/{key}")]
-    if isinstance(first, (list, tuple)):
-        inner = [f for i, (a, b) in enumerate(zip(first, second, strict=False)) for f in unequal(a, b, f"{path}/{i}")]
-        return inner or ([] if len(first) == len(second) else [path])
-    return [] if first == second else [path]
 
 
 def wait_for_step(run_dir, step, process):
