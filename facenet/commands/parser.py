@@ -95,7 +95,9 @@ class Parser(argparse.ArgumentParser):
         inner = (each.choices.get("".join(sys.argv[1:2])) for each in self._actions if isinstance(each.choices, dict))
         taking = next((each for each in inner if isinstance(each, Parser)), self)
         flags = [flag for each in taking._actions for flag in each.option_strings]
-        odd = [word for word in sys.argv[1:] if word.startswith("-") and not any(is_flag(word, each) for each in flags)]
+        # One with two dashes is a flag that was spelled wrongly, sooner than a name.
+        words = [word for word in sys.argv[1:] if word.startswith("-") and not word.startswith("--")]
+        odd = [word for word in words if not any(is_flag(word, each) for each in flags)]
         if "--" in sys.argv or not odd or all(each.option_strings for each in taking._actions):
             return ""
         return f"; a name that begins with - goes last, after --: {typed.command(*taking.prog.split(), '--', odd[0])}"

@@ -215,6 +215,10 @@ def test_what_is_no_command_is_told(said, told, monkeypatch, capsys):
             "facenet-report: unrecognized arguments: -x; facenet-report --help shows what there is; "
             "a name that begins with - goes last, after --: facenet-report -- -x",
         ),
+        (
+            "report mine --urii sqlite:///x.db",
+            "facenet-report: unrecognized arguments: --urii sqlite:///x.db; facenet-report --help shows what there is",
+        ),
         ("runs list -x", "facenet-runs: unrecognized arguments: -x; facenet-runs --help shows what there is"),
         (
             "runs list --sweep -x",
