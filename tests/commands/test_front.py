@@ -303,6 +303,7 @@ def test_shells_complete_commands_overrides_flags_and_files(shell, tmp_path):
 )
 def test_somebody_who_waits_is_told_before_anything_heavy_is_imported(arguments, terminal, told, monkeypatch, capsys):
     said = []
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # which the imports set
     monkeypatch.setattr(front, "settle", lambda: None)  # its stderr would be another
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "argv", ["facenet-train", *shlex.split(arguments)])
